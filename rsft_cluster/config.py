@@ -1,0 +1,481 @@
+"""`RunConfig`: one run, typed, frozen, whole. YAML in, JSON stored, JSON Schema for editors.
+
+Loading fills in every default, so what is stored says everything that will happen. This module knows what a
+valid config looks like; whether its plug-ins exist is `plugins.py`, whether a cluster can serve it `cluster.py`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from rsft_cluster.errors import ConfigError
+
+MAX_CONFIG_BYTES = 1 << 20
+RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Plugin(_Part):
+    """A plug-in by name and the parameters it is bound with."""
+
+    use: str
+    """A built-in's name, or `package.module:attribute` for your own."""
+    params: dict[str, Any] = {}
+    """Keyword arguments; checked against the plug-in's signature when the config loads."""
+
+
+def _plugin(value: object) -> object:
+    return {"use": value} if isinstance(value, str) else value
+
+
+PluginField = Annotated[Plugin, BeforeValidator(_plugin)]
+
+
+class Constraint(Plugin):
+    """A constraint and the part it plays in the score."""
+
+    name: str = ""
+    """How verdicts name it; by default the last part of `use`. Unique within a run."""
+    required: bool = True
+    """A candidate passes only if every required constraint passed."""
+    weight: float = Field(1.0, ge=0)
+    """Share in the weighted mean that is the score; 0 leaves it out of the score."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, value: object) -> object:
+        spec = _plugin(value)
+        if isinstance(spec, dict) and not spec.get("name") and isinstance(spec.get("use"), str):
+            spec = {**spec, "name": re.split(r"[.:]", spec["use"])[-1]}
+        return spec
+
+
+class PolicyConfig(_Part):
+    """The model that the run starts from."""
+
+    model: str
+    """A folder with a Hugging Face causal language model in safetensors, or a hub id."""
+    revision: str | None = None
+    """A commit of the hub repository. Without it the hub's `main` is resolved once, at the start of the run."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights while sampling and training. Use bfloat16 on GPUs."""
+    chat_template: str | None = None
+    """A Jinja file used instead of the tokenizer's own chat template."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+
+
+class Columns(_Part):
+    """Which fields of the source rows mean what. Dots reach into nested fields."""
+
+    prompt: str = "prompt"
+    """Raw text, used where a row has no messages column."""
+    messages: str = "messages"
+    """Chat messages: a list of {role, content}."""
+    reference: str | None = None
+    """The known right answer; never shown to the policy."""
+    id: str | None = None
+    """An id of the source's own. Rows that share one must have the same content."""
+    attributes: tuple[str, ...] = ()
+    """Fields kept as attributes of the prompt, as text."""
+
+
+class PromptsConfig(_Part):
+    """Where prompts come from."""
+
+    source: PluginField = Plugin(use="files")
+    """The prompt source; `files` reads JSONL and Parquet from `paths`."""
+    paths: tuple[str, ...] = ()
+    """Files, folders or globs, relative to the config file. Read in sorted order."""
+    columns: Columns = Columns()
+    """How source fields map to prompts."""
+    system: str | None = None
+    """A system message put before the messages of every chat prompt that has none."""
+    as_chat: bool = False
+    """Put raw text to the policy as a user message, through the chat template."""
+    max_bad_rate: float = Field(0.01, ge=0, le=1)
+    """The run stops when more than this share of the lines is unusable."""
+    limit: int | None = Field(None, ge=1)
+    """Use only the first so many prompts."""
+
+
+class SamplingConfig(_Part):
+    """How the policy answers. Every setting is explicit: a checkpoint's own defaults never apply."""
+
+    generator: PluginField = Plugin(use="transformers")
+    """What produces completions."""
+    num_candidates: int = Field(8, ge=1)
+    """K, the candidates a prompt."""
+    temperature: float = Field(1.0, ge=0)
+    """Divides the logits. 0 is greedy and needs num_candidates = 1."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Keep the smallest set of tokens with at least this probability. 1 keeps all."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k likeliest tokens. 0 keeps all."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Drop tokens less likely than this times the likeliest. 0 keeps all."""
+    max_tokens: int = Field(256, ge=1)
+    """Longest completion; one that reaches it without a stop is `length`, not finished."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; the stop string stays in the text."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a completion, beside the tokenizer's end-of-sequence tokens."""
+    unit_size: int = Field(64, ge=1)
+    """Prompts a unit: what is sampled, retried and committed as a whole."""
+    batch_size: int = Field(64, ge=1)
+    """Sequences decoded at once by one worker; halved for a batch that does not fit in memory."""
+    workers: int = Field(1, ge=1)
+    """Sampling actors."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs an actor."""
+    num_cpus: float = Field(1, ge=0)
+    """CPUs an actor."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of an actor's matrix products, where it has no GPU."""
+    unit_timeout_s: float = Field(3600, gt=0)
+    """A unit that takes longer counts as crashed."""
+
+    @model_validator(mode="after")
+    def _greedy_is_single(self) -> Self:
+        if self.temperature == 0 and self.num_candidates > 1:
+            raise ValueError("temperature 0 is greedy: all candidates would be equal; set num_candidates: 1")
+        return self
+
+
+class ScoringConfig(_Part):
+    """How candidates are judged."""
+
+    constraints: tuple[Constraint, ...] = Field(min_length=1)
+    """All of them judge every candidate."""
+    workers: int = Field(1, ge=1)
+    """Scoring actors."""
+    num_cpus: float = Field(1, gt=0)
+    """CPUs an actor."""
+    max_error_rate: float = Field(0.01, ge=0, le=1)
+    """The run stops when more than this share of the verdicts are errors."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [c.name for c in self.constraints]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"constraints share the name {twice}; give each its own `name`")
+        return self
+
+
+class AcceptanceConfig(_Part):
+    """Which candidates become training examples."""
+
+    rule: PluginField = Plugin(use="all_passed")
+    """The acceptance rule."""
+    max_per_prompt: int | None = Field(None, ge=1)
+    """Keep at most so many a prompt, by score and then by index."""
+    dedupe: bool = True
+    """Keep one of several candidates with the same token ids, the one with the lowest index."""
+    min_accepted: int = Field(1, ge=1)
+    """Fewer accepted candidates than this in a round end the run with exit code 65."""
+
+
+class TrainingConfig(_Part):
+    """How the policy learns from accepted candidates."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps. Set this or `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the examples; 1 where neither is set."""
+    batch_size: int = Field(32, ge=1)
+    """Examples a step, over all workers."""
+    micro_batch_size: int = Field(8, ge=1)
+    """Examples in one forward pass of one worker; the rest of the batch is accumulated."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warm-up; cosine and linear end at `final_learning_rate`."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up from 0."""
+    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    """Share of the peak at the last step."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moments."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    init: Literal["base", "previous"] = "base"
+    """Start from the policy of round 0, or from the incumbent."""
+    accumulate: bool = True
+    """Learn from the accepted candidates of all rounds so far, not of this one alone."""
+    per_prompt: bool = True
+    """Weight each example by 1 / (accepted candidates of its prompt), so that prompts count equally."""
+    replay: str | None = None
+    """A JSONL or Parquet file of worked examples (prompt or messages, and completion), mixed into training."""
+    replay_weight: float = Field(1.0, gt=0)
+    """Weight of a replayed example against a prompt's accepted ones."""
+    workers: int = Field(1, ge=1)
+    """Data-parallel training workers."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs a worker; 0 trains on CPUs."""
+    num_cpus: float = Field(1, gt=0)
+    """CPUs a worker."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of a worker's matrix products, where it has no GPU."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters."""
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed options merged over the generated ones."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a quarter slower."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between checkpoints; a killed worker loses at most these."""
+    max_failures: int = Field(3, ge=0)
+    """Worker failures that training survives."""
+    divergence_ratio: float = Field(10.0, gt=1)
+    """Training stops when the loss exceeds the first step's by this factor."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("set steps or epochs, not both")
+        return self
+
+
+class EvaluationConfig(_Part):
+    """How policies are compared, on prompts that are never trained on."""
+
+    prompts: PromptsConfig
+    """Held-out prompts. Those that also stand among the training prompts are an error."""
+    num_samples: int = Field(8, ge=1)
+    """Sampled completions a prompt, for pass@1 and pass@k."""
+    k: int | None = Field(None, ge=1)
+    """pass@k; by default num_samples."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of the sampled completions; one greedy completion comes beside them."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k is not None and self.k > self.num_samples:
+            raise ValueError(f"k = {self.k} needs at least so many samples; num_samples is {self.num_samples}")
+        return self
+
+
+class PromotionConfig(_Part):
+    """When the challenger replaces the incumbent."""
+
+    rule: PluginField = Plugin(use="paired_bootstrap")
+    """The promotion rule."""
+
+
+class ClusterConfig(_Part):
+    """The Ray cluster that the run works on."""
+
+    address: str | None = None
+    """`auto` or host:port joins a cluster; without it a local one is started, or the job's own is used."""
+    max_passes: int = Field(20, ge=1)
+    """Passes over unfinished units before the stage gives up."""
+    crashes_before_split: int = Field(3, ge=1)
+    """Crashed attempts at a unit before it is halved; a single prompt is quarantined then."""
+
+
+class RunConfig(_Part):
+    """One run: every round from prompts to decisions."""
+
+    run: str = Field(pattern=RUN_NAME)
+    """Name of the run: lower-case letters, digits, dot, dash and underscore."""
+    store: str = "runs"
+    """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it."""
+    seed: int = Field(0, ge=0)
+    """Fixes every draw and every order."""
+    rounds: int = Field(1, ge=1)
+    """Rounds after round 0, which evaluates the policy as it is."""
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    sampling: SamplingConfig = SamplingConfig()
+    scoring: ScoringConfig
+    acceptance: AcceptanceConfig = AcceptanceConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig
+    promotion: PromotionConfig = PromotionConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+OPERATIONAL = frozenset(
+    {
+        "store", "rounds", "cluster", "sampling.workers", "sampling.num_cpus", "sampling.num_gpus",
+        "sampling.unit_timeout_s", "scoring.workers", "scoring.num_cpus", "scoring.max_error_rate",
+        "training.workers", "training.num_cpus", "training.num_gpus", "training.max_failures",
+        "training.checkpoint_every", "acceptance.min_accepted",
+    }
+)  # fmt: skip
+"""Keys that may change between two invocations of one run: they move work, not results."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (`1e-5`), and duplicate keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for (key_node, _), key in zip(node.value, keys, strict=True):
+            if keys.count(key) > 1:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+# Integers must win over the float pattern above, so they are put in front of it again.
+for _first in "-+0123456789":
+    _found = _Loader.yaml_implicit_resolvers[_first]
+    _found.sort(key=lambda item: item[0] != "tag:yaml.org,2002:int")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML run config, apply `key.path=value` overrides, and validate it.
+
+    Relative paths of prompts, replay, model and chat template become absolute, taken from the config file's
+    folder; the store's from the working folder. Raises ConfigError naming file and key.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    for override in overrides:
+        raw = _override(raw, override)
+    return parse_config(raw, where=str(path), base=path.parent)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read one YAML document; raises ConfigError with file and line."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; that is no config")
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 a SafeLoader
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_config(raw: object, *, where: str, base: Path) -> RunConfig:
+    """Validate a config read from YAML or JSON; `base` is what relative paths are taken from."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: expected a mapping with the keys {sorted(RunConfig.model_fields)}")
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from error
+    return _absolute(config, base.resolve())
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a run config, for editors."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2)
+
+
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
+    """Return nested mappings as one level of dotted keys; lists stay values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, child in value.items():
+        flat.update(flatten(child, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def is_operational(key: str) -> bool:
+    """Say whether a dotted key may change while a run is resumed."""
+    return any(key == o or key.startswith(o + ".") for o in OPERATIONAL)
+
+
+def _override(raw: object, override: str) -> object:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: expected key.path=value")
+    if not isinstance(raw, dict):
+        return raw
+    copied = json.loads(json.dumps(raw))
+    parts = key.split(".")
+    node = copied
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {part!r} is not a mapping")
+        node = child
+    try:
+        node[parts[-1]] = yaml.load(text, Loader=_Loader)  # noqa: S506 a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    return copied
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(p) for p in item["loc"]) or "(config)"
+        said = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            said = f"unknown key{_near(item['loc'])}"
+        elif item["type"] != "missing" and not isinstance(item["input"], dict):
+            said = f"{said} (got {item['input']!r})"
+        lines.append(f"{where}: {key}: {said}")
+    return "\n".join(lines)
+
+
+def _near(location: tuple[int | str, ...]) -> str:
+    schema: Any = RunConfig.model_json_schema()
+    definitions = schema["$defs"]
+    node = schema
+    for part in location[:-1]:
+        node = _resolve(node, definitions)
+        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+    known = sorted(_resolve(node, definitions).get("properties", {}))
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
+    while "$ref" in node or "allOf" in node or "anyOf" in node:
+        inner = node if "$ref" in node else (node.get("allOf") or node["anyOf"])[0]
+        if "$ref" not in inner:
+            return inner
+        node = definitions[inner["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def _absolute(config: RunConfig, base: Path) -> RunConfig:
+    def local(path: str | None) -> str | None:
+        if path is None or "://" in path:
+            return path
+        return str((base / Path(path).expanduser()).resolve())
+
+    def prompts(part: PromptsConfig) -> PromptsConfig:
+        return part.model_copy(update={"paths": tuple(str(local(p)) for p in part.paths)})
+
+    model = config.policy.model
+    looks_like_path = model.startswith((".", "/", "~")) or (base / model).exists()
+    policy = config.policy.model_copy(
+        update={
+            "model": local(model) if looks_like_path else model,
+            "chat_template": local(config.policy.chat_template),
+        }
+    )
+    evaluation = config.evaluation.model_copy(update={"prompts": prompts(config.evaluation.prompts)})
+    training = config.training.model_copy(update={"replay": local(config.training.replay)})
+    store = config.store if "://" in config.store else str(Path(config.store).expanduser().resolve())
+    return config.model_copy(
+        update={
+            "policy": policy, "prompts": prompts(config.prompts), "evaluation": evaluation,
+            "training": training, "store": store,
+        }
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""The contract of a constraint.
+
+A constraint is a function of one candidate, parameters by keyword:
+
+    def ends_with_a_digit(candidate: Candidate, *, at_least: int = 1) -> bool:
+        return candidate.completion[-at_least:].isdigit()
+
+It returns a bool, a float in [0, 1] (passed at 1.0), or a `Verdict`. Where state or batches pay, it is a class:
+
+    class MaxWords:
+        def __init__(self, *, limit: int) -> None:
+            self.limit = limit
+
+        def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+            return [Verdict.of(len(c.completion.split()) <= self.limit) for c in candidates]
+
+`__init__` checks parameters and stays cheap: it also runs where the config is checked. Heavy things (a model)
+are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message; role `raw` is text without a chat template."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a constraint sees of one completion of one prompt."""
+
+    completion: str
+    messages: Sequence[Message] = ()
+    reference: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    finish_reason: str = "stop"
+    """`stop` when the policy ended the completion itself, `length` when it was cut off."""
+    num_tokens: int = 0
+    index: int = 0
+    candidate_id: str = ""
+    prompt_id: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The content of the last message: what the completion answers."""
+        return self.messages[-1].content if self.messages else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a constraint says of a candidate: a finite score in [0, 1], passed or not, and why."""
+
+    score: float
+    passed: bool
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.score) and 0.0 <= self.score <= 1.0):
+            raise ValueError(f"a score is finite and in [0, 1], not {self.score!r}")
+
+    @classmethod
+    def of(cls, passed: bool, reason: str = "") -> Self:  # noqa: FBT001 the verdict is the argument
+        """Return the verdict of a yes-or-no constraint."""
+        return cls(1.0 if passed else 0.0, passed, reason)
+
+
+@runtime_checkable
+class BatchConstraint(Protocol):
+    """A constraint with state: judges candidates in batches, one verdict each, in order."""
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """Return one verdict a candidate, in the same order."""
+        ...

@@ -1,0 +1,112 @@
+"""The contract of a generator: what turns prompts into completions on a worker.
+
+A generator is a class, built once in each sampling actor from the policy and its parameters:
+
+    class Parrot:
+        processors = ()
+
+        def __init__(self, policy: PolicySpec, *, times: int = 1) -> None:
+            self.times = times
+
+        def generate(self, prompts, decoding, keys):
+            for i, prompt in enumerate(prompts):
+                for j, _ in enumerate(keys[i]):
+                    text = prompt.messages[-1].content * self.times
+                    ids = tuple(text.encode())
+                    yield Completion(i, j, (0,), ids, text, "stop", 0.0, 0.0)
+
+Candidate j of prompt i is a function of the policy, the prompt, the decoding and `keys[i][j]`, and of nothing
+else: not of its neighbours, of earlier calls or of the clock.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rsft_cluster.constraints.base import Message
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A policy as a worker loads it."""
+
+    model: str
+    """A local folder, or a hub id."""
+    name: str = "round-0000"
+    revision: str | None = None
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    chat_template: str | None = None
+    """The template's text, where the tokenizer's own is not to be used."""
+    trust_remote_code: bool = False
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as a generator sees it; the reference is for `scripted` alone."""
+
+    prompt_id: str
+    messages: Sequence[Message]
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How next tokens are drawn. Temperature 0 takes the likeliest token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    batch_size: int = 64
+
+    def processors(self) -> tuple[str, ...]:
+        """Return what shapes the next-token distribution, in the order in which it applies."""
+        steps = [("temperature", self.temperature, 1.0), ("top_k", self.top_k, 0)]
+        steps += [("top_p", self.top_p, 1.0), ("min_p", self.min_p, 0.0)]
+        return tuple(f"{name}={value}" for name, value, neutral in steps if value != neutral)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished completion."""
+
+    prompt: int
+    """Position of its prompt in the call."""
+    index: int
+    """Position of its key among the prompt's keys."""
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
+    """What was drawn, the end-of-sequence token included."""
+    text: str
+    """`token_ids` decoded, special tokens left out."""
+    finish_reason: FinishReason
+    logprob: float
+    """Summed log-probability of `token_ids` under the distribution they were drawn from."""
+    target_logprob: float
+    """The same under the policy itself: temperature 1, nothing truncated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A prompt that cannot be answered, and why: it goes to quarantine."""
+
+    prompt: int
+    reason: str
+
+
+class Generator(Protocol):
+    """What a sampling actor holds."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
+    ) -> Iterator[Completion | Refusal]:
+        """Yield one Completion for every key of every prompt, in any order, or one Refusal for a prompt."""
+        ...

@@ -1,0 +1,198 @@
+"""Small frozen records that stages publish as JSON: plans, manifests, evaluations, decisions.
+
+They know nothing about storage. `to_json` is canonical (sorted keys), so equal records have equal digests.
+"""
+
+import json
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from rsft_cluster.schemas import digest
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, strict about unknown keys, canonical as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> bytes:
+        """Return canonical UTF-8 JSON, the same bytes for equal records."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, payload: bytes) -> Self:
+        """Parse what `to_json` wrote."""
+        return cls.model_validate_json(payload)
+
+    def digest(self) -> str:
+        """Return the digest of the record's content."""
+        return digest(self.model_dump(mode="json"))
+
+
+class FileRef(Record):
+    """A file that a commit or a manifest vouches for."""
+
+    path: str
+    """Relative to the run's folder."""
+    num_bytes: int
+    sha256: str
+    num_rows: int
+
+
+class PolicyRef(Record):
+    """A version of the policy: where its files lie and what they are."""
+
+    name: str
+    """`round-0003`; the policy that a run starts from is `round-0000`."""
+    uri: str
+    """A Hugging Face model folder, or a hub id with its revision in `revision`."""
+    revision: str | None = None
+    digest: str
+    """Over the weights and the tokenizer files; for a hub id over id and revision."""
+
+
+class Unit(Record):
+    """A fixed, ordered batch of prompts: what is sampled, retried and committed as a whole."""
+
+    unit: str
+    path: str
+    """Parquet file of PROMPT rows, relative to the run's folder."""
+    row_group: int
+    start: int = 0
+    """First row within the row group; above 0 only for a part of a unit that was split."""
+    num_prompts: int
+
+
+class PromptState(Record):
+    """What became of one prompt of a unit."""
+
+    prompt_id: str
+    state: str
+    """`accepted`, `unaccepted` or `quarantined`."""
+    reason: str = ""
+    num_candidates: int = 0
+    num_passed: int = 0
+    num_accepted: int = 0
+
+
+class Commit(Record):
+    """One finished attempt at a unit: written last, after all its files."""
+
+    unit: str
+    attempt: str
+    fingerprint: str
+    candidates: FileRef | None
+    scores: FileRef | None
+    accepted: FileRef | None
+    prompts: tuple[PromptState, ...]
+    num_tokens: int = 0
+    num_errors: int = 0
+    """Verdicts that are errors, over all candidates and constraints."""
+
+
+class Totals(Record):
+    """Counts of one sealed collection. The conservation law is checked on these."""
+
+    num_prompts: int
+    num_prompts_accepted: int
+    num_prompts_unaccepted: int
+    num_prompts_quarantined: int
+    num_candidates: int
+    num_passed: int
+    num_accepted: int
+    num_tokens: int
+    num_errors: int
+
+    def violations(self) -> list[str]:
+        """Return what is inconsistent, in words; empty when every prompt and candidate is accounted for."""
+        found = []
+        states = self.num_prompts_accepted + self.num_prompts_unaccepted + self.num_prompts_quarantined
+        if states != self.num_prompts:
+            found.append(f"{self.num_prompts} prompts planned, {states} accounted for")
+        if not self.num_accepted <= self.num_candidates:
+            found.append(f"{self.num_accepted} accepted of {self.num_candidates} candidates")
+        return found
+
+
+class Manifest(Record):
+    """The sealed record of a collection: one attempt a unit, every file with its checksum."""
+
+    round: int
+    policy: PolicyRef
+    fingerprint: str
+    rule: str
+    """The acceptance rule and the distribution that it targets, in words."""
+    units: tuple[str, ...]
+    candidates: tuple[FileRef, ...]
+    scores: tuple[FileRef, ...]
+    accepted: tuple[FileRef, ...]
+    totals: Totals
+    accepted_digest: str
+    """Over the sorted accepted candidate ids: equal for equal accepted sets."""
+    processors: tuple[str, ...] = ()
+    """The effective list of what shapes the next-token distribution, in order."""
+
+
+class Evaluation(Record):
+    """How a policy did on held-out prompts."""
+
+    policy: PolicyRef
+    num_prompts: int
+    num_samples: int
+    greedy_accuracy: float
+    """Share of prompts whose greedy answer passed."""
+    pass_at_1: float
+    pass_at_k: float
+    """Unbiased estimate with k = num_samples' half or the configured k (Chen et al. 2021, equation 1)."""
+    k: int
+    mean_score: float
+    mean_tokens: float
+    distinct_2: float
+    """Distinct ÷ all token bigrams over the sampled completions."""
+    entropy: float
+    """Nats a token: minus the mean log-probability of sampled tokens under the policy."""
+    num_errors: int
+    manifest: str
+    """Path of the manifest of the evaluation's candidates and scores."""
+
+
+class Decision(Record):
+    """Whether the challenger replaces the incumbent, and why."""
+
+    promoted: bool
+    reason: str
+    incumbent: str
+    challenger: str
+    metric: str
+    incumbent_value: float
+    challenger_value: float
+    difference_low: float
+    difference_high: float
+
+
+class Promotion(Record):
+    """One entry of the append-only promotions log."""
+
+    number: int
+    action: str
+    """`start`, `promote`, `keep` or `rollback`."""
+    policy: PolicyRef
+    """The policy that is current from here on."""
+    reason: str
+    round: int
+    epoch: int
+    """Fencing epoch of the lease under which the entry was written."""
+
+
+class TrainingResult(Record):
+    """What a training stage publishes beside the model."""
+
+    policy: PolicyRef
+    num_examples: int
+    num_replayed: int
+    num_steps: int
+    first_loss: float
+    final_loss: float
+    num_workers: int
+    zero_stage: int

@@ -1,0 +1,151 @@
+"""The seams between stages: four Arrow schemas, and `conform`, which every write goes through.
+
+PROMPT -> CANDIDATE -> SCORE -> ACCEPTED. A field that is not nullable here is never null in a file.
+Ids are digests of content, never positions, so that they survive a change of sharding or of order.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from rsft_cluster.errors import SchemaError
+
+SCHEMA_VERSION = 1
+
+
+def _schema(name: str, fields: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={"rsft_schema": name, "schema_version": str(SCHEMA_VERSION)})
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+MESSAGES = pa.list_(
+    _required("message", pa.struct([_required("role", pa.string()), _required("content", pa.string())]))
+)
+"""Chat messages in order. One message of role `raw` is text put to the policy without a chat template."""
+
+TOKEN_IDS = pa.list_(_required("token_id", pa.int32()))
+
+PROMPT = _schema(
+    "prompt",
+    [
+        _required("prompt_id", pa.string()),
+        _required("messages", MESSAGES),
+        pa.field("reference", pa.string()),
+        _required("attributes", pa.map_(pa.string(), pa.string())),
+        _required(
+            "source", pa.struct([_required("file", pa.string()), _required("line", pa.int64())])
+        ),
+    ],
+)
+
+CANDIDATE = _schema(
+    "candidate",
+    [
+        _required("candidate_id", pa.string()),
+        _required("prompt_id", pa.string()),
+        _required("round", pa.int32()),
+        _required("wave", pa.int32()),
+        _required("index", pa.int32()),
+        _required("prompt_token_ids", TOKEN_IDS),
+        _required("token_ids", TOKEN_IDS),
+        _required("text", pa.string()),
+        _required("finish_reason", pa.string()),
+        _required("logprob", pa.float64()),
+        _required("target_logprob", pa.float64()),
+        _required("seed", pa.uint64()),
+        _required("policy", pa.string()),
+    ],
+)
+
+VERDICT = pa.struct(
+    [
+        _required("constraint", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("passed", pa.bool_()),
+        _required("reason", pa.string()),
+        pa.field("error", pa.string()),
+        _required("duration_s", pa.float64()),
+    ]
+)
+"""What one constraint said. `score` and `passed` are null exactly when `error` is set."""
+
+SCORE = _schema(
+    "score",
+    [
+        _required("candidate_id", pa.string()),
+        _required("prompt_id", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("passed", pa.bool_()),
+        _required("verdicts", pa.list_(_required("verdict", VERDICT))),
+        _required("u", pa.float64()),
+        _required("acceptance_probability", pa.float64()),
+        _required("accepted", pa.bool_()),
+        _required("reason", pa.string()),
+    ],
+)
+
+ACCEPTED = _schema(
+    "accepted",
+    [
+        _required("candidate_id", pa.string()),
+        _required("prompt_id", pa.string()),
+        _required("round", pa.int32()),
+        _required("prompt_token_ids", TOKEN_IDS),
+        _required("token_ids", TOKEN_IDS),
+        _required("messages", MESSAGES),
+        _required("score", pa.float64()),
+        _required("weight", pa.float64()),
+    ],
+)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` with exactly the columns, types and metadata of `schema`.
+
+    Raises SchemaError when a column is missing, unknown, of a type that cannot be cast without loss,
+    or null where the schema says it may not be.
+    """
+    name = (schema.metadata or {}).get(b"rsft_schema", b"table").decode()
+    missing = [f for f in schema.names if f not in table.column_names]
+    unknown = [c for c in table.column_names if c not in schema.names]
+    if missing or unknown:
+        raise SchemaError(f"{name}: missing columns {missing}, unknown columns {unknown}; expected {schema.names}")
+    table = table.select(schema.names)
+    for field in schema:
+        if not field.nullable and table.column(field.name).null_count:
+            raise SchemaError(f"{name}.{field.name}: holds nulls, which the schema forbids")
+    try:
+        return table.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+        raise SchemaError(f"{name}: {error}") from error
+
+
+def rows_to_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
+    """Build a conforming table from row dictionaries; missing keys of nullable fields become null."""
+    columns = {field.name: [row.get(field.name) for row in rows] for field in schema}
+    try:
+        arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+        raise SchemaError(f"rows do not fit {schema.names}: {error}") from error
+    return conform(pa.Table.from_arrays(arrays, names=schema.names), schema)
+
+
+def digest(*parts: object) -> str:
+    """Return 32 hex digits that identify the parts: sha256 over their canonical JSON."""
+    canonical = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
+
+
+def prompt_id(messages: object, reference: str | None, attributes: Mapping[str, str]) -> str:
+    """Return the id of a prompt: a digest of its content and of nothing else."""
+    return digest("prompt", messages, reference, dict(attributes))
+
+
+def candidate_id(prompt: str, round_number: int, index: int) -> str:
+    """Return the id of the index-th candidate of a prompt in a round."""
+    return digest("candidate", prompt, round_number, index)
