@@ -1,17 +1,22 @@
 """From a name in the config to a callable: `name` or `package.module:attribute`, bound to its parameters.
 
 Built-ins are declared through the same entry points (`rsft_cluster.constraints` ...) that third parties use.
-Binding checks parameters against the signature, so that a misspelt one fails before any cluster starts.
+Binding checks the parameters' names against the signature and their values against the annotations, so that a
+misspelt or mistyped one fails before any cluster starts.
 """
 
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 from typing import Any, Literal
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from rsft_cluster.config import Plugin
 from rsft_cluster.errors import PluginError
@@ -37,18 +42,24 @@ class Bound:
 
 
 def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
-    """Resolve a plug-in and check its parameters.
+    """Resolve a plug-in and check its parameters; what is bound are the validated values.
 
-    `num_leading` positional arguments are the caller's to give; the rest of the signature is matched with
-    `plugin.params`. Importing happens here, so a plug-in's module must be importable where configs load.
-    Raises PluginError with the signature, or with the known names, in the message.
+    `num_leading` positional arguments are the caller's to give (a generator gets the policy, a rule the
+    table); the rest of the signature is matched with `plugin.params`. A constraint that is a class is built
+    from its parameters alone: candidates go to its `judge`. Importing happens here, so a plug-in's module
+    must be importable where configs load. Raises PluginError with the signature, or with the known names,
+    in the message.
     """
     target = _locate(plugin.use, family)
     attribute = _import(target, plugin.use)
     if not callable(attribute):
         raise PluginError(f"{plugin.use}: is a {type(attribute).__name__}, not something that can be called")
-    _check_params(attribute, plugin, num_leading)
-    return Bound(target, dict(plugin.params))
+    if family == "constraints" and inspect.isclass(attribute):
+        num_leading = 0
+    signature = _signature(attribute, plugin)
+    _check_names(signature, plugin, num_leading)
+    params = {name: _valid(attribute, signature, plugin, name) for name in plugin.params}
+    return Bound(target, params)
 
 
 @cache
@@ -63,13 +74,16 @@ def _locate(use: str, family: Family) -> str:
     declared = known(family)
     if use in declared:
         return declared[use]
-    near = get_close_matches(use, declared, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     kind = family.replace("_", " ").removesuffix("s")
     raise PluginError(
-        f"no {kind} is called {use!r}{hint} Known: {', '.join(declared) or 'none'}. "
-        "Your own is named as package.module:attribute."
+        f"no {kind} is called {use!r}{_near(use, declared)}. Known: {', '.join(declared) or 'none'}. "
+        "Your own is named as package.module:attribute"
     )
+
+
+def _near(name: str, names: typing.Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _import(target: str, use: str) -> Any:
@@ -86,16 +100,65 @@ def _import(target: str, use: str) -> Any:
         raise PluginError(f"{use}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise PluginError(f"{use}: module {module_name} has no {attribute!r}")
+            raise PluginError(f"{use}: module {module_name} has no {attribute!r}{_near(part, vars(found))}")
         found = getattr(found, part)
     return found
 
 
-def _check_params(attribute: Callable[..., Any], plugin: Plugin, num_leading: int) -> None:
-    signature = inspect.signature(attribute)
+def _signature(attribute: Callable[..., Any], plugin: Plugin) -> inspect.Signature:
+    try:
+        return inspect.signature(attribute)
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"{plugin.use}: its parameters cannot be read: {error}") from error
+
+
+def _shown(plugin: Plugin, signature: inspect.Signature) -> str:
+    shown = signature.replace(return_annotation=inspect.Signature.empty)
+    return f"Its signature is {plugin.use.rsplit(':', 1)[-1]}{shown}"
+
+
+def _check_names(signature: inspect.Signature, plugin: Plugin, num_leading: int) -> None:
     try:
         signature.bind(*[None] * num_leading, **plugin.params)
     except TypeError as error:
+        hints = [_near(n, signature.parameters) for n in plugin.params if n not in signature.parameters]
+        raise PluginError(f"{plugin.use}: {error}{''.join(hints)}. {_shown(plugin, signature)}") from error
+
+
+def _valid(attribute: Callable[..., Any], signature: inspect.Signature, plugin: Plugin, name: str) -> Any:
+    """Return the value of a parameter as its annotation wants it; without an annotation as it is."""
+    keywords = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    annotation = (signature.parameters.get(name) or keywords[0]).annotation
+    if annotation is inspect.Parameter.empty:
+        return plugin.params[name]
+    value, place = plugin.params[name], f"{plugin.use}: parameter {name}"
+    try:
+        return _adapter(_resolved(attribute, annotation)).validate_python(value)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}{': ' if e['loc'] else ''}{e['msg']}" for e in error.errors()
+        )
+        expected = inspect.formatannotation(annotation)
         raise PluginError(
-            f"{plugin.use}: {error}. Its signature is {plugin.use.rsplit(':', 1)[-1]}{signature}"
+            f"{place} is {value!r}, expected {expected} ({problems}). {_shown(plugin, signature)}"
         ) from error
+    except (NameError, TypeError, PydanticSchemaGenerationError) as error:
+        raise PluginError(f"{place}: its annotation {annotation!r} cannot be checked: {error}") from error
+
+
+def _resolved(attribute: Callable[..., Any], annotation: Any) -> Any:
+    """Evaluate one annotation written as text, in the module of the plug-in.
+
+    One at a time: others of the signature may name types that are imported for type checkers alone.
+    """
+    function = attribute.__init__ if inspect.isclass(attribute) else attribute
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    holder = SimpleNamespace(__annotations__={"parameter": annotation})
+    return typing.get_type_hints(holder, globalns=names, include_extras=True)["parameter"]
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError:  # a class unknown to pydantic: an instance of it is asked for
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))

@@ -25,7 +25,7 @@ class Record(BaseModel):
         """Parse what `to_json` wrote."""
         return cls.model_validate_json(payload)
 
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """Return the digest of the record's content."""
         return digest(self.model_dump(mode="json"))
 
@@ -50,6 +50,42 @@ class PolicyRef(Record):
     revision: str | None = None
     digest: str
     """Over the weights and the tokenizer files; for a hub id over id and revision."""
+
+
+class Pass(Record):
+    """One way in which every prompt of a plan is answered: how often, and with which decoding."""
+
+    num_candidates: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    batch_size: int
+
+    def processors(self) -> tuple[str, ...]:
+        """Return what shapes the next-token distribution, in the order in which it applies."""
+        steps = [("temperature", self.temperature, 1.0), ("top_k", self.top_k, 0)]
+        steps += [("top_p", self.top_p, 1.0), ("min_p", self.min_p, 0.0)]
+        return tuple(f"{name}={value}" for name, value, neutral in steps if value != neutral)
+
+
+class Plan(Record):
+    """What one collection will do: written once, before the first unit."""
+
+    round: int
+    stream: str
+    """Names the random stream of every candidate; the same for all evaluations of a run, so that they pair."""
+    seed: int
+    policy: PolicyRef
+    passes: tuple[Pass, ...]
+    prompts: str
+    """Parquet file of the prompts, relative to the run's folder; one row group a unit."""
+    num_prompts: int
+    num_units: int
+    fingerprint: str
 
 
 class Unit(Record):
@@ -81,12 +117,14 @@ class Commit(Record):
 
     unit: str
     attempt: str
-    fingerprint: str
+    content: str
+    """Digest of what was sampled and decided; equal for equal outcomes, whatever the attempt."""
     candidates: FileRef | None
     scores: FileRef | None
     accepted: FileRef | None
     prompts: tuple[PromptState, ...]
     num_tokens: int = 0
+    num_verdicts: int = 0
     num_errors: int = 0
     """Verdicts that are errors, over all candidates and constraints."""
 
@@ -98,10 +136,15 @@ class Totals(Record):
     num_prompts_accepted: int
     num_prompts_unaccepted: int
     num_prompts_quarantined: int
+    num_solved: int
+    """Prompts with a passing candidate."""
     num_candidates: int
+    num_decided: int
+    """Candidates that stand in a prompt's count of kept and rejected ones."""
     num_passed: int
     num_accepted: int
     num_tokens: int
+    num_verdicts: int
     num_errors: int
 
     def violations(self) -> list[str]:
@@ -110,8 +153,8 @@ class Totals(Record):
         states = self.num_prompts_accepted + self.num_prompts_unaccepted + self.num_prompts_quarantined
         if states != self.num_prompts:
             found.append(f"{self.num_prompts} prompts planned, {states} accounted for")
-        if not self.num_accepted <= self.num_candidates:
-            found.append(f"{self.num_accepted} accepted of {self.num_candidates} candidates")
+        if self.num_decided != self.num_candidates:
+            found.append(f"{self.num_candidates} candidates sampled, {self.num_decided} decided on")
         return found
 
 
@@ -130,8 +173,10 @@ class Manifest(Record):
     totals: Totals
     accepted_digest: str
     """Over the sorted accepted candidate ids: equal for equal accepted sets."""
+    content: str
+    """Over the units' contents: equal for equal outcomes, whatever was retried on the way."""
     processors: tuple[str, ...] = ()
-    """The effective list of what shapes the next-token distribution, in order."""
+    """What shapes the next-token distribution, in order; empty when the policy itself was sampled."""
 
 
 class Evaluation(Record):
@@ -144,7 +189,7 @@ class Evaluation(Record):
     """Share of prompts whose greedy answer passed."""
     pass_at_1: float
     pass_at_k: float
-    """Unbiased estimate with k = num_samples' half or the configured k (Chen et al. 2021, equation 1)."""
+    """Unbiased estimate (Chen et al. 2021, equation 1)."""
     k: int
     mean_score: float
     mean_tokens: float
@@ -153,8 +198,8 @@ class Evaluation(Record):
     entropy: float
     """Nats a token: minus the mean log-probability of sampled tokens under the policy."""
     num_errors: int
-    manifest: str
-    """Path of the manifest of the evaluation's candidates and scores."""
+    per_prompt: FileRef
+    """A row a prompt: what the promotion rule compares."""
 
 
 class Decision(Record):
@@ -162,8 +207,8 @@ class Decision(Record):
 
     promoted: bool
     reason: str
-    incumbent: str
-    challenger: str
+    incumbent: str = ""
+    challenger: str = ""
     metric: str
     incumbent_value: float
     challenger_value: float
@@ -186,13 +231,26 @@ class Promotion(Record):
 
 
 class TrainingResult(Record):
-    """What a training stage publishes beside the model."""
+    """What a training stage publishes beside the model: the model is whole once this stands."""
 
     policy: PolicyRef
+    started_from: str
+    """Name of the policy that training began with."""
     num_examples: int
     num_replayed: int
     num_steps: int
     first_loss: float
     final_loss: float
-    num_workers: int
-    zero_stage: int
+
+
+class Intake(Record):
+    """What one prompt source gave, and where its prompts stand."""
+
+    path: str
+    """Parquet file of PROMPT rows, one row group a unit."""
+    num_lines: int
+    num_prompts: int
+    num_duplicates: int
+    num_bad: int
+    content: str
+    """Digest over the prompt ids in order."""

@@ -37,9 +37,7 @@ PROMPT = _schema(
         _required("messages", MESSAGES),
         pa.field("reference", pa.string()),
         _required("attributes", pa.map_(pa.string(), pa.string())),
-        _required(
-            "source", pa.struct([_required("file", pa.string()), _required("line", pa.int64())])
-        ),
+        _required("source", pa.struct([_required("file", pa.string()), _required("line", pa.int64())])),
     ],
 )
 

@@ -1,0 +1,43 @@
+"""Ranks within groups, for rules and caps: arrays in, arrays out, whatever the order of the rows."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Numbers = NDArray[Any]
+
+
+def codes(judged: pa.Table, *names: str) -> NDArray[np.int64]:
+    """Return an integer a row, equal exactly where all the named columns are."""
+    combined = np.zeros(judged.num_rows, dtype=np.int64)
+    for name in names:
+        encoded = judged.column(name).combine_chunks().dictionary_encode()
+        combined = combined * len(encoded.dictionary) + encoded.indices.to_numpy()
+    return combined
+
+
+def first_in_group(groups: Numbers, keys: tuple[Numbers, ...]) -> NDArray[np.int64]:
+    """Return, for every row, the position of its group's first row by `keys`, the weightiest first."""
+    order, starts = _order(groups, keys)
+    first = np.empty(len(groups), dtype=np.int64)
+    first[order] = order[starts]
+    return first
+
+
+def rank_in_group(groups: Numbers, keys: tuple[Numbers, ...]) -> NDArray[np.int64]:
+    """Return the rank of every row in its group, from 0, by `keys`, the weightiest first."""
+    order, starts = _order(groups, keys)
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = np.arange(len(groups)) - starts
+    return rank
+
+
+def _order(groups: Numbers, keys: tuple[Numbers, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the sorted row order, and for every sorted place where its group begins."""
+    order = np.lexsort((*reversed(keys), groups))
+    ordered = groups[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    return order, np.flatnonzero(begins)[np.cumsum(begins) - 1]

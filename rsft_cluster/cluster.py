@@ -1,0 +1,145 @@
+"""Where Ray is: start a local one, join one, or be inside a job; send a run to a cluster and look after it.
+
+Knows what a config asks of a cluster in CPUs and GPUs, and refuses what can never be placed.
+"""
+
+import logging
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.job_config import JobConfig
+
+from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import ConfigError
+
+CONTROLLER_CPUS = 1
+"""Left over beside the actors: Ray Train's controller and Ray Data's own tasks run there."""
+JOIN_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a config asks of a cluster at its widest stage."""
+
+    num_cpus: float
+    num_gpus: float
+
+    def describe(self) -> str:
+        """Return the needs in words."""
+        return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+
+
+def needs(config: RunConfig) -> Needs:
+    """Return the CPUs and GPUs that must be free for every stage to be placed."""
+    sampling, scoring, training = config.sampling, config.scoring, config.training
+    collecting = sampling.workers * sampling.num_cpus + scoring.workers * scoring.num_cpus
+    return Needs(
+        max(collecting, training.workers * training.num_cpus) + CONTROLLER_CPUS,
+        max(sampling.workers * sampling.num_gpus, training.workers * training.num_gpus),
+    )
+
+
+@contextmanager
+def connect(config: RunConfig, paths: Sequence[str] = ()) -> Iterator[None]:
+    """Be connected to Ray for the length of the block; `paths` are put on the workers' import path.
+
+    Inside a job the job's cluster is used; else `cluster.address`; else a local Ray is started, with as many logical
+    CPUs as the config needs. Raises ConfigError for a cluster that cannot be reached or can never serve the config.
+    """
+    if ray.is_initialized():
+        _check_capacity(config)
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or config.cluster.address
+    _quieten()
+    job = JobConfig(_py_driver_sys_path=[str(p) for p in paths])
+    try:
+        if address:
+            _join(address, job)
+        else:
+            _start_local(config, job)
+        _check_capacity(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str, job: JobConfig) -> None:
+    try:
+        ray.init(address=address, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"cluster.address: {address}: {explain_connection(error)}") from error
+
+
+def explain_connection(error: Exception) -> str:
+    """Return in words why a cluster could not be reached."""
+    text = str(error).strip()
+    if any(word in text for word in ("Unauthenticated", "InvalidAuthToken", "401", "token")):
+        return (
+            "the cluster refused the token. Put the cluster's token into a file and name it in RAY_AUTH_TOKEN_PATH, "
+            "with RAY_AUTH_MODE=token"
+        )
+    return f"no Ray cluster answers there ({text.splitlines()[0] if text else type(error).__name__})"
+
+
+def _start_local(config: RunConfig, job: JobConfig) -> None:
+    """Start a Ray of our own. Ray turns token authentication on for it, unless RAY_AUTH_MODE says otherwise.
+
+    Without a token of the user's, one is made that lives in this process and its children only; Ray would write one
+    into the home folder, which changes how every later cluster of this user starts.
+    """
+    if not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    wanted = needs(config)
+    # None is what Ray finds on the machine; _check_capacity says when it is too little.
+    num_gpus = None if wanted.num_gpus else 0
+    ray.init(
+        num_cpus=max(os.cpu_count() or 1, math.ceil(wanted.num_cpus)),
+        num_gpus=num_gpus,
+        include_dashboard=False,
+        job_config=job,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _check_capacity(config: RunConfig) -> None:
+    """Raise ConfigError when the cluster, all of it free, could not serve the config."""
+    wanted, deadline = needs(config), time.monotonic() + JOIN_TIMEOUT_S
+    while True:
+        there = ray.cluster_resources()
+        found = Needs(there.get("CPU", 0.0), there.get("GPU", 0.0))
+        if found.num_cpus >= wanted.num_cpus and found.num_gpus >= wanted.num_gpus:
+            return
+        # Nodes of a cluster that has just been started join one after another.
+        if len(ray.nodes()) == 1 or time.monotonic() > deadline:
+            raise ConfigError(
+                f"this config needs {wanted.describe()}, the cluster has {found.describe()}: lower sampling.workers, "
+                "scoring.workers or training.workers, or their num_cpus and num_gpus, or add nodes"
+            )
+        time.sleep(1.0)
+
+
+def _quieten() -> None:
+    """Keep Ray's own chatter in its log files."""
+    for name, value in (
+        ("RAY_DATA_DISABLE_PROGRESS_BARS", "1"),
+        ("RAY_TQDM", "0"),
+        ("RAY_DEDUP_LOGS", "0"),
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+    ):
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)

@@ -1,0 +1,157 @@
+"""Collect: pass after pass of the pipeline until every unit of the plan has a commit, then the seal.
+
+The store decides what is done; Ray executes. `collect` may be killed at any point and called again: it goes on with
+the units that have no commit, and the sealed outcome is the same as if nothing had happened.
+"""
+
+import pickle
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from ray.exceptions import RayError
+
+from rsft_cluster.collection.pipeline import run_pass
+from rsft_cluster.collection.plan import (
+    Folder,
+    Survey,
+    is_done,
+    planned_units,
+    quarantine,
+    split,
+    survey,
+)
+from rsft_cluster.collection.seal import seal
+from rsft_cluster.collection.workers import Work
+from rsft_cluster.config import ClusterConfig, SamplingConfig
+from rsft_cluster.errors import RsftError, StageError
+from rsft_cluster.records import Manifest, Unit
+from rsft_cluster.report.progress import Progress
+from rsft_cluster.scoring import ErrorBudget
+
+UNITS_A_PASS = 4096
+"""Units given to Ray Data at once: bounds the driver's memory however large the plan."""
+
+
+def collect(
+    work: Work, sampling: SamplingConfig, cluster: ClusterConfig, report: Callable[[Progress], None]
+) -> Manifest:
+    """Bring every unit of the plan to a commit and return the sealed manifest.
+
+    Raises the first failure when a whole pass gets nowhere, StageError when verdicts fail too often or pass after pass
+    ends with nothing done.
+    """
+    folder = work.open()
+    if folder.store.exists(folder.manifest):
+        return Manifest.from_json(folder.store.read(folder.manifest))
+    progress = Progress(work.plan.num_prompts)
+    budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
+    num_idle = 0
+    while units := _next_units(folder, work, cluster, progress, report):
+        num_done = progress.num_prompts_done
+        _one_pass(work, units, sampling, progress, budget, report)
+        num_idle = 0 if progress.num_prompts_done > num_done else num_idle + 1
+        if num_idle >= cluster.max_idle_passes:
+            raise StageError(
+                f"{folder.store.uri_of(folder.path)}: {len(units)} units are still unfinished after {num_idle} passes "
+                f"without one done; the first is {units[0].unit}. "
+                + (f"Last failure: {progress.failures[-1]}" if progress.failures else "Their workers died.")
+            )
+    manifest = seal(folder, work.plan, target=work.rule.load().target)
+    whole = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
+    totals = manifest.totals
+    whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)
+    folder.store.create(folder.manifest, manifest.to_json())
+    return Manifest.from_json(folder.store.read(folder.manifest))
+
+
+def _next_units(
+    folder: Folder, work: Work, cluster: ClusterConfig, progress: Progress, report: Callable[[Progress], None]
+) -> list[Unit]:
+    """Return the units to do next, none when all are done; counts what earlier invocations did at the first call."""
+    state = survey(folder)
+    units = list(islice(_unfinished(folder, work, state, cluster), UNITS_A_PASS))
+    if not progress.num_prompts_done:
+        progress.num_prompts_found = progress.num_prompts_done = _num_done(folder, work, state)
+        report(progress)
+    return units
+
+
+def _unfinished(folder: Folder, work: Work, state: Survey, cluster: ClusterConfig) -> Iterator[Unit]:
+    """Yield what needs work, in order. Units that keep crashing are halved; single prompts among them end here."""
+    stack: list[Unit] = []
+    for planned in planned_units(folder, work.plan):
+        stack.extend(reversed(list(state.leaves(planned))))
+        while stack:
+            unit = stack.pop()
+            if is_done(state, unit.unit, session=work.session):
+                continue
+            num_crashes = state.num_crashes(unit.unit, work.session)
+            # A part of a split unit has its parent's crashes behind it, so it is given fewer of its own.
+            allowed = cluster.crashes_before_split if "-" not in unit.unit else 2
+            if num_crashes < allowed:
+                yield unit
+            elif unit.num_prompts == 1:
+                quarantine(folder, unit, num_crashes=num_crashes)
+            else:
+                split(folder, unit, num_crashes=num_crashes)
+                state.splits.add(unit.unit)
+                stack.extend(reversed(list(state.leaves(unit))))
+
+
+def _one_pass(
+    work: Work,
+    units: list[Unit],
+    sampling: SamplingConfig,
+    progress: Progress,
+    budget: ErrorBudget,
+    report: Callable[[Progress], None],
+) -> None:
+    num_committed = 0
+    failures: list[RsftError] = []
+    try:
+        for row in run_pass(work, units, sampling):
+            if row["failure"] is not None:
+                failures.append(pickle.loads(row["failure"]))
+                continue
+            num_committed += 1
+            _count(progress, row)
+            report(progress)
+            first = (row["failing_constraint"], row["first_error"]) if row["num_errors"] else None
+            progress.first_error = progress.first_error or first
+            budget.spend(num_verdicts=row["num_verdicts"], num_errors=row["num_errors"], first=first)
+    except RayError as error:
+        failures.append(_root_cause(error))
+    progress.failures += map(str, failures)
+    if failures and not num_committed:
+        raise failures[0]
+
+
+def _count(progress: Progress, row: dict[str, int]) -> None:
+    progress.num_prompts_done += row["num_prompts"]
+    progress.num_solved += row["num_solved"]
+    progress.num_candidates += row["num_candidates"]
+    progress.num_passed += row["num_passed"]
+    progress.num_accepted += row["num_accepted"]
+    progress.num_tokens += row["num_tokens"]
+    progress.sampling_s += row["sampling_s"]
+
+
+def _num_done(folder: Folder, work: Work, state: Survey) -> int:
+    return sum(
+        leaf.num_prompts
+        for unit in planned_units(folder, work.plan)
+        for leaf in state.leaves(unit)
+        if is_done(state, leaf.unit, session=work.session)
+    )
+
+
+def _root_cause(error: BaseException) -> RsftError:
+    """Return the error of ours behind a chain of Ray's, or a StageError that tells the chain's end."""
+    seen: BaseException | None = error
+    last = error
+    while seen is not None:
+        if isinstance(seen, RsftError):
+            return seen
+        last = seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return StageError(str(last).strip())

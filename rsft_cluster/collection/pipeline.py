@@ -1,0 +1,66 @@
+"""One pass of Ray Data over units: sampling actors (GPU) -> scoring actors (CPU) -> counts to the driver.
+
+The only module that knows how Ray Data is asked. A unit that a dying actor took with it is simply not among the rows
+that come back; what is to be done about that is the caller's business.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
+from rsft_cluster.config import SamplingConfig
+from rsft_cluster.records import Unit
+
+UNITS_IN_FLIGHT = 2
+"""Units queued at an actor: one that it works on, one so that it never waits."""
+
+
+def run_pass(work: Work, units: Sequence[Unit], sampling: SamplingConfig) -> Iterator[dict[str, Any]]:
+    """Sample, judge and commit units; yield the counts of each (schema DONE) as it is done, in any order.
+
+    The input is one block a unit, so that nothing is buffered between a unit's end and its commit.
+    """
+    _configure()
+    blocks = [pa.table({"unit": [u.to_json().decode()]}) for u in units]
+    dataset = (
+        ray.data.from_arrow(blocks)
+        .map_batches(Sample, **_pool(work, sampling.workers, len(units), sampling.num_cpus, sampling.num_gpus))
+        .map_batches(ScoreAndCommit, **_pool(work, work.scoring.workers, len(units), work.scoring.num_cpus, 0))
+    )
+    yield from dataset.iter_rows()
+
+
+def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
+    """Return how one stage's actors are made.
+
+    Restarts are Ray's and free; repeats of a unit are ours and counted, so Ray repeats a task once at most.
+    """
+    return {
+        "fn_constructor_args": (work,),
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "compute": ActorPoolStrategy(size=min(workers, num_units), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT),
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus or None,
+        "max_restarts": -1,
+        "max_task_retries": 1,
+        "scheduling_strategy": "SPREAD",
+    }
+
+
+def _configure() -> None:
+    """Set the options of Ray Data that this pipeline relies on, for this process."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # a unit that fails with its actor is found missing and done again
+    context.execution_options.preserve_order = False
+    # A unit may take longer than Ray Data's half hour without a finished block; units have deadlines of their own.
+    context.execution_no_progress_timeout_s = -1
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,220 @@
+"""Units and what is left of them: pure bookkeeping over a collection's folder in the store.
+
+`commits/` says what is done, `attempts/` what was begun, `splits/` what was halved. Work left = plan − commits.
+Everything is told by file names, so that a survey is three listings and no reads.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsft_cluster.records import Commit, Pass, Plan, PolicyRef, PromptState, Unit
+from rsft_cluster.schemas import digest
+from rsft_cluster.store import Store
+
+UNIT = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("num_prompts", pa.int32(), nullable=False),
+    ]
+)
+UNITS_A_BATCH = 8192
+MAX_ATTEMPTS = 12
+"""Begun attempts after which a unit counts as crashing, whatever became of the drivers that watched it."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A collection's place in the store, and the names of its parts."""
+
+    store: Store
+    path: str
+    """`rounds/0003`, or `rounds/0003/evaluation`."""
+
+    def at(self, *parts: str) -> str:
+        """Return a path below the folder."""
+        return "/".join([self.path, *parts])
+
+    @property
+    def units(self) -> str:
+        """The Parquet file that lists the units."""
+        return self.at("plan", "units.parquet")
+
+    @property
+    def plan(self) -> str:
+        """The plan's record, written after the units."""
+        return self.at("plan", "plan.json")
+
+    @property
+    def manifest(self) -> str:
+        """The seal."""
+        return self.at("manifest.json")
+
+
+def write_plan(
+    folder: Folder,
+    *,
+    round_number: int,
+    stream: str,
+    seed: int,
+    policy: PolicyRef,
+    passes: tuple[Pass, ...],
+    prompts: str,
+    fingerprint: str,
+) -> Plan:
+    """List the units of a prompts file, one a row group, and return the plan. Memory does not grow with units."""
+    store = folder.store
+    sizes = _row_group_sizes(store, prompts)
+    num_units, num_prompts = 0, 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal num_units, num_prompts
+        rows: list[dict[str, object]] = []
+        for row_group, size in enumerate(sizes):
+            rows.append(
+                {"unit": f"{row_group:07d}", "path": prompts, "row_group": row_group, "start": 0, "num_prompts": size}
+            )
+            num_units, num_prompts = num_units + 1, num_prompts + size
+            if len(rows) == UNITS_A_BATCH:
+                yield pa.RecordBatch.from_pylist(rows, schema=UNIT)
+                rows = []
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=UNIT)
+
+    store.write_batches(folder.units, batches(), UNIT, rows=UNITS_A_BATCH)
+    return Plan(
+        round=round_number,
+        stream=stream,
+        seed=seed,
+        policy=policy,
+        passes=passes,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        num_units=num_units,
+        fingerprint=fingerprint,
+    )
+
+
+def planned_units(folder: Folder, plan: Plan) -> Iterator[Unit]:
+    """Yield the planned units in order."""
+    for row_group in range(-(-plan.num_units // UNITS_A_BATCH)):
+        for row in folder.store.read_row_group(folder.units, row_group).to_pylist():
+            yield Unit(**row)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the store says of a collection at one moment."""
+
+    commits: dict[str, list[str]]
+    """Unit -> its commit files, the sound ones first, each sort by name."""
+    attempts: dict[str, Counter[str]]
+    """Unit -> attempts begun, by session."""
+    failed: set[tuple[str, str]]
+    """(unit, session) in which an attempt reported an exception."""
+    splits: set[str]
+
+    def leaves(self, unit: Unit) -> Iterator[Unit]:
+        """Yield the unit, or the parts that it was split into."""
+        if unit.unit not in self.splits:
+            yield unit
+            return
+        for part in halves(unit):
+            yield from self.leaves(part)
+
+    def num_crashes(self, unit: str, session: str) -> int:
+        """Return how often an unfinished unit was begun and seen to fail.
+
+        The last attempt of an earlier session is not counted: its driver may have died for reasons of its own.
+        """
+        begun = self.attempts.get(unit, Counter())
+        if begun.total() >= MAX_ATTEMPTS:
+            return begun.total()
+        return sum(n if s == session or (unit, s) in self.failed else n - 1 for s, n in begun.items())
+
+
+def survey(folder: Folder) -> Survey:
+    """Read the state of a collection from three listings."""
+    commits: dict[str, list[str]] = {}
+    for path in folder.store.files(folder.at("commits")):
+        commits.setdefault(_parts(path)[0], []).append(path)
+    for paths in commits.values():
+        paths.sort(key=lambda p: (_parts(p)[-1] == "faulty", p))
+    attempts: dict[str, Counter[str]] = {}
+    failed: set[tuple[str, str]] = set()
+    for path in folder.store.files(folder.at("attempts")):
+        unit, session, _, *mark = _parts(path)
+        if mark:
+            failed.add((unit, session))
+        else:
+            attempts.setdefault(unit, Counter())[session] += 1
+    splits = {_parts(p)[0] for p in folder.store.files(folder.at("splits"))}
+    return Survey(commits, attempts, failed, splits)
+
+
+def is_done(state: Survey, unit: str, *, session: str) -> bool:
+    """Say whether a unit needs no more work.
+
+    A commit with too many erroneous verdicts counts only in the session that made it: the next one, with the
+    constraint mended, judges the unit again.
+    """
+    for path in state.commits.get(unit, ()):
+        _, attempt, *mark = _parts(path)
+        if not mark or attempt.startswith(session):
+            return True
+    return False
+
+
+def halves(unit: Unit) -> tuple[Unit, Unit]:
+    """Return the two parts of a unit."""
+    middle = unit.num_prompts // 2
+    return (
+        unit.model_copy(update={"unit": f"{unit.unit}-0", "num_prompts": middle}),
+        unit.model_copy(
+            update={"unit": f"{unit.unit}-1", "start": unit.start + middle, "num_prompts": unit.num_prompts - middle}
+        ),
+    )
+
+
+def split(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
+    """Record that a crashing unit is done in two halves from here on."""
+    payload = json.dumps({"unit": unit.unit, "num_crashes": num_crashes}).encode()
+    folder.store.create(folder.at("splits", f"{unit.unit}.json"), payload)
+
+
+def quarantine(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
+    """Commit a unit of one prompt as quarantined: it crashed every worker that took it."""
+    prompt = read_prompts_of(folder.store, unit).column("prompt_id")[0].as_py()
+    reason = f"crashed {num_crashes} workers"
+    commit = Commit(
+        unit=unit.unit,
+        attempt="quarantine",
+        content=digest(unit.unit, prompt, "quarantine"),
+        candidates=None,
+        scores=None,
+        accepted=None,
+        prompts=(PromptState(prompt_id=prompt, state="quarantined", reason=reason),),
+    )
+    folder.store.create(folder.at("commits", f"{unit.unit}.quarantine.json"), commit.to_json())
+
+
+def read_prompts_of(store: Store, unit: Unit) -> pa.Table:
+    """Return the PROMPT rows of a unit."""
+    return store.read_row_group(unit.path, unit.row_group).slice(unit.start, unit.num_prompts)
+
+
+def _parts(path: str) -> list[str]:
+    return path.rsplit("/", 1)[-1].removesuffix(".json").split(".")
+
+
+def _row_group_sizes(store: Store, path: str) -> list[int]:
+    with store.filesystem.open_input_file(f"{store.root}/{path}") as file:
+        metadata = pq.read_metadata(file)
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

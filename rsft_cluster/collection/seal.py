@@ -1,0 +1,92 @@
+"""The seal of a collection: one attempt a unit, every file vouched for, every prompt accounted for."""
+
+from collections import Counter
+
+import pyarrow.compute as pc
+
+from rsft_cluster.collection.plan import Folder, planned_units, survey
+from rsft_cluster.errors import StageError, StoreError
+from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals
+from rsft_cluster.schemas import digest
+
+
+def seal(folder: Folder, plan: Plan, *, target: str) -> Manifest:
+    """Choose one commit a unit and return the manifest over them.
+
+    Raises StageError where a unit is missing or the conservation law is violated, StoreError where a listed file is
+    not there in full. The choice depends on the files alone, so everybody who seals writes the same.
+    """
+    state = survey(folder)
+    commits: list[Commit] = []
+    for unit in planned_units(folder, plan):
+        for leaf in state.leaves(unit):
+            if leaf.unit not in state.commits:
+                raise StageError(f"{folder.store.uri_of(folder.path)}: unit {leaf.unit} has no commit; cannot seal")
+            commits.append(Commit.from_json(folder.store.read(state.commits[leaf.unit][0])))
+    for ref in _files(commits, "candidates") + _files(commits, "scores") + _files(commits, "accepted"):
+        _check_there(folder, ref)
+    totals = _totals(commits, plan)
+    if totals.violations():
+        raise StageError(f"{folder.store.uri_of(folder.path)}: " + "; ".join(totals.violations()))
+    return Manifest(
+        round=plan.round,
+        policy=plan.policy,
+        fingerprint=plan.fingerprint,
+        rule=target,
+        units=tuple(c.unit for c in commits),
+        candidates=_files(commits, "candidates"),
+        scores=_files(commits, "scores"),
+        accepted=_files(commits, "accepted"),
+        totals=totals,
+        accepted_digest=_accepted_digest(folder, commits),
+        content=digest([[c.unit, c.content] for c in commits]),
+        processors=tuple(sorted({text for way in plan.passes for text in way.processors()})),
+    )
+
+
+def reasons(folder: Folder, manifest: Manifest) -> Counter[str]:
+    """Return how often each reason stands behind a rejection, digits folded so that like reasons count as one."""
+    found: Counter[str] = Counter()
+    for ref in manifest.scores:
+        table = folder.store.read_table(ref, columns=["reason", "accepted"])
+        rejected = table.filter(pc.invert(table.column("accepted"))).column("reason")
+        folded = pc.replace_substring_regex(rejected, pattern=r"\d+(\.\d+)?", replacement="#")
+        found.update({str(r["values"]): int(r["counts"]) for r in pc.value_counts(folded).to_pylist()})
+    return found
+
+
+def _files(commits: list[Commit], part: str) -> tuple[FileRef, ...]:
+    return tuple(ref for c in commits if (ref := getattr(c, part)) is not None)
+
+
+def _check_there(folder: Folder, ref: FileRef) -> None:
+    size = folder.store.size(ref.path)
+    if size != ref.num_bytes:
+        found = "missing" if size is None else f"{size} bytes long"
+        raise StoreError(f"{folder.store.uri_of(ref.path)}: is {found}; its commit vouches for {ref.num_bytes} bytes")
+
+
+def _totals(commits: list[Commit], plan: Plan) -> Totals:
+    states = [p for c in commits for p in c.prompts]
+    by_state = Counter(p.state for p in states)
+    return Totals(
+        num_prompts=plan.num_prompts,
+        num_prompts_accepted=by_state["accepted"],
+        num_prompts_unaccepted=by_state["unaccepted"],
+        num_prompts_quarantined=by_state["quarantined"],
+        num_solved=sum(p.num_passed > 0 for p in states),
+        num_candidates=sum(c.candidates.num_rows for c in commits if c.candidates),
+        num_decided=sum(p.num_candidates for p in states),
+        num_passed=sum(p.num_passed for p in states),
+        num_accepted=sum(p.num_accepted for p in states),
+        num_tokens=sum(c.num_tokens for c in commits),
+        num_verdicts=sum(c.num_verdicts for c in commits),
+        num_errors=sum(c.num_errors for c in commits),
+    )
+
+
+def _accepted_digest(folder: Folder, commits: list[Commit]) -> str:
+    ids: list[str] = []
+    for ref in _files(commits, "accepted"):
+        ids += folder.store.read_table(ref, columns=["candidate_id"]).column(0).to_pylist()
+    return digest(sorted(ids))

@@ -1,0 +1,361 @@
+"""What happens to a unit inside the actors: sample | judge, accept, commit.
+
+Rows between actors are units: small descriptions on the way in, Arrow bytes of the unit's whole tables on the way
+through, counts on the way out. A unit is never cut apart, so rules that look at a group need no shuffle.
+"""
+
+import faulthandler
+import hashlib
+import pickle
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+
+from rsft_cluster.acceptance import decide
+from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.collection.plan import Folder, read_prompts_of
+from rsft_cluster.config import AcceptanceConfig, ScoringConfig
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.errors import RsftError, StageError
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.keys import acceptance_uniform
+from rsft_cluster.plugins import Bound
+from rsft_cluster.prompts import to_messages
+from rsft_cluster.records import Commit, Plan, PromptState, Unit
+from rsft_cluster.sampling import UnitSampler
+from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest, rows_to_table
+from rsft_cluster.scoring import Judge, Judgement
+from rsft_cluster.store import Store
+
+SAMPLED = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("prompts", pa.large_binary()),
+        ("candidates", pa.large_binary()),
+        ("quarantined", pa.map_(pa.string(), pa.string())),
+        ("sampling_s", pa.float64()),
+        ("failure", pa.binary()),
+    ]
+)
+DONE = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("num_prompts", pa.int64()),
+        ("num_solved", pa.int64()),
+        ("num_candidates", pa.int64()),
+        ("num_passed", pa.int64()),
+        ("num_accepted", pa.int64()),
+        ("num_tokens", pa.int64()),
+        ("num_verdicts", pa.int64()),
+        ("num_errors", pa.int64()),
+        ("failing_constraint", pa.string()),
+        ("first_error", pa.string()),
+        ("sampling_s", pa.float64()),
+        ("failure", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that an actor needs to know; travels to every node, so it is small and picklable."""
+
+    store_uri: str
+    folder: str
+    session: str
+    plan: Plan
+    policy: PolicySpec
+    generator: Bound
+    scoring: ScoringConfig
+    rule: Bound
+    acceptance: AcceptanceConfig
+    unit_timeout_s: float
+
+    def open(self) -> Folder:
+        """Return the collection's folder."""
+        return Folder(Store(self.store_uri), self.folder)
+
+
+class Sample:
+    """Sampling actor: a unit's description in, its candidates out."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._folder = work.open()
+        self._sampler = UnitSampler(work.plan, work.policy, work.generator)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Answer the units of a batch (one, as the pipeline asks)."""
+        return pa.concat_tables([self._one(text) for text in batch.column("unit").to_pylist()])
+
+    def _one(self, text: str) -> pa.Table:
+        unit = Unit.from_json(text.encode())
+        begun = f"{unit.unit}.{self._work.session}.{uuid4().hex[:12]}"
+        self._folder.store.create(self._folder.at("attempts", f"{begun}.json"), socket.gethostname().encode())
+        try:
+            with _deadline(self._work.unit_timeout_s):
+                prompts = read_prompts_of(self._folder.store, unit)
+                sampled = self._sampler.sample(prompts)
+        except Exception as error:
+            failure = _packed(error)
+            self._folder.store.create(self._folder.at("attempts", f"{begun}.failed.json"), str(error).encode())
+            return _row(SAMPLED, unit=text, failure=failure)
+        return _row(
+            SAMPLED,
+            unit=text,
+            prompts=_to_bytes(prompts),
+            candidates=_to_bytes(sampled.candidates),
+            quarantined=list(sampled.quarantined.items()),
+            sampling_s=sampled.duration_s,
+        )
+
+
+class ScoreAndCommit:
+    """Scoring actor: judges a unit's candidates, decides, and publishes the unit."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._folder = work.open()
+        self._judge = Judge(work.scoring.constraints)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Judge and commit the units of a batch (one, as the pipeline asks)."""
+        return pa.concat_tables([self._one(row) for row in batch.to_pylist()])
+
+    def _one(self, row: dict[str, object]) -> pa.Table:
+        unit = Unit.from_json(str(row["unit"]).encode())
+        if row["failure"] is not None:
+            return _row(DONE, unit=unit.unit, failure=row["failure"])
+        try:
+            prompts, candidates = _from_bytes(row["prompts"]), _from_bytes(row["candidates"])
+            quarantined = dict(row["quarantined"] or [])  # pyright: ignore[reportArgumentType, reportCallIssue]
+            return self._commit(unit, prompts, candidates, quarantined, row["sampling_s"])
+        except Exception as error:
+            return _row(DONE, unit=unit.unit, failure=_packed(error))
+
+    def _commit(
+        self, unit: Unit, prompts: pa.Table, candidates: pa.Table, quarantined: dict[str, str], sampling_s: object
+    ) -> pa.Table:
+        judgements = self._judge.judge(as_candidates(prompts, candidates))
+        scores = score_table(candidates, judgements, self._work.rule, self._work.acceptance, self._work.plan)
+        accepted = accepted_table(prompts, candidates, scores)
+        errors = [error for judgement in judgements for error in judgement.errors]
+        num_verdicts = sum(len(j.verdicts) for j in judgements)
+        faulty = len(errors) > self._work.scoring.max_error_rate * num_verdicts
+        commit = self._publish(
+            unit,
+            prompts,
+            candidates,
+            scores,
+            accepted,
+            quarantined,
+            num_verdicts=num_verdicts,
+            num_errors=len(errors),
+            faulty=faulty,
+        )
+        return _row(
+            DONE,
+            unit=unit.unit,
+            num_prompts=unit.num_prompts,
+            num_solved=sum(p.num_passed > 0 for p in commit.prompts),
+            num_candidates=candidates.num_rows,
+            num_passed=sum(p.num_passed for p in commit.prompts),
+            num_accepted=accepted.num_rows,
+            num_tokens=commit.num_tokens,
+            num_verdicts=num_verdicts,
+            num_errors=len(errors),
+            failing_constraint=errors[0][0] if errors else None,
+            first_error=errors[0][1] if errors else None,
+            sampling_s=sampling_s,
+        )
+
+    def _publish(
+        self,
+        unit: Unit,
+        prompts: pa.Table,
+        candidates: pa.Table,
+        scores: pa.Table,
+        accepted: pa.Table,
+        quarantined: dict[str, str],
+        *,
+        num_verdicts: int,
+        num_errors: int,
+        faulty: bool,
+    ) -> Commit:
+        """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
+        store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
+        name = f"{unit.unit}.{attempt}"
+        files = {
+            part: store.write_table(self._folder.at(part, f"{name}.parquet"), table, schema)
+            for part, table, schema in (
+                ("candidates", candidates, CANDIDATE),
+                ("scores", scores, SCORE),
+                ("accepted", accepted, ACCEPTED),
+            )
+        }
+        decided = scores.select(["candidate_id", "score", "passed", "u", "acceptance_probability", "accepted"])
+        commit = Commit(
+            unit=unit.unit,
+            attempt=attempt,
+            content=digest(files["candidates"].sha256, files["accepted"].sha256, decided.to_pylist(), quarantined),
+            candidates=files["candidates"],
+            scores=files["scores"],
+            accepted=files["accepted"],
+            prompts=_states(prompts, scores, quarantined),
+            num_tokens=int(np.sum([len(t) for t in candidates.column("token_ids")])),
+            num_verdicts=num_verdicts,
+            num_errors=num_errors,
+        )
+        mark = ".faulty" if faulty else ""
+        store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
+        return commit
+
+
+def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
+    """Return what constraints see of CANDIDATE rows, given their PROMPT rows."""
+    by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
+    messages = {key: to_messages(row["messages"]) for key, row in by_id.items()}
+    return [
+        Candidate(
+            completion=row["text"],
+            messages=messages[row["prompt_id"]],
+            reference=by_id[row["prompt_id"]]["reference"],
+            attributes=dict(by_id[row["prompt_id"]]["attributes"]),
+            finish_reason=row["finish_reason"],
+            num_tokens=len(row["token_ids"]),
+            index=row["index"],
+            candidate_id=row["candidate_id"],
+            prompt_id=row["prompt_id"],
+        )
+        for row in candidates.to_pylist()
+    ]
+
+
+def score_table(
+    candidates: pa.Table, judgements: list[Judgement], rule: Bound, acceptance: AcceptanceConfig, plan: Plan
+) -> pa.Table:
+    """Return the SCORE rows of judged candidates, decided by the rule, in the candidates' order."""
+    ids, prompts = candidates.column("candidate_id"), candidates.column("prompt_id")
+    indices = candidates.column("index").to_pylist()
+    uniforms = [
+        acceptance_uniform(plan.seed, plan.stream, p, i) for p, i in zip(prompts.to_pylist(), indices, strict=True)
+    ]
+    tokens = [np.asarray(t.as_py(), dtype=np.int32) for t in candidates.column("token_ids")]
+    judged = pa.table(
+        {
+            "candidate_id": ids,
+            "prompt_id": prompts,
+            "index": candidates.column("index"),
+            "score": pa.array([j.score for j in judgements], pa.float64()),
+            "passed": pa.array([j.passed for j in judgements], pa.bool_()),
+            "num_tokens": pa.array([len(t) for t in tokens], pa.int32()),
+            "logprob": candidates.column("logprob"),
+            "target_logprob": candidates.column("target_logprob"),
+            "content": pa.array(
+                [hashlib.blake2b(t.tobytes(), digest_size=12).hexdigest() for t in tokens], pa.string()
+            ),
+            "u": pa.array(uniforms, pa.float64()),
+        }
+    ).cast(JUDGED)
+    decided = decide(judged, rule, max_per_prompt=acceptance.max_per_prompt, dedupe=acceptance.dedupe)
+    rows = [
+        {
+            "candidate_id": d["candidate_id"],
+            "prompt_id": p,
+            "score": j.score,
+            "passed": j.passed,
+            "verdicts": j.verdicts,
+            "u": u,
+            "acceptance_probability": d["acceptance_probability"],
+            "accepted": d["accepted"],
+            "reason": d["reason"] if j.passed or d["accepted"] else j.reason,
+        }
+        for d, p, j, u in zip(decided.to_pylist(), prompts.to_pylist(), judgements, uniforms, strict=True)
+    ]
+    return rows_to_table(rows, SCORE)
+
+
+def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:
+    """Return the ACCEPTED rows: the candidates that the rule kept, as sampled."""
+    messages = dict(zip(prompts.column("prompt_id").to_pylist(), prompts.column("messages").to_pylist(), strict=True))
+    kept = scores.column("accepted")
+    chosen = candidates.filter(kept).to_pylist()
+    values = scores.filter(kept).column("score").to_pylist()
+    rows = [
+        {
+            "candidate_id": row["candidate_id"],
+            "prompt_id": row["prompt_id"],
+            "round": row["round"],
+            "prompt_token_ids": row["prompt_token_ids"],
+            "token_ids": row["token_ids"],
+            "messages": messages[row["prompt_id"]],
+            "score": score,
+            "weight": 1.0,
+        }
+        for row, score in zip(chosen, values, strict=True)
+    ]
+    return rows_to_table(rows, ACCEPTED)
+
+
+def _states(prompts: pa.Table, scores: pa.Table, quarantined: dict[str, str]) -> tuple[PromptState, ...]:
+    groups: dict[str, list[dict[str, object]]] = {}
+    for row in scores.select(["prompt_id", "passed", "accepted"]).to_pylist():
+        groups.setdefault(row["prompt_id"], []).append(row)
+    states = []
+    for prompt in prompts.column("prompt_id").to_pylist():
+        if prompt in quarantined:
+            states.append(PromptState(prompt_id=prompt, state="quarantined", reason=quarantined[prompt]))
+            continue
+        group = groups[prompt]
+        num_accepted = sum(bool(r["accepted"]) for r in group)
+        states.append(
+            PromptState(
+                prompt_id=prompt,
+                state="accepted" if num_accepted else "unaccepted",
+                num_candidates=len(group),
+                num_passed=sum(bool(r["passed"]) for r in group),
+                num_accepted=num_accepted,
+            )
+        )
+    return tuple(states)
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """End the process when the block takes longer: a C-level watchdog, which needs no interpreter lock."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _packed(error: Exception) -> bytes:
+    """Return the error as bytes for the driver: our own as they are, others with their traceback."""
+    if isinstance(error, RsftError):
+        return pickle.dumps(error)
+    return pickle.dumps(StageError("".join(traceback.format_exception(error)).rstrip()))
+
+
+def _row(schema: pa.Schema, **values: object) -> pa.Table:
+    return pa.Table.from_pylist([values], schema=schema)
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_bytes(payload: object) -> pa.Table:
+    assert isinstance(payload, bytes)
+    with pa.ipc.open_stream(payload) as reader:
+        return reader.read_all()

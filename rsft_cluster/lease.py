@@ -1,0 +1,123 @@
+"""One writer a run: a lease with a fencing epoch, renewed while the holder lives.
+
+`lease/000007.json` says who holds epoch 7; the highest epoch is the lease. Taking it is put-if-absent, so of
+any number of starters one wins. A holder that dies is noticed at once on its own host, elsewhere after TTL_S.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from rsft_cluster.errors import AlreadyRunningError, StoreError
+from rsft_cluster.store import Store
+
+TTL_S = 120.0
+"""A holder on another host that has not renewed for so long is taken for dead."""
+RENEW_S = 20.0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A held lease. `check` before every step that only one writer may take."""
+
+    store: Store
+    epoch: int
+    session: str
+
+    def check(self) -> None:
+        """Raise AlreadyRunningError if somebody took the lease over in the meantime."""
+        newest = _epochs(self.store)[-1]
+        if newest != self.epoch:
+            raise AlreadyRunningError(
+                f"{self.store.uri}: the lease of epoch {self.epoch} was taken over (epoch {newest} holds it); "
+                "this process stops without publishing anything more"
+            )
+
+
+@contextmanager
+def hold(store: Store) -> Iterator[Lease]:
+    """Hold the run's lease for the length of the block; raises AlreadyRunningError if another process has it."""
+    epochs = _epochs(store)
+    if epochs:
+        _refuse_living(store, epochs[-1])
+    lease = Lease(store, (epochs[-1] if epochs else 0) + 1, uuid4().hex[:12])
+    if not store.create(_path(lease.epoch), _payload(lease, released=False)):
+        raise AlreadyRunningError(f"{store.uri}: another process took this run's lease just now")
+    stop = threading.Event()
+    renewer = threading.Thread(target=_renew, args=(lease, stop), daemon=True, name="lease")
+    renewer.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        renewer.join()
+        store.write(_path(lease.epoch), _payload(lease, released=True))
+
+
+def _epochs(store: Store) -> list[int]:
+    return [int(p.rsplit("/", 1)[-1].removesuffix(".json")) for p in store.files("lease")]
+
+
+def _path(epoch: int) -> str:
+    return f"lease/{epoch:06d}.json"
+
+
+def _payload(lease: Lease, *, released: bool) -> bytes:
+    holder = {
+        "nonce": lease.session,
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "started": _process_start(os.getpid()),
+        "renewed": time.time(),
+        "released": released,
+    }
+    return json.dumps(holder).encode()
+
+
+def _renew(lease: Lease, stop: threading.Event) -> None:
+    while not stop.wait(RENEW_S):
+        try:
+            lease.store.write(_path(lease.epoch), _payload(lease, released=False))
+        except StoreError:
+            # A store that is away for a moment costs a renewal, not the run; `check` guards every publication.
+            continue
+
+
+def _refuse_living(store: Store, epoch: int) -> None:
+    holder = json.loads(store.read(_path(epoch)))
+    if holder["released"]:
+        return
+    age = time.time() - holder["renewed"]
+    here = holder["host"] == socket.gethostname() and holder["boot"] == _boot()
+    alive = _process_start(holder["pid"]) == holder["started"] if here else age < TTL_S
+    if alive:
+        raise AlreadyRunningError(
+            f"{store.uri}: already running as process {holder['pid']} on {holder['host']}, "
+            f"last seen {max(age, 0):.0f} s ago"
+            + ("" if here else f"; if it is gone, its lease ends in {TTL_S - age:.0f} s")
+        )
+
+
+def _boot() -> str:
+    return _text("/proc/sys/kernel/random/boot_id")
+
+
+def _process_start(pid: int) -> str:
+    """Return the start time of a process in clock ticks, empty if there is none: pids are used again."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] != "Z" else ""
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,133 @@
+"""What a run takes in: the batches of its prompt source, each prompt once, bad lines counted and limited.
+
+Knows the contract of a source and nothing of files. It holds one batch, and 16 bytes for each prompt seen.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from rsft_cluster.config import PromptsConfig
+from rsft_cluster.errors import ConfigError, PluginError, SchemaError
+from rsft_cluster.plugins import bind
+from rsft_cluster.prompts.digests import DigestSet
+from rsft_cluster.prompts.rows import BadLine
+from rsft_cluster.schemas import PROMPT, conform, prompt_id
+
+_EARLY = 100
+"""So many bad lines are enough evidence to stop in the middle of a file."""
+
+
+class Intake(Iterator[pa.RecordBatch]):
+    """An iterator over batches of distinct prompts, in the order of the source, that counts as it goes.
+
+    Once exhausted, num_lines = num_prompts + num_duplicates + num_bad, unless a limit left prompts unused.
+    """
+
+    def __init__(
+        self, config: PromptsConfig, *, on_bad: Callable[[BadLine], None], quarantine: str | None = None
+    ) -> None:
+        self.num_lines = 0
+        self.num_bad = 0
+        self.num_duplicates = 0
+        self.num_prompts = 0
+        self._config = config
+        self._on_bad = on_bad
+        self._quarantine = quarantine
+        self._first_bad: list[BadLine] = []
+        self._seen = DigestSet()
+        self._batches = self._read()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        return next(self._batches)
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        limit = self._config.limit
+        source = bind(self._config.source, "prompt_sources", num_leading=2)
+        for given in source(self._config, self._note):
+            batch = _conforming(given, self._config.source.use)
+            self.num_lines += batch.num_rows
+            if self.num_bad > _EARLY:
+                self._check_rate()
+            distinct = self._distinct(batch)
+            if limit is not None:
+                distinct = distinct.slice(0, limit - self.num_prompts)
+            self.num_prompts += distinct.num_rows
+            if distinct.num_rows:
+                yield distinct
+            if self.num_prompts == limit:
+                break
+        self._check_rate()
+        if not self.num_prompts:
+            raise ConfigError(
+                f"no prompt found in {self._where()}: {self.num_lines} lines read, {self.num_bad} unusable"
+                + self._examples()
+            )
+
+    def _note(self, bad: BadLine) -> None:
+        self.num_lines += 1
+        self.num_bad += 1
+        if len(self._first_bad) < 3:
+            self._first_bad.append(bad)
+        self._on_bad(bad)
+
+    def _distinct(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        ids = batch.column("prompt_id").to_pylist()
+        digests = np.frombuffer(bytes.fromhex("".join(ids)), dtype="S16")
+        is_first = self._seen.add(digests)
+        num_repeated = len(ids) - int(is_first.sum())
+        self.num_duplicates += num_repeated
+        return batch.filter(pa.array(is_first)) if num_repeated else batch
+
+    def _check_rate(self) -> None:
+        allowed = self._config.max_bad_rate
+        if self.num_bad <= allowed * self.num_lines:
+            return
+        share = 100 * self.num_bad / self.num_lines
+        raise ConfigError(
+            f"{self.num_bad} of {self.num_lines} lines read ({share:.3g} %) of {self._where()} are unusable; "
+            f"max_bad_rate allows {100 * allowed:.3g} %" + self._examples()
+        )
+
+    def _where(self) -> str:
+        return ", ".join(self._config.paths) or f"prompt source {self._config.source.use}"
+
+    def _examples(self) -> str:
+        lines = [f"\n  {bad.file}:{bad.line}: {bad.reason}" for bad in self._first_bad]
+        if lines and self._quarantine:
+            lines.append(f"\n  all of them, with content: {self._quarantine}")
+        return "".join(lines)
+
+
+def read_prompts(config: PromptsConfig, *, on_bad: Callable[[BadLine], None], quarantine: str | None = None) -> Intake:
+    """Return the distinct prompts of a config's source, as an iterator that counts.
+
+    `on_bad` is called for each bad line when it is met; `quarantine` is where it keeps them, for messages.
+    Raises ConfigError when more than `max_bad_rate` of the lines are bad, or no prompt is left.
+    """
+    return Intake(config, on_bad=on_bad, quarantine=quarantine)
+
+
+def _conforming(batch: pa.RecordBatch, use: str) -> pa.RecordBatch:
+    """Hold a source to its contract; checking the first id of a batch finds a wrong recipe for ids."""
+    if not isinstance(batch, pa.RecordBatch):
+        raise PluginError(f"prompt source {use}: yields a {type(batch).__name__}; expected a pyarrow.RecordBatch")
+    try:
+        table = conform(pa.Table.from_batches([batch]), PROMPT)
+    except SchemaError as error:
+        raise PluginError(f"prompt source {use}: {error}") from error
+    batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=PROMPT)
+    if batch.num_rows:
+        row = batch.slice(0, 1).to_pylist()[0]
+        expected = prompt_id(row["messages"], row["reference"], dict(row["attributes"]))
+        if row["prompt_id"] != expected:
+            raise PluginError(
+                f"prompt source {use}: prompt_id {row['prompt_id']!r} is not the digest of its prompt, "
+                f"{expected!r}; use rsft_cluster.schemas.prompt_id"
+            )
+    return batch

@@ -1,0 +1,170 @@
+"""A run in the store: what it is made of, which artefacts stand, who may write.
+
+`keep` is the only way in which a round resumes: an artefact that stands is opened, another is made and then put.
+Nothing here needs a cluster; reading a run's state needs this module alone.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsft_cluster.collection.plan import Folder
+from rsft_cluster.config import PromptsConfig, RunConfig
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.lease import Lease
+from rsft_cluster.promotion import PromotionLog
+from rsft_cluster.prompts import BadLine, read_prompts
+from rsft_cluster.records import Decision, Evaluation, Intake, Manifest, PolicyRef, Record, TrainingResult
+from rsft_cluster.report.tables import RoundSummary
+from rsft_cluster.schemas import PROMPT, digest
+from rsft_cluster.store import Store
+
+R = TypeVar("R", bound=Record)
+STAGES = ("sample", "train", "evaluate", "promote")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that this process may write to."""
+
+    config: RunConfig
+    store: Store
+    lease: Lease
+    fingerprint: str
+    base: PolicyRef
+    trust_remote_code: bool = False
+    arm: str = "rounds"
+    """Where its rounds lie: `rounds`, or `controls/<name>` for an arm that is only compared, never promoted."""
+
+    def round(self, number: int) -> Folder:
+        """Return the folder of a round's candidates, scores, accepted samples and model."""
+        return Folder(self.store, f"{self.arm}/{number:04d}")
+
+    def evaluation(self, number: int) -> Folder:
+        """Return the folder of the evaluation of what a round trained."""
+        return Folder(self.store, f"{self.arm}/{number:04d}/evaluation")
+
+    @property
+    def log(self) -> PromotionLog:
+        """The run's promotions."""
+        return PromotionLog(self.store)
+
+    def keep(self, path: str, kind: type[R], make: Callable[[], R]) -> R:
+        """Open the artefact at `path`, or make it and put it there."""
+        if not self.store.exists(path):
+            record = make()
+            self.lease.check()
+            self.store.create(path, record.to_json())
+        return kind.from_json(self.store.read(path))
+
+
+def round_of(policy: PolicyRef) -> int:
+    """Return the round that made a policy."""
+    return int(policy.name.removeprefix("round-"))
+
+
+def read_record(store: Store, path: str, kind: type[R]) -> R | None:
+    """Return the record at `path`, None while there is none."""
+    return kind.from_json(store.read(path)) if store.exists(path) else None
+
+
+def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:
+    """Return what the store holds of a round."""
+    folder = Folder(store, f"{arm}/{number:04d}")
+    manifest = read_record(store, folder.manifest, Manifest)
+    training = read_record(store, folder.at("training.json"), TrainingResult)
+    evaluation = read_record(store, folder.at("evaluation", "evaluation.json"), Evaluation)
+    decision = read_record(store, folder.at("decision.json"), Decision)
+    if number == 0:
+        stage = "done" if evaluation else "evaluate"
+    else:
+        made = (manifest, training, evaluation, decision)
+        stage = next((name for name, record in zip(STAGES, made, strict=True) if record is None), "done")
+    return RoundSummary(number, manifest, training, evaluation, decision, stage)
+
+
+def summaries(store: Store) -> list[RoundSummary]:
+    """Return all rounds that the store knows of, in order."""
+    numbers = {int(p.split("/")[1]) for p in store.files("rounds", recursive=True)}
+    return [summary(store, n) for n in sorted(numbers)]
+
+
+def open_store(config: RunConfig) -> Store:
+    """Return the store of a config's run, written to and found able; raises StoreError otherwise."""
+    store = Store(f"{config.store.rstrip('/')}/{config.run}")
+    store.probe()
+    return store
+
+
+def find_run(uri: str) -> Store:
+    """Return the store of a run named by its folder; raises ConfigError where none is."""
+    store = Store(uri)
+    if not store.exists("config.json"):
+        raise ConfigError(f"{uri}: there is no run here (no config.json); expected a folder like runs/my-run")
+    return store
+
+
+def take_in(run: Run) -> tuple[Intake, Intake]:
+    """Read the training and the held-out prompts into the store, once; return what was found.
+
+    Raises ConfigError when a held-out prompt also stands among the training prompts.
+    """
+    held_out = _take_in(run, "held_out", run.config.evaluation.prompts, frozenset())
+    known = frozenset(_message_digests(run.store, held_out.path))
+    return _take_in(run, "train", run.config.prompts, known), held_out
+
+
+def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str]) -> Intake:
+    def make() -> Intake:
+        path, quarantine = f"prompts/{name}.parquet", f"prompts/{name}.quarantine.jsonl"
+        bad: list[bytes] = []
+
+        def on_bad(line: BadLine) -> None:
+            bad.append(line.to_json().encode())
+            run.store.write(quarantine, b"\n".join([*bad, b""])) if len(bad) % 1000 == 1 else None
+
+        intake = read_prompts(config, on_bad=on_bad, quarantine=run.store.uri_of(quarantine))
+        whole = hashlib.sha256()
+        try:
+            run.store.write_batches(path, _watched(intake, whole, held_out), PROMPT, rows=run.config.sampling.unit_size)
+        finally:
+            if bad:
+                run.store.write(quarantine, b"\n".join([*bad, b""]))
+        return Intake(
+            path=path,
+            num_lines=intake.num_lines,
+            num_prompts=intake.num_prompts,
+            num_duplicates=intake.num_duplicates,
+            num_bad=intake.num_bad,
+            content=whole.hexdigest()[:32],
+        )
+
+    return run.keep(f"prompts/{name}.json", Intake, make)
+
+
+def _watched(
+    batches: Iterator[pa.RecordBatch], whole: "hashlib._Hash", held_out: frozenset[str]
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for prompt in batch.column("prompt_id").to_pylist():
+            whole.update(prompt.encode())
+        if held_out:
+            for row in batch.select(["messages", "source"]).to_pylist():
+                if digest(row["messages"]) in held_out:
+                    source = row["source"]
+                    raise ConfigError(
+                        f"{source['file']}:{source['line']}: this prompt also stands among the held-out prompts; a "
+                        "policy must not be trained on what it is evaluated on"
+                    )
+        yield batch
+
+
+def _message_digests(store: Store, path: str) -> Iterator[str]:
+    with store.filesystem.open_input_file(f"{store.root}/{path}") as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["messages"]):
+            for messages in batch.column(0).to_pylist():
+                yield digest(messages)

@@ -1,0 +1,199 @@
+"""What the author of a plug-in runs: `check_constraint`, `check_rule`, `check_generator`.
+
+Each puts a plug-in through its contract (`constraints/base.py`, `acceptance/base.py`, `generators/base.py`) and
+raises AssertionError saying what does not hold. They need no test framework, no cluster and no model.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.constraints.base import BatchConstraint, Candidate, Verdict
+from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Generator, Prompt, Refusal
+from rsft_cluster.keys import acceptance_uniform, sampling_key
+from rsft_cluster.scoring import as_verdict
+
+Constraint = BatchConstraint | Callable[[Candidate], object]
+
+LOGPROB_TOLERANCE = 1e-3
+"""Relative; float32 kernels differ by about 1e-5 between batch shapes, summed over a completion."""
+
+
+def check_constraint(constraint: Constraint, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
+    """Assert that a constraint passes and fails what it should, whatever it is judged with or before.
+
+    `constraint` is the function (parameters bound with functools.partial) or the built instance of a class.
+    """
+    candidates = [*passing, *failing]
+    assert candidates, "give at least one candidate, passing or failing"
+    verdicts = _verdicts(constraint, candidates)
+    for i, (candidate, verdict) in enumerate(zip(candidates, verdicts, strict=True)):
+        assert verdict.passed == (i < len(passing)), (
+            f"{candidate.completion!r} {'passed' if verdict.passed else 'did not pass'}, "
+            f"expected the opposite; its reason: {verdict.reason!r}"
+        )
+    again = _verdicts(constraint, candidates)
+    assert again == verdicts, f"judging twice differs: {verdicts} and then {again}"
+    backwards = _verdicts(constraint, candidates[::-1])[::-1]
+    assert backwards == verdicts, f"verdicts depend on the order: {verdicts}, backwards {backwards}"
+    alone = [_verdicts(constraint, [candidate])[0] for candidate in candidates]
+    assert alone == verdicts, f"verdicts depend on the neighbours: {verdicts} together, {alone} one by one"
+
+
+def check_rule(
+    rule: Callable[..., Any], *, params: Mapping[str, Any] | None = None, keeps_failed: bool = False
+) -> None:
+    """Assert that an acceptance rule is a pure function of each group, with probabilities in [0, 1].
+
+    Runs it on made-up groups with failures, errors, equal scores and repeated tokens. `keeps_failed` is for a
+    rule that accepts candidates which did not pass, on purpose.
+    """
+    for name in ("target", "scope"):
+        declared = isinstance(getattr(rule, name, None), str)
+        assert declared, f'the rule declares no {name}; decorate it with @rule(target="...")'
+    judged = _made_up_groups()
+    probabilities = _probabilities(rule, judged, params)
+    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    assert not len(outside), f"probabilities are in [0, 1], not {outside[0]}"
+    out = judged.column("passed").is_null() if keeps_failed else _not_passed(judged)
+    kept = np.flatnonzero(out.to_numpy() & (probabilities > 0))
+    assert not len(kept), f"a candidate that did not pass has probability {probabilities[kept[:1]]}, not 0"
+    again = _probabilities(rule, judged, params)
+    assert np.array_equal(again, probabilities), "calling the rule twice gives different probabilities"
+    order = np.random.default_rng(1).permutation(judged.num_rows)
+    shuffled = _probabilities(rule, judged.take(pa.array(order)), params)
+    assert np.array_equal(shuffled, probabilities[order]), "probabilities depend on the order of the rows"
+    for prompt in judged.column("prompt_id").unique().to_pylist():
+        rows = np.flatnonzero(np.array(judged.column("prompt_id").to_pylist()) == prompt)
+        alone = _probabilities(rule, judged.take(pa.array(rows)), params)
+        assert np.array_equal(alone, probabilities[rows]), f"group {prompt} is decided differently alone"
+    empty = _probabilities(rule, judged.slice(0, 0), params)
+    assert len(empty) == 0, f"an empty table gives {len(empty)} probabilities"
+
+
+def check_generator(
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    *,
+    decoding: Decoding | None = None,
+    num_candidates: int = 3,
+) -> None:
+    """Assert that a generator answers every key of every prompt, each independently of all the others."""
+    assert prompts, "give at least one prompt"
+    decoding = decoding or Decoding(max_tokens=16, batch_size=4)
+    keys = [[sampling_key(0, "check", p.prompt_id, j) for j in range(num_candidates)] for p in prompts]
+    first = _generated(generator, prompts, decoding, keys)
+    _assert_same(first, _generated(generator, prompts, decoding, keys), "on a second call")
+    backwards = _generated(generator, prompts[::-1], decoding, keys[::-1])
+    turned = {(len(prompts) - 1 - i, j): found for (i, j), found in backwards.items()}
+    _assert_same(first, turned, "with the prompts in reverse order")
+    for i, prompt in enumerate(prompts):
+        alone = _generated(generator, [prompt], decoding, [keys[i]])
+        mine = {(0, j): found for (k, j), found in first.items() if k == i}
+        _assert_same(mine, alone, f"with prompt {i} alone")
+        last = _generated(generator, [prompt], decoding, [keys[i][-1:]])
+        if (0, -1) not in mine:
+            mine = {(0, 0): mine[0, num_candidates - 1]}
+        _assert_same(mine, last, f"with the last key of prompt {i} alone")
+
+
+def _verdicts(constraint: Constraint, candidates: Sequence[Candidate]) -> list[Verdict]:
+    if not isinstance(constraint, BatchConstraint):
+        return [as_verdict(constraint(candidate)) for candidate in candidates]
+    verdicts = constraint.judge(candidates)
+    assert len(verdicts) == len(candidates), f"{len(verdicts)} verdicts for {len(candidates)} candidates"
+    return [as_verdict(verdict) for verdict in verdicts]
+
+
+def _made_up_groups() -> pa.Table:
+    """Return JUDGED rows of six groups: scores on a coarse grid, so that ties occur, and few contents."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for group, size in enumerate([1, 2, 5, 8, 13, 21]):
+        for index in range(size):
+            score = None if rng.random() < 0.1 else float(rng.integers(0, 5)) / 4
+            rows.append(
+                {
+                    "candidate_id": f"{group}-{index}",
+                    "prompt_id": f"prompt-{group}",
+                    "index": index,
+                    "score": score,
+                    "passed": None if score is None else bool(rng.random() < 0.6),
+                    "num_tokens": int(rng.integers(1, 9)),
+                    "logprob": -float(rng.random()),
+                    "target_logprob": -float(rng.random()),
+                    "content": f"content-{rng.integers(0, 1 + size // 2)}",
+                    "u": acceptance_uniform(0, "check", f"prompt-{group}", index),
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=JUDGED)
+
+
+def _not_passed(judged: pa.Table) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array([not passed for passed in judged.column("passed").to_pylist()], pa.bool_())])
+
+
+def _probabilities(
+    rule: Callable[..., Any], judged: pa.Table, params: Mapping[str, Any] | None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    found = rule(judged, **(params or {}))
+    assert isinstance(found, pa.Array | pa.ChunkedArray), f"a rule returns a pyarrow array, not {type(found).__name__}"
+    assert len(found) == judged.num_rows, f"{len(found)} probabilities for {judged.num_rows} candidates"
+    assert pa.types.is_floating(found.type), f"probabilities are floats, not {found.type}"
+    assert found.null_count == 0, f"{found.null_count} probabilities are null"
+    return np.asarray(found.cast(pa.float64()).to_numpy(zero_copy_only=False))
+
+
+Generated = dict[tuple[int, int], Completion | Refusal]
+
+
+def _generated(
+    generator: Generator, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
+) -> Generated:
+    """Return what was generated by (prompt, index); a refusal stands at index -1."""
+    found: Generated = {}
+    for one in generator.generate(prompts, decoding, keys):
+        assert isinstance(one, Completion | Refusal), f"yielded a {type(one).__name__}"
+        assert 0 <= one.prompt < len(prompts), f"prompt {one.prompt} is not one of the {len(prompts)} given"
+        place = (one.prompt, -1 if isinstance(one, Refusal) else one.index)
+        assert place not in found, f"prompt {place[0]}, index {place[1]} was answered twice"
+        found[place] = one
+        if isinstance(one, Completion):
+            _assert_complete(one, decoding, len(keys[one.prompt]))
+        else:
+            assert one.reason, f"prompt {one.prompt} was refused without a reason"
+    for i in range(len(prompts)):
+        got = sorted(index for prompt, index in found if prompt == i)
+        assert got in ([-1], list(range(len(keys[i])))), (
+            f"prompt {i} has completions at {got}, expected one for each of {len(keys[i])} keys, or one refusal"
+        )
+    return found
+
+
+def _assert_complete(one: Completion, decoding: Decoding, num_keys: int) -> None:
+    where = f"prompt {one.prompt}, index {one.index}"
+    assert 0 <= one.index < num_keys, f"{where}: the prompt has {num_keys} keys"
+    for name, ids in (("token_ids", one.token_ids), ("prompt_token_ids", one.prompt_token_ids)):
+        assert len(ids) > 0, f"{where}: {name} is empty"
+        assert all(type(i) is int and i >= 0 for i in ids), f"{where}: {name} holds other things than ints >= 0"
+    assert len(one.token_ids) <= decoding.max_tokens, f"{where}: {len(one.token_ids)} tokens, over max_tokens"
+    assert one.finish_reason in get_args(FinishReason), f"{where}: finish reason {one.finish_reason!r}"
+    for name, value in (("logprob", one.logprob), ("target_logprob", one.target_logprob)):
+        # 1e-4: a sum of float32 log-probabilities of near-certain tokens may round above 0
+        assert -math.inf < value <= 1e-4, f"{where}: {name} is {value}"
+
+
+def _assert_same(first: Generated, second: Generated, when: str) -> None:
+    assert first.keys() == second.keys(), f"other prompts are refused {when}"
+    for place, one in first.items():
+        other = second[place]
+        if isinstance(one, Completion) and isinstance(other, Completion):
+            what = [(c.text, tuple(c.token_ids), c.finish_reason) for c in (one, other)]
+            assert what[0] == what[1], f"prompt {place[0]}, index {place[1]} differs {when}: {what[0]} and {what[1]}"
+            assert math.isclose(one.logprob, other.logprob, rel_tol=LOGPROB_TOLERANCE, abs_tol=LOGPROB_TOLERANCE), (
+                f"prompt {place[0]}, index {place[1]}: logprob {one.logprob} became {other.logprob} {when}"
+            )

@@ -1,0 +1,66 @@
+"""What a training is asked to do and what came of it: plain, picklable, without an engine.
+
+The driver fills in a `TrainingJob`; every worker gets the same one; rank 0's `TrainingOutcome` comes back.
+"""
+
+from dataclasses import asdict, dataclass
+
+from rsft_cluster.config import TrainingConfig
+from rsft_cluster.generators.base import PolicySpec
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: a policy, the examples it learns from, and where the result goes."""
+
+    name: str
+    """Unique per run and round, and the same on a retry: Ray Train resumes by it."""
+    policy: PolicySpec
+    """What to start from. A `model` with a scheme (`s3://...`) is fetched by every node."""
+    examples: tuple[str, ...]
+    """URIs of Parquet files of ACCEPTED rows. Their order means nothing."""
+    replay: str | None
+    """JSONL or Parquet file of worked examples, or None."""
+    config: TrainingConfig
+    seed: int
+    output_uri: str
+    """Folder that receives the model. It is complete when `fine_tune` returns, not before."""
+    storage_uri: str
+    """Folder of checkpoints and metrics; of no use once the model is published."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One recorded optimizer step, over all workers."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """Nats a token, weighted."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    num_tokens: int
+    """Completion tokens of this step's batch."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a finished training reports."""
+
+    num_examples: int
+    """Accepted examples after duplicates were dropped."""
+    num_replayed: int
+    num_steps: int
+    first_loss: float
+    final_loss: float
+    num_workers: int
+    zero_stage: int
+    metrics: tuple[StepMetrics, ...]
+    """Evenly spaced steps, the first and the last among them."""
+    phases: dict[str, float]
+    """Seconds of wall time by phase on rank 0, of the attempt that finished."""
+
+    def to_rows(self) -> list[dict[str, float]]:
+        """Return the recorded steps as dictionaries, one a line of `metrics.jsonl`."""
+        return [asdict(m) for m in self.metrics]

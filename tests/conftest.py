@@ -1,0 +1,23 @@
+"""Fixtures that every test may use. Engines see one CPU thread, which has to be said before they load."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Test modules import their builders as `from factories import prompt`.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real data; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("RSFT_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set RSFT_DATA)")
+    return folder

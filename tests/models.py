@@ -1,0 +1,161 @@
+"""Tiny random models and tokenizers, saved as Hugging Face folders: what tests use for policies.
+
+Every builder writes a complete folder (weights, tokenizer, configs) and returns its path. Weights follow from
+`seed`. The byte-level tokenizer reads any text, Chinese included; `alphabet` makes one a character instead.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+PAD, BOS, EOS = 0, 1, 2
+SPECIAL = ("<pad>", "<s>", "</s>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def tokenizer(
+    *,
+    alphabet: str | None = None,
+    chat_template: str | None = CHAT_TEMPLATE,
+    adds_bos: bool = True,
+    adds_eos: bool = False,
+    pad_is_eos: bool = False,
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of bytes, or of the characters of `alphabet`; ids 0-2 are pad, bos and eos."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet()) if alphabet is None else list(alphabet)
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters])}
+    if alphabet is None:
+        core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        core.decoder = decoders.ByteLevel()
+    else:
+        core = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<pad>"))
+        core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+        core.decoder = decoders.Fuse()
+    single = [*(["<s>"] if adds_bos else []), "$A", *(["</s>"] if adds_eos else [])]
+    core.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>" if pad_is_eos else "<pad>",
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save(
+    path: Path,
+    config: PretrainedConfig,
+    tokens: PreTrainedTokenizerFast,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    generation_config: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a model folder with random weights, multiplied by `scale`: larger is surer of its next token."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    assert model.num_parameters() < 100_000
+    model.save_pretrained(path)
+    tokens.save_pretrained(path)
+    if generation_config is not None:
+        Path(path, "generation_config.json").write_text(json.dumps(dict(generation_config)))
+    return str(path)
+
+
+def tiny_llama(path: Path, *, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write a Llama with grouped key and value heads."""
+    return _tiny(path, LlamaConfig, {"max_position_embeddings": num_context_tokens}, options)
+
+
+def tiny_qwen2(path: Path, *, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write a Qwen2."""
+    return _tiny(path, Qwen2Config, {"max_position_embeddings": num_context_tokens}, options)
+
+
+def tiny_mistral(path: Path, *, window: int | None = 8, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write a Mistral whose attention reaches back `window` tokens."""
+    shape = {"max_position_embeddings": num_context_tokens, "sliding_window": window}
+    return _tiny(path, MistralConfig, shape, options)
+
+
+def tiny_gemma(path: Path, *, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write a Gemma."""
+    shape = {"max_position_embeddings": num_context_tokens, "head_dim": 8}
+    return _tiny(path, GemmaConfig, shape, options)
+
+
+def tiny_gemma2(path: Path, *, window: int = 8, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write a Gemma 2: layers with and without a sliding window in turn."""
+    shape = {"max_position_embeddings": num_context_tokens, "sliding_window": window, "head_dim": 8}
+    return _tiny(path, Gemma2Config, shape, options)
+
+
+def tiny_gpt2(path: Path, *, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write a GPT-2, whose positions are learned: it cannot read beyond its context."""
+    shape = {"n_positions": num_context_tokens, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return _tiny(path, GPT2Config, shape, options)
+
+
+def _tiny(path: Path, kind: type[PretrainedConfig], shape: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    options = dict(options)
+    weights = {name: options.pop(name) for name in ("seed", "scale", "generation_config") if name in options}
+    tokens = tokenizer(**options)
+    ids = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": tokens.pad_token_id}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.5,
+    }
+    if kind is GPT2Config:
+        sizes = {"initializer_range": 0.5}
+    return save(path, kind(vocab_size=len(tokens), **sizes, **ids, **shape), tokens, **weights)
+
+
+FAMILIES = {
+    "llama": tiny_llama,
+    "qwen2": tiny_qwen2,
+    "mistral": tiny_mistral,
+    "gemma": tiny_gemma,
+    "gemma2": tiny_gemma2,
+    "gpt2": tiny_gpt2,
+}
+
+
+def alphabet_sequences(vocabulary: Sequence[int], *, end: int, length: int) -> list[tuple[int, ...]]:
+    """Return every completion of at most `length` tokens: ended by `end`, or as long as that."""
+    finished: list[tuple[int, ...]] = []
+    growing: list[tuple[int, ...]] = [()]
+    for _ in range(length):
+        longer = [(*ids, token) for ids in growing for token in vocabulary]
+        finished += [ids for ids in longer if ids[-1] == end]
+        growing = [ids for ids in longer if ids[-1] != end]
+    return finished + growing
