@@ -7,10 +7,10 @@ import logging
 import math
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -18,32 +18,10 @@ from ray.job_config import JobConfig
 
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
+from rsft_cluster.needs import Needs, needs
 
-CONTROLLER_CPUS = 1
-"""Left over beside the actors: Ray Train's controller and Ray Data's own tasks run there."""
 JOIN_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a config asks of a cluster at its widest stage."""
-
-    num_cpus: float
-    num_gpus: float
-
-    def describe(self) -> str:
-        """Return the needs in words."""
-        return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
-
-
-def needs(config: RunConfig) -> Needs:
-    """Return the CPUs and GPUs that must be free for every stage to be placed."""
-    sampling, scoring, training = config.sampling, config.scoring, config.training
-    collecting = sampling.workers * sampling.num_cpus + scoring.workers * scoring.num_cpus
-    return Needs(
-        max(collecting, training.workers * training.num_cpus) + CONTROLLER_CPUS,
-        max(sampling.workers * sampling.num_gpus, training.workers * training.num_gpus),
-    )
+CONNECT_TIMEOUT_S = 2.0
 
 
 @contextmanager
@@ -72,10 +50,25 @@ def connect(config: RunConfig, paths: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _join(address: str, job: JobConfig) -> None:
+    _check_reachable(address)
     try:
         ray.init(address=address, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"cluster.address: {address}: {explain_connection(error)}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConfigError at once where nothing listens: Ray itself would try for the better part of a minute."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"cluster.address: {address}: nothing answers there ({error.strerror or error}); expected host:port of a "
+            "running Ray head, `auto`, or no address for a local Ray"
+        ) from error
 
 
 def explain_connection(error: Exception) -> str:
@@ -140,6 +133,8 @@ def _quieten() -> None:
         ("RAY_DEDUP_LOGS", "0"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
         ("RAY_USAGE_STATS_ENABLED", "0"),
+        # Ray's C++ side warns of every restartable actor of Ray Data on the driver's terminal.
+        ("RAY_BACKEND_LOG_LEVEL", "fatal"),
     ):
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)

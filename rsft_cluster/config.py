@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from rsft_cluster.errors import AlreadyRunningError, StoreError
@@ -91,19 +92,35 @@ def _renew(lease: Lease, stop: threading.Event) -> None:
             continue
 
 
+def holder(store: Store) -> str | None:
+    """Return who holds the run's lease, in words; None when nobody does."""
+    epochs = _epochs(store)
+    found = json.loads(store.read(_path(epochs[-1]))) if epochs else None
+    return _describe(found) if found and _is_living(found) else None
+
+
 def _refuse_living(store: Store, epoch: int) -> None:
-    holder = json.loads(store.read(_path(epoch)))
-    if holder["released"]:
-        return
-    age = time.time() - holder["renewed"]
-    here = holder["host"] == socket.gethostname() and holder["boot"] == _boot()
-    alive = _process_start(holder["pid"]) == holder["started"] if here else age < TTL_S
-    if alive:
-        raise AlreadyRunningError(
-            f"{store.uri}: already running as process {holder['pid']} on {holder['host']}, "
-            f"last seen {max(age, 0):.0f} s ago"
-            + ("" if here else f"; if it is gone, its lease ends in {TTL_S - age:.0f} s")
-        )
+    found = json.loads(store.read(_path(epoch)))
+    if _is_living(found):
+        raise AlreadyRunningError(f"{store.uri}: already running as {_describe(found)}")
+
+
+def _is_living(found: dict[str, Any]) -> bool:
+    if found["released"]:
+        return False
+    if _is_here(found):
+        return _process_start(found["pid"]) == found["started"]
+    return time.time() - found["renewed"] < TTL_S
+
+
+def _is_here(found: dict[str, Any]) -> bool:
+    return found["host"] == socket.gethostname() and found["boot"] == _boot()
+
+
+def _describe(found: dict[str, Any]) -> str:
+    age = max(time.time() - found["renewed"], 0.0)
+    words = f"process {found['pid']} on {found['host']}, last seen {age:.0f} s ago"
+    return words if _is_here(found) else f"{words}; if it is gone, its lease ends in {TTL_S - age:.0f} s"
 
 
 def _boot() -> str:

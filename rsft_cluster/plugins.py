@@ -113,8 +113,16 @@ def _signature(attribute: Callable[..., Any], plugin: Plugin) -> inspect.Signatu
 
 
 def _shown(plugin: Plugin, signature: inspect.Signature) -> str:
-    shown = signature.replace(return_annotation=inspect.Signature.empty)
+    parameters = [p.replace(annotation=_bare(p.annotation)) for p in signature.parameters.values()]
+    shown = signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
     return f"Its signature is {plugin.use.rsplit(':', 1)[-1]}{shown}"
+
+
+def _bare(annotation: Any) -> Any:
+    """Return an annotation as a reader wants it: what `Annotated` adds taken off, at any depth."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return annotation
+    return typing.get_type_hints(SimpleNamespace(__annotations__={"parameter": annotation}))["parameter"]
 
 
 def _check_names(signature: inspect.Signature, plugin: Plugin, num_leading: int) -> None:
@@ -138,7 +146,7 @@ def _valid(attribute: Callable[..., Any], signature: inspect.Signature, plugin: 
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))}{': ' if e['loc'] else ''}{e['msg']}" for e in error.errors()
         )
-        expected = inspect.formatannotation(annotation)
+        expected = annotation if isinstance(annotation, str) else inspect.formatannotation(_bare(annotation))
         raise PluginError(
             f"{place} is {value!r}, expected {expected} ({problems}). {_shown(plugin, signature)}"
         ) from error

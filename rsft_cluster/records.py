@@ -243,7 +243,7 @@ class TrainingResult(Record):
     final_loss: float
 
 
-class Intake(Record):
+class PromptSet(Record):
     """What one prompt source gave, and where its prompts stand."""
 
     path: str

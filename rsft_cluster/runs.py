@@ -5,9 +5,10 @@ Nothing here needs a cluster; reading a run's state needs this module alone.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
 from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import BadLine, read_prompts
-from rsft_cluster.records import Decision, Evaluation, Intake, Manifest, PolicyRef, Record, TrainingResult
+from rsft_cluster.records import Decision, Evaluation, PromptSet, Manifest, PolicyRef, Record, TrainingResult
 from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.schemas import PROMPT, digest
 from rsft_cluster.store import Store
@@ -108,7 +109,7 @@ def find_run(uri: str) -> Store:
     return store
 
 
-def take_in(run: Run) -> tuple[Intake, Intake]:
+def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
     """Read the training and the held-out prompts into the store, once; return what was found.
 
     Raises ConfigError when a held-out prompt also stands among the training prompts.
@@ -118,23 +119,24 @@ def take_in(run: Run) -> tuple[Intake, Intake]:
     return _take_in(run, "train", run.config.prompts, known), held_out
 
 
-def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str]) -> Intake:
-    def make() -> Intake:
+def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str]) -> PromptSet:
+    def make() -> PromptSet:
         path, quarantine = f"prompts/{name}.parquet", f"prompts/{name}.quarantine.jsonl"
-        bad: list[bytes] = []
-
-        def on_bad(line: BadLine) -> None:
-            bad.append(line.to_json().encode())
-            run.store.write(quarantine, b"\n".join([*bad, b""])) if len(bad) % 1000 == 1 else None
-
-        intake = read_prompts(config, on_bad=on_bad, quarantine=run.store.uri_of(quarantine))
-        whole = hashlib.sha256()
-        try:
-            run.store.write_batches(path, _watched(intake, whole, held_out), PROMPT, rows=run.config.sampling.unit_size)
-        finally:
-            if bad:
-                run.store.write(quarantine, b"\n".join([*bad, b""]))
-        return Intake(
+        with tempfile.TemporaryFile() as bad:
+            intake = read_prompts(
+                config,
+                on_bad=lambda line: _append(bad, line),
+                quarantine=run.store.uri_of(quarantine),
+            )
+            whole = hashlib.sha256()
+            batches = _watched(intake, whole, held_out)
+            try:
+                run.store.write_batches(path, batches, PROMPT, rows=run.config.sampling.unit_size)
+            finally:
+                if bad.tell():
+                    bad.seek(0)
+                    run.store.write(quarantine, bad.read())
+        return PromptSet(
             path=path,
             num_lines=intake.num_lines,
             num_prompts=intake.num_prompts,
@@ -143,7 +145,11 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
             content=whole.hexdigest()[:32],
         )
 
-    return run.keep(f"prompts/{name}.json", Intake, make)
+    return run.keep(f"prompts/{name}.json", PromptSet, make)
+
+
+def _append(file: IO[bytes], line: BadLine) -> None:
+    file.write(line.to_json().encode() + b"\n")
 
 
 def _watched(

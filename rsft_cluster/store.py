@@ -59,6 +59,7 @@ def localise(uri: str) -> Path:
         return target
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    aside.mkdir()
     pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
     try:
         aside.rename(target)

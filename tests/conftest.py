@@ -1,7 +1,6 @@
 """Fixtures that every test may use. Engines see one CPU thread, which has to be said before they load."""
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,9 +8,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-# Test modules import their builders as `from factories import prompt`.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ Every builder writes a complete folder (weights, tokenizer, configs) and returns
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -118,8 +120,20 @@ def tiny_gemma2(path: Path, *, window: int = 8, num_context_tokens: int = 128, *
 
 def tiny_gpt2(path: Path, *, num_context_tokens: int = 128, **options: Any) -> str:
     """Write a GPT-2, whose positions are learned: it cannot read beyond its context."""
-    shape = {"n_positions": num_context_tokens, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    shape = {"n_positions": num_context_tokens, "n_layer": 2, "n_head": 4}
     return _tiny(path, GPT2Config, shape, options)
+
+
+def tiny_bloom(path: Path, **options: Any) -> str:
+    """Write a Bloom: distances instead of positions, read off the attention mask. It wants eager attention."""
+    options.pop("num_context_tokens", None)
+    return _tiny(path, BloomConfig, {"n_layer": 2, "n_head": 4}, options)
+
+
+def tiny_lfm2(path: Path, *, num_context_tokens: int = 128, **options: Any) -> str:
+    """Write an LFM2: one layer with a recurrent state, one with attention."""
+    shape = {"max_position_embeddings": num_context_tokens, "layer_types": ["conv", "full_attention"]}
+    return _tiny(path, Lfm2Config, shape, options)
 
 
 def _tiny(path: Path, kind: type[PretrainedConfig], shape: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -127,16 +141,10 @@ def _tiny(path: Path, kind: type[PretrainedConfig], shape: Mapping[str, Any], op
     weights = {name: options.pop(name) for name in ("seed", "scale", "generation_config") if name in options}
     tokens = tokenizer(**options)
     ids = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": tokens.pad_token_id}
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.5,
-    }
-    if kind is GPT2Config:
-        sizes = {"initializer_range": 0.5}
+    sizes: dict[str, Any] = {"initializer_range": 0.5, "hidden_size": 32}
+    if kind not in (GPT2Config, BloomConfig):
+        sizes |= {"intermediate_size": 48, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     return save(path, kind(vocab_size=len(tokens), **sizes, **ids, **shape), tokens, **weights)
 
 
@@ -147,15 +155,7 @@ FAMILIES = {
     "gemma": tiny_gemma,
     "gemma2": tiny_gemma2,
     "gpt2": tiny_gpt2,
+    "bloom": tiny_bloom,
+    "lfm2": tiny_lfm2,
 }
-
-
-def alphabet_sequences(vocabulary: Sequence[int], *, end: int, length: int) -> list[tuple[int, ...]]:
-    """Return every completion of at most `length` tokens: ended by `end`, or as long as that."""
-    finished: list[tuple[int, ...]] = []
-    growing: list[tuple[int, ...]] = [()]
-    for _ in range(length):
-        longer = [(*ids, token) for ids in growing for token in vocabulary]
-        finished += [ids for ids in longer if ids[-1] == end]
-        growing = [ids for ids in longer if ids[-1] != end]
-    return finished + growing
+"""Every builder by its family. Gemma 2 and Bloom are exact with eager attention only."""

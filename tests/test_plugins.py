@@ -9,7 +9,7 @@ from rsft_cluster.config import Constraint, Plugin
 from rsft_cluster.errors import PluginError
 from rsft_cluster.plugins import bind, known
 
-MODULE = '''
+MODULE = """
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Parrot:
         self.policy, self.times = policy, times
 
 NUMBER = 3
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,10 @@ def test_annotations_that_are_not_data_are_handled() -> None:
 @pytest.mark.parametrize(
     ("use", "words"),
     [
-        ("lenght", ["no constraint is called 'lenght'", "did you mean 'length'?", "finished", "package.module:attribute"]),
+        (
+            "lenght",
+            ["no constraint is called 'lenght'", "did you mean 'length'?", "finished", "package.module:attribute"],
+        ),
         ("nowhere.rules:x", ["there is no module 'nowhere'"]),
         ("broken_rules:x", ["importing broken_rules failed", "a_package_that_is_missing"]),
         ("raising_rules:x", ["importing raising_rules failed: ZeroDivisionError"]),

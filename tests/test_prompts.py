@@ -18,7 +18,6 @@ from rsft_cluster.prompts.digests import DigestSet
 from rsft_cluster.prompts.source import BATCH_ROWS
 from rsft_cluster.schemas import PROMPT, prompt_id, rows_to_table
 
-
 # Rows become prompts
 
 
@@ -196,6 +195,13 @@ def test_a_limit_counts_distinct_prompts(tmp_path):
     assert intake.num_lines == 2 * BATCH_ROWS
 
 
+def test_a_limit_may_end_within_a_later_batch(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": f"p{i}"} for i in range(3 * BATCH_ROWS)])
+    rows, _, intake = read(path, limit=BATCH_ROWS + 5)
+    assert texts(rows) == [f"p{i}" for i in range(BATCH_ROWS + 5)]
+    assert intake.num_prompts == BATCH_ROWS + 5
+
+
 # When to give up
 
 
@@ -212,6 +218,12 @@ def test_too_many_bad_lines_end_the_intake_with_examples(tmp_path):
         f"  {path}:49: not JSON: Expecting value (column 1)\n"
         "  all of them, with content: q.jsonl"
     )
+
+
+def test_a_few_bad_lines_in_front_are_held_against_the_whole(tmp_path):
+    lines = ["[1]"] * 60 + [{"prompt": f"p{i}"} for i in range(2 * BATCH_ROWS)]
+    rows, bad, _ = read(write_jsonl(tmp_path / "p.jsonl", lines), max_bad_rate=0.01)
+    assert (len(rows), len(bad)) == (2 * BATCH_ROWS, 60)
 
 
 @pytest.mark.parametrize(("num_bad", "fails"), [(1, False), (2, True)])

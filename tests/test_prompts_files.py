@@ -166,6 +166,13 @@ def test_parquet_rows_are_refused_one_by_one_and_kept_as_json(tmp_path):
     assert json.loads(base64.b64decode(bad[0].content)) == {"messages": chats[1], "w": 2.0}
 
 
+def test_an_overlong_prompt_in_parquet_is_refused(tmp_path):
+    pq.write_table(pa.table({"prompt": ["x" * ((16 << 20) + 1), "y"]}), tmp_path / "p.parquet")
+    rows, bad, _ = read(tmp_path / "p.parquet")
+    assert texts(rows) == ["y"]
+    assert [(b.line, b.reason) for b in bad] == [(1, "longer than 16777216 characters")]
+
+
 def test_not_a_number_in_parquet_is_no_reference(tmp_path):
     pq.write_table(pa.table({"prompt": ["a", "b"], "w": [float("nan"), 1.0]}), tmp_path / "p.parquet")
     rows, bad, _ = read(tmp_path / "p.parquet", columns={"reference": "w"})

@@ -126,7 +126,8 @@ def test_a_bad_line_says_where_its_bytes_are(tmp_path):
     assert base64.b64decode(record["content"]) == wrong[:4096]
     assert record["sha256"] == hashlib.sha256(wrong).hexdigest()
     assert (record["file"], record["line"]) == (str(path), 2)
-    assert b"\n" not in bad.to_json()
+    assert "\n" not in bad.to_json()
+    assert bad.to_json().isascii()
 
 
 def test_a_byte_order_mark_may_begin_a_file_and_lines_may_end_in_crlf(tmp_path):

@@ -5,6 +5,7 @@ that come back; what is to be done about that is the caller's business.
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
 from rsft_cluster.config import SamplingConfig
@@ -27,13 +29,20 @@ def run_pass(work: Work, units: Sequence[Unit], sampling: SamplingConfig) -> Ite
     The input is one block a unit, so that nothing is buffered between a unit's end and its commit.
     """
     _configure()
+    with warnings.catch_warnings():
+        # The only way in this range of Ray versions to bound restarts and retries; see the pin in pyproject.toml.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = _pipeline(work, units, sampling)
+    yield from dataset.iter_rows()
+
+
+def _pipeline(work: Work, units: Sequence[Unit], sampling: SamplingConfig) -> ray.data.Dataset:
     blocks = [pa.table({"unit": [u.to_json().decode()]}) for u in units]
-    dataset = (
+    return (
         ray.data.from_arrow(blocks)
         .map_batches(Sample, **_pool(work, sampling.workers, len(units), sampling.num_cpus, sampling.num_gpus))
         .map_batches(ScoreAndCommit, **_pool(work, work.scoring.workers, len(units), work.scoring.num_cpus, 0))
     )
-    yield from dataset.iter_rows()
 
 
 def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:

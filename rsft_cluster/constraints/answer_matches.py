@@ -15,6 +15,7 @@ sign: of several none is chosen. A percent sign that only one side has is read b
 """
 
 import unicodedata
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,15 +39,15 @@ _SCALES |= {"千": 10**3, "万": 10**4, "亿": 10**8, "万亿": 10**12}
 
 _NUMBER = regex.compile(
     r"""
-    (?<! [A-Za-z0-9_^] | [0-9][.,] | [A-Za-z]- )            # not within a word, a number or an exponent
-    (?> (?:(?<![A-Za-z0-9_)\]}]) (?P<sign>[-+]))?           # a sign, where it is no minus between two terms
+    (?<! [A-Za-z0-9_^] | [0-9][.,/] | [A-Za-z]- )           # not within a word, a number or an exponent
+    (?> (?: (?<==\s?)(?P<sign>-)\s | (?<![A-Za-z0-9_)\]}])(?P<sign>[-+]) )?   # a sign, no minus between two terms
         (?:[A-Z]{0,3}[$€£¥₹]\s?)? (?P<inner_sign>[-+])?
         (?:(?P<units>[0-9]+)\s(?=[0-9]+\s?/\s?[0-9]))?      # the 1 of 1 1/2
         (?P<digits>[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)
         (?P<exponent>[eE][-+]?[0-9]{1,3}(?![0-9]))?
         (?:\s?/\s?(?P<divisor>[0-9]+(?:,[0-9]+)*))?
     )
-    (?! [0-9] | [.,/][0-9] | \s?\^ )
+    (?! [0-9] | [.,/][0-9] | [eE][-+]?[0-9] | \s?\^ )
     (?: \s?(?P<percent>%|percent\b) | \s?(?P<scale>thousand|million|billion|trillion)\b
       | (?P<scale>k)\b | \s?(?P<scale>万亿|[万亿]|千(?![克米瓦卡])) )?
     """,
@@ -55,14 +56,13 @@ _NUMBER = regex.compile(
 _GROUPED = regex.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 _UNIT = regex.compile(r"(?!(?:st|nd|rd|th)\b|:)(?:\s*+(?:[^\s\d]|(?<=\^)\d)++){0,3}+\s*")
 
-_HASH = regex.compile(r"####\s*([^\n]*)")
+_HASH = regex.compile(r"####\s*")
 _PHRASE = regex.compile(
-    r"(?:\banswer\W{0,4}?(?:\s+is\b\s*[:=]?|\s*[:=])|答案\s*(?:应?[是为]\s*:?|:))[\s*]*([^\n]*)",
-    regex.IGNORECASE,
+    r"(?:\banswer\W{0,4}?(?:\s+is\b\s*[:=]?|\s*[:=])|答案\s*(?:应?[是为]\s*:?|:))[\s*]*", regex.IGNORECASE
 )
 _BRACE = regex.compile(r"(?P<box>\\boxed\s*)?\{|\}")
 _CHOICE = regex.compile(r"\((\w)\)")
-_SENTENCE_END = regex.compile(r"[。!?](?!\w)|[.;](?=\s|$)")
+_SENTENCE_END = regex.compile(r"\n|[。!?;]|\.(?=\s|$)")
 _LATEX = [
     (regex.compile(r"(?<=\d)\s*(?=\\[dt]?frac)"), " "),
     (regex.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))"), r"\1\3/\2\4"),
@@ -185,8 +185,8 @@ class AnswerMatches:
 
 
 def _after_hash(text: str) -> _Answer | None:
-    found = _HASH.findall(text)
-    return _Answer(found[-1].strip(), "after ####") if found else None
+    found = _last(_HASH, text)
+    return _Answer(text[found.end() :].split("\n", 1)[0].strip(), "after ####") if found else None
 
 
 def _in_box(text: str) -> _Answer | None:
@@ -202,10 +202,10 @@ def _in_box(text: str) -> _Answer | None:
 
 
 def _after_phrase(text: str) -> _Answer | None:
-    found = _PHRASE.findall(text)
-    if not found:
+    found = _last(_PHRASE, text)
+    if found is None:
         return None
-    return _Answer(_SENTENCE_END.split(found[-1], maxsplit=1)[0].strip(), "after the answer phrase")
+    return _Answer(_SENTENCE_END.split(text[found.end() :], maxsplit=1)[0].strip(), "after the answer phrase")
 
 
 _MARKERS = {"hash": _after_hash, "boxed": _in_box, "phrase": _after_phrase}
@@ -243,10 +243,14 @@ def _single_number(answer: str) -> _Number | None:
 
 
 def _last_number(text: str) -> _Number | None:
-    last = None
-    for last in _NUMBER.finditer(text):  # noqa: B007 the last match is what is wanted
-        pass
-    return _read(last) if last else None
+    found = _last(_NUMBER, text)
+    return _read(found) if found else None
+
+
+def _last(pattern: regex.Pattern[str], text: str) -> regex.Match[str] | None:
+    """Return the last match from left to right; one sought from the right could be part of a longer one."""
+    found = deque(pattern.finditer(text), maxlen=1)
+    return found[0] if found else None
 
 
 def _quantity(answer: str) -> _Number | None:

@@ -140,19 +140,19 @@ def _validator(schema: object, where: str) -> Validator:
         raise ConfigError(f"{where}: not a valid schema at {pointer or '(root)'}: {error.message}") from error
     resource = Resource.from_contents(schema, default_specification=DRAFT202012)
     registry: Registry = Registry()
-    try:
-        _check_references(resource, registry.resolver_with_root(resource))
-    except Unresolvable as error:
-        raise ConfigError(f"{where}: $ref {error.ref!r} leads nowhere within the schema") from error
+    _check_references(resource, registry.resolver_with_root(resource), where)
     timed = extend(kind, {"pattern": _pattern})
     return timed(schema, registry=registry)
 
 
-def _check_references(resource: Resource, resolver: Any) -> None:
-    if isinstance(resource.contents, Mapping) and "$ref" in resource.contents:
-        resolver.lookup(resource.contents["$ref"])
+def _check_references(resource: Resource, resolver: Any, where: str) -> None:
+    if isinstance(resource.contents, dict) and (reference := resource.contents.get("$ref")):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise ConfigError(f"{where}: $ref {reference!r} leads nowhere within the schema") from error
     for part in resource.subresources():
-        _check_references(part, resolver.in_subresource(part))
+        _check_references(part, resolver.in_subresource(part), where)
 
 
 def _pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[jsonschema.ValidationError]:

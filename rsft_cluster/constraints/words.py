@@ -8,7 +8,7 @@ full-width or broken-up spellings do not slip through.
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import regex
@@ -19,7 +19,8 @@ from rsft_cluster.errors import ConfigError
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]"
 _INSIDE = rf"(?:(?<={_LETTER})(?={_LETTER}))"
-_ANY = rf"(?V1)(?!{_INSIDE})\L<spaced>(?!{_INSIDE})|\L<unspaced>"
+_SPACED_WORDS = rf"(?!{_INSIDE})\L<spaced>(?!{_INSIDE})"
+_UNSPACED_WORDS = r"\L<unspaced>"
 _HAS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 _SPACE = regex.compile(r"\s+")
@@ -46,7 +47,7 @@ class Words:
         self._required = self._fold_all("required", [*required, *_lines("required_file", required_file)])
         if not self._forbidden and not self._required:
             raise ConfigError("words: give at least one word, forbidden or required")
-        self._any_forbidden = _finder(self._forbidden)
+        self._any_forbidden = _finder(self._forbidden) if self._forbidden else None
         self._each_required = {word: _finder([word]) for word in self._required}
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
@@ -55,7 +56,7 @@ class Words:
 
     def _judge(self, text: str) -> Verdict:
         folded = self._fold(text)
-        if self._forbidden and (found := self._any_forbidden.search(folded)):
+        if self._any_forbidden and (found := self._any_forbidden.search(folded)):
             word, place = self._forbidden[found.group()], self._position(text, found.start())
             return Verdict.of(False, f"forbidden word {word!r} at character {place}")
         for key, finder in self._each_required.items():
@@ -81,9 +82,13 @@ class Words:
         return bisect_right(lengths, folded_position, key=lambda n: len(self._fold(text[:n]))) - 1
 
 
-def _finder(words: Sequence[str] | dict[str, str]) -> regex.Pattern[str]:
+def _finder(words: Iterable[str]) -> regex.Pattern[str]:
+    """Return a pattern for any of the words; one for the empty string would match everywhere."""
     unspaced = [w for w in words if _HAS_UNSPACED.search(w)]
-    return regex.compile(_ANY, spaced=[w for w in words if w not in unspaced], unspaced=unspaced)
+    spaced = [w for w in words if not _HAS_UNSPACED.search(w)]
+    kinds = {_SPACED_WORDS: spaced, _UNSPACED_WORDS: unspaced}
+    any_word = "|".join(pattern for pattern, some in kinds.items() if some)
+    return regex.compile(f"(?V1){any_word}", spaced=spaced, unspaced=unspaced, ignore_unused=True)
 
 
 def _lines(name: str, path: str | None) -> list[str]:

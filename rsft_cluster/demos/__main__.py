@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from rsft_cluster.cluster import connect
@@ -22,6 +21,7 @@ from rsft_cluster.demos.tiny import write_untrained
 from rsft_cluster.errors import RsftError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.records import Evaluation, TrainingResult
+from rsft_cluster.report import results
 from rsft_cluster.report.progress import Reporter, duration
 from rsft_cluster.report.tables import rounds_table
 from rsft_cluster.rounds import (
@@ -122,11 +122,17 @@ def without_rejection(run: Run, prompts: str, held_out: str, reporter: Reporter)
 
 def show(config: RunConfig, controls: dict[str, Evaluation], began: float) -> None:
     """Print the rounds and the controls to stdout."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = results()
     with opened(config) as run:
         rounds = summaries(run.store)
     console.print(rounds_table(rounds, title="Two-digit addition: rejection sampling fine-tuning, round by round"))
-    table = Table(title="Controls, at equal steps", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="Controls, at equal steps",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("trained on")
     for name in ("greedy", "pass@1", f"pass@{config.evaluation.num_samples}"):
         table.add_column(name, justify="right")

@@ -113,7 +113,7 @@ def _block_lse(logits: Tensor) -> Tensor:
 
 def _outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Return what is not in the smallest set of likeliest tokens whose mass reaches `top_p`."""
-    ordered, order = logits.sort(-1, descending=True, stable=True)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.double().softmax(-1)
     mass_before = probabilities.cumsum(-1) - probabilities
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, mass_before >= top_p)

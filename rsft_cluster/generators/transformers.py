@@ -39,11 +39,11 @@ class TransformersGenerator:
     def __init__(self, policy: PolicySpec) -> None:
         _fix_numerics(policy)
         self._policy = policy
-        self._tokenizer = encoding.load_tokenizer(policy)
-        self._model = _load_model(policy)
-        self._num_context_tokens = encoding.num_context_tokens(self._model.config)
-        self._num_known_tokens = self._model.get_input_embeddings().weight.shape[0]
-        self._decoder = BatchDecoder(self._model, pad_token_id=encoding.pad_token_id(self._tokenizer))
+        self.tokenizer = encoding.load_tokenizer(policy)
+        self.model = _load_model(policy)
+        self._num_context_tokens = encoding.num_context_tokens(self.model.config)
+        self._num_known_tokens = self.model.get_input_embeddings().weight.shape[0]
+        self._decoder = BatchDecoder(self.model, pad_token_id=encoding.pad_token_id(self.tokenizer))
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
@@ -65,7 +65,7 @@ class TransformersGenerator:
     def _encode(self, prompt: Prompt, decoding: Decoding) -> tuple[int, ...] | str:
         """Return a prompt's token ids, or why it cannot be answered."""
         try:
-            token_ids = encoding.encode_prompt(self._tokenizer, prompt.messages, self._policy.chat_template)
+            token_ids = encoding.encode_prompt(self.tokenizer, prompt.messages, self._policy.chat_template)
         except encoding.UnencodablePromptError as error:
             return str(error)
         if not token_ids:
@@ -121,16 +121,16 @@ class TransformersGenerator:
             return
         # Outside of the handler: the traceback held the tensors of the failed batch.
         gc.collect()
-        if self._model.device.type == "cuda":
+        if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _stop_rule(self, decoding: Decoding) -> StopRule:
-        listed = self._model.generation_config.eos_token_id if self._model.generation_config else None
-        ends = encoding.end_token_ids(self._tokenizer, listed, decoding.stop_token_ids)
+        listed = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ends = encoding.end_token_ids(self.tokenizer, listed, decoding.stop_token_ids)
         # A stop string that is a token of its own may be a special one, which decoded text leaves out.
-        added = self._tokenizer.get_added_vocab()
+        added = self.tokenizer.get_added_vocab()
         ends |= {added[stop] for stop in decoding.stop if stop in added}
-        return StopRule(ends, decoding.stop, lambda ids: encoding.decode(self._tokenizer, ids))
+        return StopRule(ends, decoding.stop, lambda ids: encoding.decode(self.tokenizer, ids))
 
 
 def _batches(prompts: Sequence[Sequence[Row]], batch_size: int) -> list[list[Row]]:

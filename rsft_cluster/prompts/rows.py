@@ -61,9 +61,9 @@ class BadLine:
             raw = json.dumps(row.fields, ensure_ascii=False).encode()
         return cls.of_bytes(raw, file=file, line=row.line, byte_offset=row.byte_offset, reason=reason)
 
-    def to_json(self) -> bytes:
+    def to_json(self) -> str:
         """Return one line of ASCII JSON, without a line end."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def beginning(raw: bytes) -> str:

@@ -58,7 +58,7 @@ class Reporter:
     """Shows stages and their progress; everything goes to stderr, results belong to stdout."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, soft_wrap=True)
         self._quiet = quiet
         self._bar: Bar | None = None
         self._last = 0.0

@@ -51,7 +51,7 @@ class RoundSummary:
 def rounds_table(rounds: Sequence[RoundSummary], *, title: str = "") -> Table:
     """Return a table with a row a round."""
     k = next((r.evaluation.k for r in rounds if r.evaluation), "k")
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("round", "prompts", "candidates", "passed", "solved", "accepted", "greedy", "pass@1", f"pass@{k}"):
         table.add_column(name, justify="right")
     table.add_column("decision")
@@ -82,7 +82,7 @@ def _decision(summary: RoundSummary) -> str:
         return f"[dim]next: {summary.stage}[/dim]"
     if summary.decision is None:
         return "start"
-    return "promoted" if summary.decision.promoted else "kept the old policy"
+    return "promoted" if summary.decision.promoted else "kept old"
 
 
 def _share(part: int, whole: int) -> float:

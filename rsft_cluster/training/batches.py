@@ -136,8 +136,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
-        moved = (t.to(device) for t in (self.input_ids, self.attention_mask, self.labels, self.weights))
-        return Batch(*moved, self.num_logits)
+        tensors = (self.input_ids, self.attention_mask, self.labels, self.weights)
+        input_ids, attention_mask, labels, weights = (t.to(device) for t in tensors)
+        return Batch(input_ids, attention_mask, labels, weights, self.num_logits)
 
 
 def collate(examples: Sequence[Example]) -> Batch:

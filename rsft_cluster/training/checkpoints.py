@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import ray.train
@@ -103,7 +104,7 @@ def export_model(engine: DeepSpeedEngine, policy: PolicySpec, output_uri: str) -
 
     Raises DivergedError on every worker if a weight is not finite.
     """
-    model = engine.module
+    model: Any = engine.module
     state = gathered_state(model, keep=engine.global_rank == 0)
     if engine.global_rank != 0:
         return

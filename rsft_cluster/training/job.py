@@ -56,6 +56,8 @@ class TrainingOutcome:
     final_loss: float
     num_workers: int
     zero_stage: int
+    resumed_at: int
+    """Steps that the attempt which finished did not have to take."""
     metrics: tuple[StepMetrics, ...]
     """Evenly spaced steps, the first and the last among them."""
     phases: dict[str, float]

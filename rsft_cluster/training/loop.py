@@ -19,6 +19,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from ray.train.torch import get_device
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from transformers.utils.logging import disable_progress_bar
@@ -100,11 +101,13 @@ def _train(job: TrainingJob) -> TrainingOutcome:
         data = _load_data(job)
     with clock.phase("load_model"):
         engine = _load_engine(job, data.order.batch_size)
-        _check_fits(engine.module.config, data.examples)
+        model: Any = engine.module
+        _check_fits(model.config, data.examples)
     with clock.phase("resume"):
         identity = fingerprint(job, examples_digest(data.examples))
         fresh = Progress(0, engine.world_size, identity, math.nan, math.nan)
         progress = load_progress(engine, identity) or fresh
+        resumed_at = progress.step
     while progress.step < data.num_steps:
         with clock.phase("steps"):
             progress = _step(engine, job, data, progress)
@@ -115,10 +118,6 @@ def _train(job: TrainingJob) -> TrainingOutcome:
         raise StageError(f"{job.name}: {engine.global_steps} steps were taken, {data.num_steps} planned")
     with clock.phase("export"):
         export_model(engine, job.policy, job.output_uri)
-    return _outcome(job, data, progress, clock)
-
-
-def _outcome(job: TrainingJob, data: _Data, progress: Progress, clock: _Clock) -> TrainingOutcome:
     return TrainingOutcome(
         num_examples=len(data.examples) - data.num_replayed,
         num_replayed=data.num_replayed,
@@ -127,6 +126,7 @@ def _outcome(job: TrainingJob, data: _Data, progress: Progress, clock: _Clock) -
         final_loss=progress.last_loss,
         num_workers=progress.world_size,
         zero_stage=job.config.zero_stage,
+        resumed_at=resumed_at,
         metrics=progress.metrics,
         phases=clock.seconds,
     )
@@ -134,8 +134,7 @@ def _outcome(job: TrainingJob, data: _Data, progress: Progress, clock: _Clock) -
 
 def _settle(job: TrainingJob) -> None:
     """Make the engines quiet and independent of a compiler, and keep to the threads that were asked for."""
-    for name in ("DeepSpeed", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train sets it to INFO and reports every checkpoint
     disable_progress_bar()
     # Without this DeepSpeed compiles a shared-memory operator for CPU workers at the first start: it needs
     # g++ and ninja, takes minutes, and a kill in the middle leaves a lock on which every later start hangs.
@@ -241,16 +240,16 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check_fits(model: PretrainedConfig, examples: list[Example]) -> None:
+def _check_fits(config: PretrainedConfig, examples: list[Example]) -> None:
     longest = max(len(e) for e in examples)
-    limit = num_context_tokens(model)
+    limit = num_context_tokens(config)
     if limit is not None and longest > limit:
         raise ConfigError(
             f"an example has {longest} tokens, but the policy has {limit} positions; lower "
             "sampling.max_tokens or leave out long prompts"
         )
     largest = max(int(max(e.prompt_ids.max(initial=0), e.completion_ids.max())) for e in examples)
-    vocabulary = model.get_text_config(decoder=True).vocab_size
+    vocabulary = config.get_text_config(decoder=True).vocab_size
     if largest >= vocabulary:
         raise ConfigError(
             f"an example holds the token id {largest}, but the policy has {vocabulary} tokens: it was sampled "
@@ -293,7 +292,7 @@ def _backward(engine: DeepSpeedEngine, batch: Mapping[int, Example], size: int) 
     share = micro_batches(lengths, rank=rank, world_size=world_size, size=size)
     idle = replace(next(iter(batch.values())), weight=0.0)
     total = denominator(batch.values())
-    device = ray.train.torch.get_device()
+    device = get_device()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     for number, indices in enumerate(share, 1):
         rows = collate([batch[i] for i in indices] or [idle]).to(device)

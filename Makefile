@@ -1,0 +1,48 @@
+# Everything here needs Python 3.11 or newer and make, and nothing else: each target makes its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := rsft_cluster jobs tests
+
+# One thread a process: Ray's workers share the cores, and more threads than cores only slow each other down.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup format check test test-ray test-all demo clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY) ## Make the virtual environment with everything in it
+
+$(READY): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix --quiet $(SOURCES)
+
+check: $(READY) ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/lint-imports --no-cache --config pyproject.toml >.venv/contracts.txt || { cat .venv/contracts.txt; exit 1; }
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: $(READY) ## Tests that need no cluster
+	$(BIN)/python -m pytest -m 'not ray and not gpu'
+
+test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
+	$(BIN)/python -m pytest -m ray tests
+
+test-all: check test test-ray ## All of them
+
+demo: $(READY) ## Two-digit addition, three rounds and two controls, in a few minutes
+	$(BIN)/python -m rsft_cluster.demos jobs/configs/arithmetic.yaml
+
+clean: ## Remove what these targets made
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,67 @@
+"""Commands about a cluster: send a run there as a job, and look after it."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from rsft_cluster.cli.options import Address, AsJson, ConfigPath, Overrides, TrustRemoteCode, load
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+Job = Annotated[str, typer.Argument(help="A job's id, as `rsft submit` printed it.", metavar="JOB")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print the job's output until it ends.")]
+
+
+def submit(
+    config: ConfigPath, set_: Overrides = None, address: Address = DEFAULT_ADDRESS, follow: Follow = False,
+    trust_remote_code: TrustRemoteCode = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
+) -> None:  # fmt: skip
+    """Send a run to a Ray cluster as a job. The same run is never sent twice at once."""
+    loaded = load(config, set_)
+    from rsft_cluster import jobs
+
+    with jobs.packed(loaded, config, trust_remote_code=trust_remote_code) as submission:
+        if dry_run:
+            sent = {
+                "address": address, "submission_id": submission.submission_id, "entrypoint": submission.entrypoint,
+                "runtime_env": submission.runtime_env(), "config": loaded.model_dump(mode="json"),
+            }  # fmt: skip
+            typer.echo(json.dumps(sent, indent=1, ensure_ascii=False))
+            return
+        job = jobs.submit(submission, address)
+    typer.echo(job)
+    if follow:
+        raise typer.Exit(jobs.follow(address, job, sys.stderr.write))
+
+
+def jobs(address: Address = DEFAULT_ADDRESS, as_json_: AsJson = False) -> None:
+    """List a cluster's runs."""
+    from rsft_cluster.jobs import describe
+
+    found = describe(address)
+    if as_json_:
+        typer.echo(json.dumps(found))
+        return
+    for job in found:
+        typer.echo(f"{job['job']:<40} {job['status']:<10} {job['message'] or ''}")
+
+
+def logs(job: Job, address: Address = DEFAULT_ADDRESS, follow: Follow = False) -> None:
+    """Print what a job has printed."""
+    from rsft_cluster import jobs
+
+    if follow:
+        raise typer.Exit(jobs.follow(address, job, sys.stdout.write))
+    typer.echo(jobs.logs(address, job), nl=False)
+
+
+def stop(job: Job, address: Address = DEFAULT_ADDRESS) -> None:
+    """Stop a job. Submitting the same run again goes on where it stopped."""
+    from rsft_cluster import jobs
+
+    typer.echo("stopping" if jobs.stop(address, job) else "was not running", err=True)
+
+
+COMMANDS = (submit, jobs, logs, stop)

@@ -1,0 +1,173 @@
+"""Commands about runs: check, do, look at, roll back."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rsft_cluster.cli.options import (
+    Address,
+    AsJson,
+    ConfigPath,
+    Overrides,
+    Quiet,
+    RunUri,
+    TrustRemoteCode,
+    import_paths,
+    load,
+)
+from rsft_cluster.config import json_schema
+from rsft_cluster.report import results
+from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.tables import as_json, rounds_table
+
+
+def check(config: ConfigPath, set_: Overrides = None, as_json_: AsJson = False) -> None:
+    """Validate a config, bind its plug-ins, and say what the run will ask for. Needs no cluster."""
+    from rsft_cluster.checks import check as run_checks
+
+    found = run_checks(load(config, set_))
+    if as_json_:
+        typer.echo(json.dumps({f.about: f.says for f in found}, ensure_ascii=False))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in found:
+        table.add_row(f"[bold]{finding.about}[/bold]", finding.says)
+    results().print(table)
+    typer.echo(f"{config}: fine", err=True)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    typer.echo(json_schema())
+
+
+def run(
+    config: ConfigPath, set_: Overrides = None, quiet: Quiet = False, as_json_: AsJson = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:  # fmt: skip
+    """Do every round of a config, going on where an earlier invocation stopped."""
+    _advance(config, set_, "promote", quiet=quiet, as_json_=as_json_, trust_remote_code=trust_remote_code)
+
+
+def sample(
+    config: ConfigPath, set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False
+) -> None:
+    """Do the first unfinished round up to accepted samples."""
+    _advance(config, set_, "sample", quiet=quiet, trust_remote_code=trust_remote_code)
+
+
+def train(
+    config: ConfigPath, set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False
+) -> None:
+    """Do the first unfinished round up to the trained challenger."""
+    _advance(config, set_, "train", quiet=quiet, trust_remote_code=trust_remote_code)
+
+
+def evaluate(
+    config: ConfigPath, set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False
+) -> None:
+    """Do the first unfinished round up to the challenger's evaluation."""
+    _advance(config, set_, "evaluate", quiet=quiet, trust_remote_code=trust_remote_code)
+
+
+def rollback(
+    run_uri: RunUri,
+    to: Annotated[str | None, typer.Option(help="A policy, like round-0002; else the one before.")] = None,
+) -> None:
+    """Make an earlier policy current again. The log keeps both."""
+    from rsft_cluster.lease import hold
+    from rsft_cluster.promotion import PromotionLog
+    from rsft_cluster.runs import find_run
+
+    store = find_run(run_uri)
+    with hold(store) as lease:
+        entry = PromotionLog(store).rollback(to=to, epoch=lease.epoch)
+    typer.echo(f"{entry.policy.name} is current: {entry.policy.uri}")
+
+
+def status(
+    target: Annotated[str, typer.Argument(help="A run's folder, or with --job a job's id.", metavar="RUN")],
+    as_json_: AsJson = False,
+    job: Annotated[bool, typer.Option("--job", help="RUN is the id of a job on a cluster.")] = False,
+    address: Address = "http://127.0.0.1:8265",
+) -> None:
+    """Show a run's rounds, whether it is running, and which policy is current."""
+    if job:
+        from rsft_cluster.jobs import describe
+
+        typer.echo(json.dumps(describe(address, target)[0], indent=1))
+        return
+    from rsft_cluster.lease import holder
+    from rsft_cluster.promotion import PromotionLog
+    from rsft_cluster.runs import find_run, summaries
+
+    store = find_run(target)
+    rounds, current, running = summaries(store), PromotionLog(store).current(), holder(store)
+    if as_json_:
+        policy = current.policy.model_dump() if current else None
+        typer.echo(json.dumps({"running": running, "current": policy, "rounds": as_json(rounds)}, ensure_ascii=False))
+        return
+    console = results()
+    console.print(rounds_table(rounds, title=target))
+    if current:
+        console.print(f"current policy: {current.policy.name} ({current.action}d: {current.reason})")
+        console.print(f"  {current.policy.uri}", highlight=False, soft_wrap=True)
+    console.print(f"running: {running or 'no'}")
+
+
+def inspect(
+    run_uri: RunUri,
+    number: Annotated[int | None, typer.Option("--round", help="Round; by default the newest.")] = None,
+    evaluation: Annotated[bool, typer.Option("--evaluation", help="Look at the evaluation's candidates.")] = False,
+    state: Annotated[
+        str | None, typer.Option(help="accepted, rejected, passed, failed, error or quarantined.")
+    ] = None,
+    constraint: Annotated[str | None, typer.Option(help="Only candidates that failed this constraint.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Beginning of a prompt id, or a piece of its text.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 10,
+    as_json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Look at candidates with their verdicts and the reason of every decision."""
+    from itertools import islice
+
+    from rsft_cluster.inspection import Filter
+    from rsft_cluster.inspection import inspect as find
+    from rsft_cluster.report.candidates import show_candidate
+    from rsft_cluster.runs import find_run, summaries
+
+    wanted = Filter(state, constraint, prompt)
+    store = find_run(run_uri)
+    newest = max((r.round for r in summaries(store)), default=0)
+    rows = find(store, newest if number is None else number, wanted, evaluation=evaluation)
+    console = results()
+    num_shown = 0
+    for row in islice(rows, limit or None):
+        num_shown += 1
+        if as_json_:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            show_candidate(console, row)
+    if not num_shown:
+        typer.echo("no candidate matches", err=True)
+
+
+def _advance(
+    config: ConfigPath, overrides: list[str] | None, until: str, *, quiet: bool, trust_remote_code: bool,
+    as_json_: bool = False,
+) -> None:  # fmt: skip
+    loaded = load(config, overrides)
+    from rsft_cluster.rounds import run_rounds
+
+    rounds = run_rounds(
+        loaded, Reporter(quiet=quiet), until=until, trust_remote_code=trust_remote_code,
+        import_paths=import_paths(config),
+    )  # fmt: skip
+    if as_json_:
+        typer.echo(json.dumps(as_json(rounds), ensure_ascii=False))
+    else:
+        results().print(rounds_table(rounds, title=f"{loaded.store}/{loaded.run}"))
+
+
+COMMANDS = (check, schema, run, sample, train, evaluate, rollback, status, inspect)

@@ -1,0 +1,95 @@
+"""Looking at what a run sampled and decided: candidates with their verdicts, filtered, from committed files alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rsft_cluster.collection.plan import Folder, planned_units, read_prompts_of, survey
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.records import Commit, Plan, Unit
+from rsft_cluster.store import Store
+
+STATES = ("accepted", "rejected", "passed", "failed", "error", "quarantined")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which candidates are wanted; None asks for nothing in particular."""
+
+    state: str | None = None
+    constraint: str | None = None
+    """Only candidates that did not pass this constraint."""
+    prompt: str | None = None
+    """Beginning of a prompt id, or a piece of the prompt's text."""
+
+    def __post_init__(self) -> None:
+        if self.state is not None and self.state not in STATES:
+            raise ConfigError(f"--state {self.state}: one of {', '.join(STATES)} is known")
+
+
+def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield candidates of a round, or of its evaluation, with prompt, verdicts and reason; committed ones only.
+
+    Quarantined prompts come as rows without a completion.
+    """
+    folder = Folder(store, f"rounds/{number:04d}" + ("/evaluation" if evaluation else ""))
+    if not store.exists(folder.plan):
+        raise ConfigError(f"{store.uri}: there is no round {number} here; see `rsft status {store.uri}`")
+    plan = Plan.from_json(store.read(folder.plan))
+    state = survey(folder)
+    for planned in planned_units(folder, plan):
+        for unit in state.leaves(planned):
+            if unit.unit in state.commits:
+                commit = Commit.from_json(store.read(state.commits[unit.unit][0]))
+                yield from (row for row in _rows(store, unit, commit) if _matches(row, wanted))
+
+
+def _rows(store: Store, unit: Unit, commit: Commit) -> Iterator[dict[str, Any]]:
+    prompts = {row["prompt_id"]: row for row in read_prompts_of(store, unit).to_pylist()}
+    for prompt in commit.prompts:
+        if prompt.state == "quarantined":
+            row = prompts[prompt.prompt_id]
+            yield {
+                "state": "quarantined",
+                "reason": prompt.reason,
+                "prompt_id": prompt.prompt_id,
+                "messages": row["messages"],
+                "reference": row["reference"],
+                "source": row["source"],
+            }
+    if commit.candidates is None or commit.scores is None:
+        return
+    candidates, scores = store.read_table(commit.candidates), store.read_table(commit.scores)
+    for candidate, score in zip(candidates.to_pylist(), scores.to_pylist(), strict=True):
+        row = prompts[candidate["prompt_id"]]
+        # Token ids are for training; who looks at candidates reads text.
+        shown = {k: v for k, v in candidate.items() if k not in ("token_ids", "prompt_token_ids")}
+        yield {
+            "state": "accepted" if score["accepted"] else "error" if score["passed"] is None else "rejected",
+            **shown,
+            "num_tokens": len(candidate["token_ids"]),
+            **score,
+            "messages": row["messages"],
+            "reference": row["reference"],
+            "source": row["source"],
+        }
+
+
+def _matches(row: dict[str, Any], wanted: Filter) -> bool:
+    if wanted.state is not None and wanted.state not in _states_of(row):
+        return False
+    if wanted.constraint is not None:
+        verdicts = [v for v in row.get("verdicts", ()) if v["constraint"] == wanted.constraint]
+        if not any(v["passed"] is not True for v in verdicts):
+            return False
+    if wanted.prompt is not None:
+        text = "\n".join(m["content"] for m in row["messages"])
+        return row["prompt_id"].startswith(wanted.prompt) or wanted.prompt in text
+    return True
+
+
+def _states_of(row: dict[str, Any]) -> set[str]:
+    states = {row["state"]}
+    if row.get("passed") is not None:
+        states.add("passed" if row["passed"] else "failed")
+    return states

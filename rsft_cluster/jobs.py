@@ -1,0 +1,190 @@
+"""Runs as Ray jobs: submit one, follow it, list, stop. Talks to a cluster's job API over HTTP, no Ray is started.
+
+What travels is this package, the resolved config, and the modules beside the config file. Tokens come from the
+environment or from a file and go nowhere else.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+import rsft_cluster
+from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import ConfigError, StageError
+
+TIMEOUT_S = 5.0
+ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is sent to a cluster."""
+
+    submission_id: str
+    entrypoint: str
+    working_dir: str
+    py_modules: tuple[str, ...]
+
+    def runtime_env(self) -> dict[str, Any]:
+        """Return Ray's description of what travels with the job. It holds no secret: everybody can read it."""
+        return {"working_dir": self.working_dir, "py_modules": list(self.py_modules)}
+
+
+@contextmanager
+def packed(config: RunConfig, config_path: Path, *, trust_remote_code: bool = False) -> Iterator[Submission]:
+    """Gather what travels in a folder that lasts as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="rsft-submit-") as folder:
+        for module in sorted(config_path.resolve().parent.glob("*.py")):
+            shutil.copy(module, folder)
+        Path(folder, "config.json").write_text(config.model_dump_json(indent=1), encoding="utf-8")
+        flag = " --trust-remote-code" if trust_remote_code else ""
+        package = str(Path(rsft_cluster.__file__).parent)
+        # exec: a stop request must reach the run itself, not a shell in front of it.
+        yield Submission(f"rsft-{config.run}", f"exec python -m rsft_cluster run config.json{flag}", folder, (package,))
+
+
+def submit(submission: Submission, address: str) -> str:
+    """Send a run to a cluster and return the job's id; an earlier job of the same run must have ended.
+
+    A job that failed or was stopped is replaced: the run itself goes on where it stopped.
+    """
+    client = connect(address)
+    with _explaining(address):
+        known = {job.submission_id: job for job in client.list_jobs()}
+        earlier = known.get(submission.submission_id)
+        if earlier is not None:
+            if earlier.status not in ENDED:
+                raise ConfigError(f"job {submission.submission_id} is already {earlier.status.lower()} there")
+            client.delete_job(submission.submission_id)
+        return client.submit_job(
+            entrypoint=submission.entrypoint,
+            submission_id=submission.submission_id,
+            runtime_env=submission.runtime_env(),
+        )
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """Return a client of a cluster's job API.
+
+    Raises ConfigError where nothing answers, where the token is refused, and for a cluster that lets everybody in
+    unless it is on this machine: whoever reaches its job API can run code on every node.
+    """
+    _check_guarded(address)
+    with _explaining(address):
+        return JobSubmissionClient(address, headers=_headers())
+
+
+def logs(address: str, job: str) -> str:
+    """Return what a job printed so far."""
+    client = connect(address)
+    with _explaining(address):
+        return client.get_job_logs(job)
+
+
+def follow(address: str, job: str, write: Callable[[str], object]) -> int:
+    """Write a job's output as it comes; return the exit code of the run when the job has ended."""
+    client = connect(address)
+
+    async def tail() -> None:
+        async for lines in client.tail_job_logs(job):
+            write(lines)
+
+    with _explaining(address):
+        asyncio.run(tail())
+        details = client.get_job_info(job)
+    if details.status == JobStatus.SUCCEEDED:
+        return 0
+    return details.driver_exit_code or 1
+
+
+def describe(address: str, job: str | None = None) -> list[dict[str, Any]]:
+    """Return a cluster's jobs that are runs of ours, or the one asked for."""
+    client = connect(address)
+    with _explaining(address):
+        found = [client.get_job_info(job)] if job else client.list_jobs()
+    return [
+        {
+            "job": d.submission_id,
+            "status": str(d.status.value),
+            "message": d.message,
+            "exit_code": d.driver_exit_code,
+            "started": d.start_time,
+            "ended": d.end_time,
+        }
+        for d in found
+        if job or (d.submission_id or "").startswith("rsft-")
+    ]
+
+
+def stop(address: str, job: str) -> bool:
+    """Ask a job to stop; return whether it was running."""
+    client = connect(address)
+    with _explaining(address):
+        return client.stop_job(job)
+
+
+def _headers() -> dict[str, str]:
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not token and path:
+        try:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"RAY_AUTH_TOKEN_PATH: {path}: cannot be read: {error.strerror}") from error
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _check_guarded(address: str) -> None:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"--address {address}: expected the URL of a Ray dashboard, like http://127.0.0.1:8265")
+    try:
+        # Without a token: a guarded cluster answers 401, and then it is worth showing ours.
+        urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=TIMEOUT_S).close()  # noqa: S310 checked above
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return
+        raise ConfigError(
+            f"--address {address}: the job API answered {error.code}; is this a Ray dashboard?"
+        ) from error
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        raise ConfigError(f"--address {address}: no Ray dashboard answers there ({_cause(error)})") from error
+    if parts.hostname not in ("127.0.0.1", "localhost", "::1") and "RSFT_ALLOW_UNAUTHENTICATED" not in os.environ:
+        raise ConfigError(
+            f"--address {address}: this cluster runs whatever anybody sends it, without a token. Start it with "
+            "RAY_AUTH_MODE=token, or set RSFT_ALLOW_UNAUTHENTICATED=1 if its network lets nobody else in"
+        )
+
+
+@contextmanager
+def _explaining(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+        text = str(error)
+        if "401" in text or "403" in text or "uthenticat" in text:
+            raise ConfigError(
+                f"--address {address}: the cluster refused the token. Put the cluster's token into a file and name it "
+                "in RAY_AUTH_TOKEN_PATH"
+            ) from error
+        if "does not exist" in text or "404" in text:
+            raise ConfigError(f"--address {address}: there is no such job; `rsft jobs` lists them") from error
+        if isinstance(error, ConfigError):
+            raise
+        raise StageError(f"--address {address}: {text.strip().splitlines()[0]}") from error
+
+
+def _cause(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    return getattr(reason, "strerror", None) or str(reason)

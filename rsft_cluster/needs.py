@@ -1,0 +1,30 @@
+"""What a config asks of a cluster, in CPUs and GPUs. Arithmetic only; no cluster is asked."""
+
+from dataclasses import dataclass
+
+from rsft_cluster.config import RunConfig
+
+SPARE_CPUS = 1
+"""Left over beside the actors: Ray Train's controller and Ray Data's own tasks run there."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What must be free at a config's widest stage."""
+
+    num_cpus: float
+    num_gpus: float
+
+    def describe(self) -> str:
+        """Return the needs in words."""
+        return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+
+
+def needs(config: RunConfig) -> Needs:
+    """Return the CPUs and GPUs that must be free for every stage to be placed."""
+    sampling, scoring, training = config.sampling, config.scoring, config.training
+    collecting = sampling.workers * sampling.num_cpus + scoring.workers * scoring.num_cpus
+    return Needs(
+        max(collecting, training.workers * training.num_cpus) + SPARE_CPUS,
+        max(sampling.workers * sampling.num_gpus, training.workers * training.num_gpus),
+    )

@@ -1,0 +1,212 @@
+"""Training on a local Ray cluster: exact at every ZeRO stage, resumed after a kill, honest about divergence.
+
+The yardstick is a training in plain PyTorch in this process: one example at a time, no padding, no engine.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from models import EOS, tiny_gpt2, tiny_llama
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rsft_cluster.config import TrainingConfig
+from rsft_cluster.errors import ConfigError, DivergedError
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.schemas import ACCEPTED, candidate_id, rows_to_table
+from rsft_cluster.training.batches import DataOrder, Example, denominator, load_examples
+from rsft_cluster.training.job import TrainingJob, TrainingOutcome
+from rsft_cluster.training.losses import learning_rate
+from rsft_cluster.training.trainer import fine_tune
+
+pytestmark = pytest.mark.ray
+
+# Batches of 5 in passes of 2 on 2 workers: one worker has two passes, the other one and an empty one.
+CONFIG = TrainingConfig(
+    steps=24, batch_size=5, micro_batch_size=2, learning_rate=2e-3, warmup_steps=3, weight_decay=0.01,
+    workers=2, checkpoint_every=8,
+)  # fmt: skip
+SEED = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    home = os.environ.get("HOME")
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))  # Ray writes an access token there
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    if home is not None:
+        os.environ["HOME"] = home
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicySpec:
+    generation = {"eos_token_id": [EOS, 7], "temperature": 0.3}
+    return PolicySpec(tiny_llama(tmp_path_factory.mktemp("policy"), scale=0.2, generation_config=generation))
+
+
+def row(prompt: str, token_ids: list[int], index: int) -> dict[str, object]:
+    prompt_token_ids = [1, *(3 + ord(c) % 90 for c in prompt)]
+    return {
+        "candidate_id": candidate_id(prompt, 1, index), "prompt_id": prompt, "round": 1,
+        "prompt_token_ids": prompt_token_ids, "token_ids": token_ids,
+        "messages": [{"role": "raw", "content": prompt}], "score": 1.0, "weight": 1.0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def accepted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Samples of lengths 2 to 9 for prompts of lengths 2 to 8, one to three a prompt."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        prompt = chr(65 + i) * int(rng.integers(1, 8))
+        for j in range(int(rng.integers(1, 4))):
+            token_ids = [int(t) for t in rng.integers(3, 90, rng.integers(1, 9))]
+            rows.append(row(prompt, [*token_ids, EOS], j))
+    path = tmp_path_factory.mktemp("accepted") / "a.parquet"
+    pq.write_table(rows_to_table(rows, ACCEPTED), path)
+    return str(path)
+
+
+def job(folder: Path, policy: PolicySpec, accepted: str, config: TrainingConfig, **more: object) -> TrainingJob:
+    return TrainingJob(
+        name=str(more.get("name", "training")), policy=policy, examples=(accepted,), replay=None, config=config,
+        seed=SEED, output_uri=str(folder / "model"), storage_uri=str(folder / "state"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(policy: PolicySpec, accepted: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and weights of the same training in plain PyTorch."""
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(policy.model, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=CONFIG.betas, weight_decay=CONFIG.weight_decay)
+    examples = load_examples([accepted], per_prompt=True)
+    order = DataOrder(len(examples), CONFIG.batch_size, SEED)
+    losses = []
+    for step in range(24):
+        batch = [examples[i] for i in order.batch_indices(step)]
+        loss = torch.stack([e.weight * nll(model, e) for e in batch]).sum() / denominator(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(CONFIG, step, 24)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, dict(model.state_dict())
+
+
+def nll(model: torch.nn.Module, example: Example) -> torch.Tensor:
+    ids = torch.tensor([*example.prompt_ids, *example.completion_ids], dtype=torch.long)
+    logits = model(input_ids=ids[None, :-1]).logits[0, len(example.prompt_ids) - 1 :]
+    return cross_entropy(logits, ids[len(example.prompt_ids) :], reduction="sum")
+
+
+def assert_same_training(outcome: TrainingOutcome, model: Path, plain: tuple[list[float], dict]) -> None:
+    losses, weights = plain
+    assert [m.step for m in outcome.metrics] == list(range(1, 25))
+    # float32: sums in another order differ in the seventh digit, and Adam's division makes that the fifth.
+    np.testing.assert_allclose([m.loss for m in outcome.metrics], losses, rtol=2e-4)
+    found = load_file(model / "model.safetensors")
+    assert set(found) == {k for k in weights if k != "lm_head.weight"} | ({"lm_head.weight"} & set(found))
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, weights[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(0, 1), (0, 2), (1, 2), (2, 2), (3, 2)])
+def test_every_stage_and_number_of_workers_trains_like_plain_pytorch(tmp_path, policy, accepted, plain, stage, workers):
+    config = CONFIG.model_copy(update={"zero_stage": stage, "workers": workers})
+    outcome = fine_tune(job(tmp_path, policy, accepted, config))
+    assert_same_training(outcome, tmp_path / "model", plain)
+    assert (outcome.num_steps, outcome.num_workers, outcome.zero_stage) == (24, workers, stage)
+    assert (outcome.first_loss, outcome.final_loss) == (outcome.metrics[0].loss, outcome.metrics[-1].loss)
+    lines = (tmp_path / "state" / f"training-w{workers}" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 25))
+    for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja"):
+        assert (tmp_path / "model" / name).read_bytes() == (Path(policy.model) / name).read_bytes()
+
+
+def kill_a_worker_after_a_checkpoint(state: Path, killed: list[int]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not killed:
+        if any(state.glob("*/checkpoint_*/rsft_progress.json")):
+            workers = [
+                p
+                for p in psutil.Process().children(recursive=True)
+                if "RayTrainWorker" in p.name() + "".join(p.cmdline())
+            ]
+            killed.append(workers[-1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def test_a_killed_worker_costs_only_the_steps_since_the_checkpoint(tmp_path, policy, accepted, plain):
+    config = CONFIG.model_copy(update={"zero_stage": 2})
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(tmp_path / "state", killed))
+    killer.start()
+    outcome = fine_tune(job(tmp_path, policy, accepted, config))
+    killer.join()
+    assert len(killed) == 1
+    assert outcome.resumed_at in {8, 16}
+    assert_same_training(outcome, tmp_path / "model", plain)
+
+    with pytest.raises(ConfigError, match="is a checkpoint of another training"):
+        fine_tune(job(tmp_path, policy, accepted, config.model_copy(update={"learning_rate": 1e-4})))
+
+
+def test_a_policy_that_gives_nan_is_divergence_and_leaves_no_model(tmp_path, policy, accepted):
+    model = AutoModelForCausalLM.from_pretrained(policy.model)
+    model.get_input_embeddings().weight.data[1] = float("nan")
+    model.save_pretrained(tmp_path / "poisoned")
+    poisoned = PolicySpec(str(tmp_path / "poisoned"))
+    with pytest.raises(DivergedError, match="step 1: the loss is nan"):
+        fine_tune(job(tmp_path, poisoned, accepted, CONFIG.model_copy(update={"workers": 1})))
+    assert not (tmp_path / "model").exists()
+
+
+def test_short_answers_are_learned_with_their_end_and_tied_weights_survive(tmp_path):
+    alphabet = "0123456789+="
+    policy = PolicySpec(tiny_gpt2(tmp_path / "policy", alphabet=alphabet, scale=0.1, adds_bos=True))
+    tokens = AutoTokenizer.from_pretrained(policy.model)
+    answers = {f"{a}+{b}=": str(a + b) for a in range(3) for b in range(4)}
+    rows = []
+    for i, (question, answer) in enumerate(answers.items()):
+        ids = [*tokens(answer, add_special_tokens=False)["input_ids"], EOS]
+        rows.append(row(question, ids, i) | {"prompt_token_ids": tokens(question)["input_ids"]})
+    pq.write_table(rows_to_table(rows[:8], ACCEPTED), tmp_path / "a.parquet")
+    replay = [{"prompt": q, "completion": a} for q, a in list(answers.items())[8:]]
+    (tmp_path / "replay.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replay))
+    config = TrainingConfig(steps=120, batch_size=12, learning_rate=1e-2, zero_stage=3, warmup_steps=5)
+    start = TrainingJob(
+        "answers", policy, (str(tmp_path / "a.parquet"),), str(tmp_path / "replay.jsonl"), config, SEED,
+        str(tmp_path / "model"), str(tmp_path / "state"),
+    )  # fmt: skip
+    outcome = fine_tune(start)
+    assert (outcome.num_examples, outcome.num_replayed) == (8, 4)
+    assert outcome.final_loss < outcome.first_loss / 5
+
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert trained.lm_head.weight is trained.transformer.wte.weight
+    written = {}
+    for question in answers:
+        ids = tokens(question, return_tensors="pt")
+        output = trained.generate(**ids, max_new_tokens=4, do_sample=False, pad_token_id=0)[0]
+        written[question] = output[ids["input_ids"].shape[1] :].tolist()
+    assert all(ids[-1] == EOS for ids in written.values())
+    assert {q: tokens.decode(ids[:-1]) for q, ids in written.items()} == answers

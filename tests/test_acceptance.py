@@ -1,0 +1,352 @@
+"""Acceptance: rules aim at what they say, and deciding is a pure function of stored facts."""
+
+import math
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsft_cluster.acceptance import DECIDED, bind_rule, decide
+from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.acceptance.base import rule as declare
+from rsft_cluster.config import AcceptanceConfig, Plugin
+from rsft_cluster.errors import PluginError, SchemaError, StageError
+from rsft_cluster.keys import acceptance_uniform
+from rsft_cluster.plugins import Bound, known
+
+RULES = {
+    "all_passed": {},
+    "threshold": {"min_score": 0.5},
+    "best_of_n": {"n": 2},
+    "boltzmann": {"beta": 0.3},
+    "everything": {},
+}
+
+
+def rule(name: str, **params) -> Bound:
+    return bind_rule(AcceptanceConfig(rule=Plugin(use=name, params=params)))
+
+
+def judged(*rows: dict) -> pa.Table:
+    """Return JUDGED rows with defaults; the index counts up within a prompt."""
+    counts: dict[str, int] = {}
+    full = []
+    for row in rows:
+        prompt = row.get("prompt_id", "p")
+        index = row.get("index", counts.get(prompt, 0))
+        counts[prompt] = index + 1
+        defaults = {
+            "candidate_id": f"{prompt}-{index}", "prompt_id": prompt, "index": index, "score": 1.0, "passed": True,
+            "num_tokens": 3, "logprob": -1.0, "target_logprob": -1.0, "content": f"{prompt}-{index}", "u": 0.5,
+        }  # fmt: skip
+        full.append({**defaults, **row})
+    return pa.Table.from_pylist(full, schema=JUDGED)
+
+
+def decided(table: pa.Table, bound: Bound, *, max_per_prompt: int | None = None, dedupe: bool = False) -> pa.Table:
+    return decide(table, bound, max_per_prompt=max_per_prompt, dedupe=dedupe)
+
+
+def kept(table: pa.Table) -> list[int]:
+    return np.flatnonzero(table.column("accepted").to_numpy()).tolist()
+
+
+ERROR = {"passed": None, "score": None}
+FAILED = {"passed": False, "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "probabilities"),
+    [
+        ("all_passed", {}, [1, 1, 0, 0, 1]),
+        ("threshold", {"min_score": 0.75}, [1, 0, 0, 0, 1]),
+        ("best_of_n", {"n": 1}, [1, 0, 0, 0, 0]),
+        ("best_of_n", {"n": 2}, [1, 1, 0, 0, 0]),
+        ("best_of_n", {"n": 2, "distinct": False}, [1, 0, 0, 0, 1]),
+        ("boltzmann", {"beta": 0.5}, [1, math.exp(-1), 0, 0, 1]),
+        ("boltzmann", {"beta": 0.5, "cap": 0.5}, [1, 1, 0, 0, 1]),
+        ("everything", {}, [1, 1, 1, 0, 1]),
+    ],
+)
+def test_rules_give_the_probabilities_of_their_definition(name, params, probabilities) -> None:
+    same = {"content": "same"}
+    table = judged(same, {"score": 0.5}, FAILED, ERROR, same)
+    found = decided(table, rule(name, **params)).column("acceptance_probability").to_pylist()
+    assert found == pytest.approx(probabilities, abs=1e-15)
+
+
+def test_best_of_n_takes_ties_by_index_in_each_prompt() -> None:
+    table = judged({"index": 7}, {"index": 2}, {"index": 5, "prompt_id": "q"}, {"index": 9, "prompt_id": "q"})
+    assert kept(decided(table, rule("best_of_n", n=1))) == [1, 2]
+
+
+def test_every_reason_says_why_in_words() -> None:
+    table = judged(
+        {"index": 0, "u": 0.731, "score": 0.5},
+        {"index": 1, "u": 0.0, "score": 0.9, "content": "same"},
+        {"index": 2, "u": 0.1, "content": "same"},
+        {"index": 3, "u": 0.1, "score": 0.95},
+        FAILED,
+        ERROR,
+    )
+    found = decided(table, rule("boltzmann", beta=0.427), max_per_prompt=1, dedupe=True)
+    assert found.schema == DECIDED
+    assert found.column("reason").to_pylist() == [
+        "u 0.731 is not below the probability 0.31",
+        "over the cap of 1",
+        "same tokens as candidate index 1",
+        "kept",
+        "not passed",
+        "error",
+    ]
+    assert decided(judged({}, {}), rule("best_of_n", n=1)).column("reason").to_pylist() == [
+        "kept",
+        "the rule gives it probability 0",
+    ]
+
+
+def test_a_failed_candidate_kept_by_the_control_says_kept() -> None:
+    found = decided(judged(FAILED, ERROR), rule("everything"))
+    assert found.column("reason").to_pylist() == ["kept", "error"]
+
+
+def test_a_repeat_counts_only_within_its_prompt_and_among_the_drawn() -> None:
+    table = judged(
+        {"content": "x", "passed": False},
+        {"content": "x"},
+        {"content": "x"},
+        {"content": "x", "prompt_id": "q"},
+    )
+    found = decided(table, rule("all_passed"), dedupe=True)
+    assert kept(found) == [1, 3]
+    assert found.column("reason")[2].as_py() == "same tokens as candidate index 1"
+
+
+def test_the_cap_keeps_the_best_scores_then_the_lowest_indices() -> None:
+    table = judged({"score": 0.5}, {"score": 0.9}, {"score": 0.5}, {"score": 0.9}, {"score": 1.0})
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=2)) == [1, 4]
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=4)) == [0, 1, 3, 4]
+
+
+def test_no_rows_are_decided_as_no_rows() -> None:
+    for name, params in RULES.items():
+        assert decided(judged(), rule(name, **params), max_per_prompt=1, dedupe=True).num_rows == 0
+
+
+@declare(target="whatever")
+def answers(table: pa.Table, *, what):
+    return {
+        "short": pa.array([1.0]),
+        "list": [1.0, 1.0],
+        "null": pa.array([1.0, None]),
+        "text": pa.array(["1", "1"]),
+        "nan": pa.array([1.0, math.nan]),
+        "over": pa.array([0.5, 1.5]),
+        "under": pa.array([-0.1, 0.5]),
+        "wild": pa.array([1.0, 1.0]),
+    }[what]
+
+
+def undeclared(table: pa.Table) -> pa.Array:
+    return pa.array([1.0] * table.num_rows)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("short", "returned 1 probabilities for 2 candidates"),
+        ("list", "returned a list, expected a pyarrow array"),
+        ("null", "returned double with 1 nulls"),
+        ("text", "returned string with 0 nulls"),
+        ("nan", "1 probabilities are not in .0, 1., the first being nan for candidate p-1"),
+        ("over", "the first being 1.5 for candidate p-1"),
+        ("under", "the first being -0.1 for candidate p-0"),
+    ],
+)
+def test_a_rule_that_returns_no_probabilities_stops_the_stage(what, message) -> None:
+    with pytest.raises(StageError, match=f"rule {__name__}:answers: .*{message}"):
+        decided(judged({}, {}), Bound(f"{__name__}:answers", {"what": what}))
+
+
+def test_an_error_is_never_accepted_whatever_the_rule_says() -> None:
+    found = decided(judged(ERROR, {}), Bound(f"{__name__}:answers", {"what": "wild"}))
+    assert found.column("acceptance_probability").to_pylist() == [0.0, 1.0]
+    assert found.column("reason").to_pylist() == ["error", "kept"]
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(SchemaError, match=r"missing columns \['u'\]"):
+        decided(judged({}).drop_columns("u"), rule("all_passed"))
+
+
+@pytest.mark.parametrize(
+    ("use", "params", "message"),
+    [
+        ("best", {}, "no acceptance rule is called 'best'"),
+        ("boltzmann", {}, "missing a required argument: 'beta'.* beta: float, cap: float = 1.0"),
+        ("boltzmann", {"beta": 0}, "parameter beta is 0"),
+        ("boltzmann", {"beta": math.inf}, "parameter beta is inf"),
+        ("boltzmann", {"beta": 1, "cap": 2}, "parameter cap is 2"),
+        ("best_of_n", {"n": 0}, "parameter n is 0"),
+        ("threshold", {"min_score": -1}, "parameter min_score is -1"),
+        (f"{__name__}:undeclared", {}, "declares no target and no scope; .* @rule"),
+    ],
+)
+def test_a_wrong_rule_fails_when_it_is_bound(use, params, message) -> None:
+    with pytest.raises(PluginError, match=message):
+        rule(use, **params)
+
+
+def test_every_built_in_rule_is_tested_here_and_says_what_it_aims_at() -> None:
+    assert set(known("acceptance_rules")) == set(RULES)
+    targets = [rule(name, **params).load().target for name, params in RULES.items()]
+    assert len(set(targets)) == len(RULES)
+
+
+ROW = st.fixed_dictionaries(
+    {
+        "prompt_id": st.sampled_from("pqr"),
+        "verdict": st.sampled_from([None, (0.0, False), (0.5, False), (0.25, True), (0.5, True), (1.0, True)]),
+        "content": st.sampled_from("xyz"),
+        "u": st.floats(0, 1, exclude_max=True),
+    }
+)
+
+
+@st.composite
+def tables(draw) -> pa.Table:
+    rows = draw(st.lists(ROW, min_size=1, max_size=25))
+    for row in rows:
+        row["score"], row["passed"] = row.pop("verdict") or (None, None)
+    return judged(*rows)
+
+
+options = st.fixed_dictionaries({"max_per_prompt": st.sampled_from([None, 1, 2]), "dedupe": st.booleans()})
+anywhere = pytest.mark.parametrize("name", RULES)
+
+
+@anywhere
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), how=options, data=st.data())
+def test_decisions_do_not_depend_on_row_order(name, table, how, data) -> None:
+    order = pa.array(data.draw(st.permutations(range(table.num_rows))))
+    bound = rule(name, **RULES[name])
+    assert decide(table.take(order), bound, **how).equals(decide(table, bound, **how).take(order))
+
+
+@anywhere
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), how=options)
+def test_deciding_again_on_what_was_kept_keeps_it_all(name, table, how) -> None:
+    bound = rule(name, **RULES[name])
+    survivors = table.filter(decide(table, bound, **how).column("accepted"))
+    assert kept(decide(survivors, bound, **how)) == list(range(survivors.num_rows))
+
+
+@anywhere
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), how=options)
+def test_what_did_not_pass_is_never_kept_but_by_the_control(name, table, how) -> None:
+    accepted = decide(table, rule(name, **RULES[name]), **how).filter(table.column("passed").is_null())
+    assert not any(accepted.column("accepted").to_pylist())
+    if name != "everything":
+        passed = table.filter(decide(table, rule(name, **RULES[name]), **how).column("accepted")).column("passed")
+        assert all(passed.to_pylist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), low=st.floats(0, 1), high=st.floats(0, 1))
+def test_a_higher_threshold_keeps_a_subset(table, low, high) -> None:
+    low, high = sorted((low, high))
+    fewer = kept(decided(table, rule("threshold", min_score=high)))
+    assert set(fewer) <= set(kept(decided(table, rule("threshold", min_score=low))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), how=options)
+def test_caps_and_repeats_hold(table, how) -> None:
+    rows = table.filter(decide(table, rule("all_passed"), **how).column("accepted")).to_pylist()
+    if how["dedupe"]:
+        assert len({(r["prompt_id"], r["content"]) for r in rows}) == len(rows)
+    if cap := how["max_per_prompt"]:
+        assert all(sum(r["prompt_id"] == p for r in rows) <= cap for p in "pqr")
+
+
+OUTCOMES = {  # probability under the sampler, score, passed
+    "a": (0.30, 0.2, True), "b": (0.20, 1.0, True), "c": (0.15, 0.6, True), "d": (0.15, 0.9, False),
+    "e": (0.10, 0.0, True), "f": (0.05, 0.8, True), "g": (0.05, 0.4, True), "h": (0.0, 1.0, True),
+}  # fmt: skip
+NUM_DRAWS = 30_000
+
+
+def draws() -> pa.Table:
+    """Return candidates of one prompt, drawn from OUTCOMES, with the uniforms that a run would store."""
+    rng = np.random.default_rng(7)
+    names = rng.choice(list(OUTCOMES), size=NUM_DRAWS, p=[o[0] for o in OUTCOMES.values()])
+    rows = [
+        {"content": n, "score": OUTCOMES[n][1], "passed": OUTCOMES[n][2], "u": acceptance_uniform(3, "r1", "p", i)}
+        for i, n in enumerate(names.tolist())
+    ]
+    return judged(*rows)
+
+
+def p_value(observed: dict[str, int], expected: dict[str, float]) -> float:
+    """Return the chi-square p-value, exact for the even number of degrees of freedom that it asserts."""
+    statistic = sum((observed.get(n, 0) - e) ** 2 / e for n, e in expected.items())
+    pairs, odd = divmod(len(expected) - 1, 2)
+    assert not odd
+    return math.exp(-statistic / 2) * sum((statistic / 2) ** i / math.factorial(i) for i in range(pairs))
+
+
+@pytest.mark.parametrize(
+    ("beta", "cap", "claimed_beta", "claimed_cap", "holds"),
+    [
+        (0.4, 1.0, 0.4, 1.0, True),
+        (0.4, 0.7, 0.4, 0.7, True),
+        (0.4, 1.0, 0.5, 1.0, False),
+        (0.4, 0.7, 0.4, 1.0, False),
+    ],
+)
+def test_boltzmann_follows_its_target_and_no_other(beta, cap, claimed_beta, claimed_cap, holds) -> None:
+    table = draws()
+    survivors = table.filter(decided(table, rule("boltzmann", beta=beta, cap=cap)).column("accepted"))
+    contents = survivors.column("content").to_pylist()
+    weights = {
+        n: q * math.exp(min(score, claimed_cap) / claimed_beta)
+        for n, (q, score, passed) in OUTCOMES.items()
+        if passed and q > 0
+    }
+    # Two outcomes share a cell, so that the number of degrees of freedom is even.
+    weights["e+g"] = weights.pop("e") + weights.pop("g")
+    expected = {n: len(contents) * w / sum(weights.values()) for n, w in weights.items()}
+    observed = {n: sum(c in n.split("+") for c in contents) for n in expected}
+    assert sum(observed.values()) == len(contents) > 5000
+    found = p_value(observed, expected)
+    assert found > 1e-4 if holds else found < 1e-4
+
+
+def test_a_million_rows_are_decided_in_seconds() -> None:
+    num, group = 1_000_000, 8
+    rng = np.random.default_rng(0)
+    prompts = pa.array([f"{i:032x}" for i in range(num // group)]).take(pa.array(np.arange(num) // group))
+    table = pa.table(
+        {
+            "candidate_id": pa.array([f"{i:032x}" for i in range(num)]),
+            "prompt_id": prompts,
+            "index": np.arange(num, dtype=np.int32) % group,
+            "score": rng.random(num),
+            "passed": rng.random(num) < 0.5,
+            "num_tokens": np.full(num, 9, dtype=np.int32),
+            "logprob": np.zeros(num),
+            "target_logprob": np.zeros(num),
+            "content": pa.array([f"{i:032x}" for i in rng.integers(0, 4, num).tolist()]),
+            "u": rng.random(num),
+        }
+    )
+    start = perf_counter()
+    found = decided(table, rule("best_of_n", n=2), max_per_prompt=2, dedupe=True)
+    assert perf_counter() - start < 15  # measured 2 s on one busy core
+    assert found.column("accepted").to_numpy().sum() > 200_000
