@@ -53,9 +53,7 @@ def tokenizer(
         core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
         core.decoder = decoders.Fuse()
     single = [*(["<s>"] if adds_bos else []), "$A", *(["</s>"] if adds_eos else [])]
-    core.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[("<s>", BOS), ("</s>", EOS)]
-    )
+    core.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", BOS), ("</s>", EOS)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<s>",

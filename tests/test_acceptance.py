@@ -348,5 +348,5 @@ def test_a_million_rows_are_decided_in_seconds() -> None:
     )
     start = perf_counter()
     found = decided(table, rule("best_of_n", n=2), max_per_prompt=2, dedupe=True)
-    assert perf_counter() - start < 15  # measured 2 s on one busy core
+    assert perf_counter() - start < 30  # measured 2 to 7 s on two busy cores
     assert found.column("accepted").to_numpy().sum() > 200_000

@@ -115,7 +115,7 @@ def test_a_row_does_not_depend_on_the_other_rows(decoding):
 def test_processing_agrees_with_a_plain_reference(decoding):
     logits = logits_of(300, rows=20, seed=3)
     found = process(logits, decoding).double().softmax(-1).numpy()
-    for row, expected in zip(found, map(lambda r: reference_processed(r, decoding), logits.numpy()), strict=True):
+    for row, expected in zip(found, (reference_processed(r, decoding) for r in logits.numpy()), strict=True):
         assert np.array_equal(row > 0, expected > 0)
         np.testing.assert_allclose(row, expected, atol=1e-6)
 

@@ -77,15 +77,20 @@ def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
     assert pickle.loads(pickle.dumps(bound)) == bound
 
 
-@pytest.mark.parametrize("family", ["constraints", "acceptance_rules", "generators"])
-def test_every_declared_plugin_of_these_families_can_be_imported(family) -> None:
-    assert known(family)
-    for name in set(known(family)) - {"transformers"}:
-        bind_free_of_params = Plugin(use=known(family)[name])
-        try:
-            bind(bind_free_of_params, family, num_leading=1)
-        except PluginError as error:
-            assert "missing a required" in str(error)
+@pytest.mark.parametrize(
+    ("family", "params"),
+    [
+        ("constraints", {}),
+        ("generators", {}),
+        ("acceptance_rules", {"threshold": {"min_score": 0.5}, "best_of_n": {"n": 1}, "boltzmann": {"beta": 1}}),
+    ],
+)
+def test_every_declared_plugin_of_these_families_binds(family, params) -> None:
+    names = set(known(family)) - {"transformers"}
+    assert names
+    for name in names:
+        bound = bind(Plugin(use=name, params=params.get(name, {})), family, num_leading=1)
+        assert bound.use == known(family)[name]
 
 
 def test_a_function_constraint_gets_the_candidate_and_a_class_only_its_params() -> None:

@@ -193,7 +193,7 @@ def every(**fields: object) -> Change:
 
 
 def counted(calls: Iterator[int]) -> Change:
-    return lambda found, prompts: every(text=str(next(calls)))(found, prompts)
+    return lambda found, prompts: [replace(one, text=str(next(calls))) for one in found]
 
 
 def refuse_second(found: list[Completion | Refusal], prompts: Sequence[Prompt]) -> list[Completion | Refusal]:

@@ -6,6 +6,8 @@ through, counts on the way out. A unit is never cut apart, so rules that look at
 
 import faulthandler
 import hashlib
+import json
+import os
 import pickle
 import socket
 import sys
@@ -98,7 +100,8 @@ class Sample:
     def _one(self, text: str) -> pa.Table:
         unit = Unit.from_json(text.encode())
         begun = f"{unit.unit}.{self._work.session}.{uuid4().hex[:12]}"
-        self._folder.store.create(self._folder.at("attempts", f"{begun}.json"), socket.gethostname().encode())
+        where = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        self._folder.store.create(self._folder.at("attempts", f"{begun}.json"), where.encode())
         try:
             with _deadline(self._work.unit_timeout_s):
                 prompts = read_prompts_of(self._folder.store, unit)

@@ -140,9 +140,7 @@ class BatchDecoder:
         return _Prefix(cache, logits, lengths, width, {prompt: i for i, prompt in enumerate(prompts)})
 
     @torch.inference_mode()
-    def _spread(
-        self, prefix: _Prefix, rows: Sequence[Row], max_tokens: int, *, consume: bool
-    ) -> tuple[_State, Tensor]:
+    def _spread(self, prefix: _Prefix, rows: Sequence[Row], max_tokens: int, *, consume: bool) -> tuple[_State, Tensor]:
         """Give every row a copy of its prompt's cache; return them with the logits after their prompts."""
         device = self._model.device
         owners = torch.tensor([prefix.order[row.prompt] for row in rows], device=device)

@@ -35,9 +35,7 @@ class RoomyLayer(DynamicLayer):
         self._key_room: Tensor | None = None
         self._value_room: Tensor | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append new tokens; return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

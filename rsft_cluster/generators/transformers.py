@@ -7,7 +7,6 @@ tokens and nothing else. In float32 the tokens of a candidate do not depend on t
 import gc
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,9 +79,7 @@ class TransformersGenerator:
             )
         return tuple(token_ids)
 
-    def _decode(
-        self, prompts: Sequence[Sequence[Row]], decoding: Decoding
-    ) -> Iterator[Completion | Refusal]:
+    def _decode(self, prompts: Sequence[Sequence[Row]], decoding: Decoding) -> Iterator[Completion | Refusal]:
         """Decode the rows of every prompt, halving a batch that does not fit in memory until it does."""
         rule = self._stop_rule(decoding)
         collected = {rows[0].prompt: _Collected(len(rows), []) for rows in prompts}
@@ -108,9 +105,7 @@ class TransformersGenerator:
                 logger.warning("event=out_of_memory rows=%d next=%d", len(left), half)
                 todo += [left[start : start + half] for start in range(0, len(left), half)][::-1]
 
-    def _until_out_of_memory(
-        self, batch: Sequence[Row], decoding: Decoding, rule: StopRule
-    ) -> Iterator[Completion]:
+    def _until_out_of_memory(self, batch: Sequence[Row], decoding: Decoding, rule: StopRule) -> Iterator[Completion]:
         """Yield the batch's completions, fewer than its rows where memory runs out."""
         try:
             for completions in self._decoder.decode(batch, decoding, rule=rule, num_rows=decoding.batch_size):
