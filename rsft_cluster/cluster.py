@@ -8,9 +8,10 @@ import math
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -35,6 +36,13 @@ def connect(config: RunConfig, paths: Sequence[str] = ()) -> Iterator[None]:
         _check_capacity(config)
         yield
         return
+    # stdout is for results; what Ray says of workers that die goes to stderr.
+    with redirect_stdout(sys.stderr), _connected(config, paths):
+        yield
+
+
+@contextmanager
+def _connected(config: RunConfig, paths: Sequence[str]) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or config.cluster.address
     _quieten()
     job = JobConfig(_py_driver_sys_path=[str(p) for p in paths])

@@ -41,7 +41,7 @@ class Constraint(Plugin):
     """How verdicts name it; by default the last part of `use`. Unique within a run."""
     required: bool = True
     """A candidate passes only if every required constraint passed."""
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     """Share in the weighted mean that is the score; 0 leaves it out of the score."""
 
     @model_validator(mode="before")
@@ -96,9 +96,9 @@ class PromptsConfig(_Part):
     """A system message put before the messages of every chat prompt that has none."""
     as_chat: bool = False
     """Put raw text to the policy as a user message, through the chat template."""
-    max_bad_rate: float = Field(0.01, ge=0, le=1)
+    max_bad_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the lines is unusable."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Use only the first so many prompts."""
 
 
@@ -107,35 +107,35 @@ class SamplingConfig(_Part):
 
     generator: PluginField = Plugin(use="transformers")
     """What produces completions."""
-    num_candidates: int = Field(8, ge=1)
+    num_candidates: int = Field(default=8, ge=1)
     """K, the candidates a prompt."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Divides the logits. 0 is greedy and needs num_candidates = 1."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Keep the smallest set of tokens with at least this probability. 1 keeps all."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Keep the k likeliest tokens. 0 keeps all."""
-    min_p: float = Field(0.0, ge=0, lt=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
     """Drop tokens less likely than this times the likeliest. 0 keeps all."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     """Longest completion; one that reaches it without a stop is `length`, not finished."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; the stop string stays in the text."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end a completion, beside the tokenizer's end-of-sequence tokens."""
-    unit_size: int = Field(64, ge=1)
+    unit_size: int = Field(default=64, ge=1)
     """Prompts a unit: what is sampled, retried and committed as a whole."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """Sequences decoded at once by one worker; halved for a batch that does not fit in memory."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     """Sampling actors."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
     """GPUs an actor."""
-    num_cpus: float = Field(1, ge=0)
+    num_cpus: float = Field(default=1, ge=0)
     """CPUs an actor."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """CPU threads of an actor's matrix products, where it has no GPU."""
-    unit_timeout_s: float = Field(3600, gt=0)
+    unit_timeout_s: float = Field(default=3600, gt=0)
     """A unit that takes longer counts as crashed."""
 
     @model_validator(mode="after")
@@ -150,11 +150,11 @@ class ScoringConfig(_Part):
 
     constraints: tuple[Constraint, ...] = Field(min_length=1)
     """All of them judge every candidate."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     """Scoring actors."""
-    num_cpus: float = Field(1, gt=0)
+    num_cpus: float = Field(default=1, gt=0)
     """CPUs an actor."""
-    max_error_rate: float = Field(0.01, ge=0, le=1)
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the verdicts are errors."""
 
     @model_validator(mode="after")
@@ -171,38 +171,38 @@ class AcceptanceConfig(_Part):
 
     rule: PluginField = Plugin(use="all_passed")
     """The acceptance rule."""
-    max_per_prompt: int | None = Field(None, ge=1)
+    max_per_prompt: int | None = Field(default=None, ge=1)
     """Keep at most so many a prompt, by score and then by index."""
     dedupe: bool = True
     """Keep one of several candidates with the same token ids, the one with the lowest index."""
-    min_accepted: int = Field(1, ge=1)
+    min_accepted: int = Field(default=1, ge=1)
     """Fewer accepted candidates than this in a round end the run with exit code 65."""
 
 
 class TrainingConfig(_Part):
     """How the policy learns from accepted candidates."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimizer steps. Set this or `epochs`."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over the examples; 1 where neither is set."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Examples a step, over all workers."""
-    micro_batch_size: int = Field(8, ge=1)
+    micro_batch_size: int = Field(default=8, ge=1)
     """Examples in one forward pass of one worker; the rest of the batch is accumulated."""
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape after the warm-up; cosine and linear end at `final_learning_rate`."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up from 0."""
-    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    final_learning_rate: float = Field(default=0.1, ge=0, le=1)
     """Share of the peak at the last step."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled decay."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moments."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     init: Literal["base", "previous"] = "base"
     """Start from the policy of round 0, or from the incumbent."""
@@ -212,15 +212,15 @@ class TrainingConfig(_Part):
     """Weight each example by 1 / (accepted candidates of its prompt), so that prompts count equally."""
     replay: str | None = None
     """A JSONL or Parquet file of worked examples (prompt or messages, and completion), mixed into training."""
-    replay_weight: float = Field(1.0, gt=0)
+    replay_weight: float = Field(default=1.0, gt=0)
     """Weight of a replayed example against a prompt's accepted ones."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     """Data-parallel training workers."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
     """GPUs a worker; 0 trains on CPUs."""
-    num_cpus: float = Field(1, gt=0)
+    num_cpus: float = Field(default=1, gt=0)
     """CPUs a worker."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """CPU threads of a worker's matrix products, where it has no GPU."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters."""
@@ -228,11 +228,11 @@ class TrainingConfig(_Part):
     """DeepSpeed options merged over the generated ones."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints; a killed worker loses at most these."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(default=3, ge=0)
     """Worker failures that training survives."""
-    divergence_ratio: float = Field(10.0, gt=1)
+    divergence_ratio: float = Field(default=10.0, gt=1)
     """Training stops when the loss exceeds the first step's by this factor."""
 
     @model_validator(mode="after")
@@ -247,11 +247,11 @@ class EvaluationConfig(_Part):
 
     prompts: PromptsConfig
     """Held-out prompts. Those that also stand among the training prompts are an error."""
-    num_samples: int = Field(8, ge=1)
+    num_samples: int = Field(default=8, ge=1)
     """Sampled completions a prompt, for pass@1 and pass@k."""
-    k: int | None = Field(None, ge=1)
+    k: int | None = Field(default=None, ge=1)
     """pass@k; by default num_samples."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Temperature of the sampled completions; one greedy completion comes beside them."""
 
     @model_validator(mode="after")
@@ -273,9 +273,9 @@ class ClusterConfig(_Part):
 
     address: str | None = None
     """`auto` or host:port joins a cluster; without it a local one is started, or the job's own is used."""
-    max_idle_passes: int = Field(20, ge=1)
+    max_idle_passes: int = Field(default=20, ge=1)
     """Passes over unfinished units without one done before the stage gives up."""
-    crashes_before_split: int = Field(3, ge=1)
+    crashes_before_split: int = Field(default=3, ge=1)
     """Crashed attempts at a unit before it is halved; a single prompt is quarantined then."""
 
 
@@ -286,9 +286,9 @@ class RunConfig(_Part):
     """Name of the run: lower-case letters, digits, dot, dash and underscore."""
     store: str = "runs"
     """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Fixes every draw and every order."""
-    rounds: int = Field(1, ge=1)
+    rounds: int = Field(default=1, ge=1)
     """Rounds after round 0, which evaluates the policy as it is."""
     policy: PolicyConfig
     prompts: PromptsConfig

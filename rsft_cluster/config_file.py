@@ -1,134 +1,123 @@
-"""From a YAML or JSON file and `--set` overrides to a `RunConfig`; every mistake is told with its file and key."""
+"""From a YAML or JSON file and `--set` overrides to a `RunConfig`; every mistake is told with its place and key."""
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from rsft_cluster import strict_yaml
 from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.errors import ConfigError
+from rsft_cluster.strict_yaml import Location
+from rsft_cluster.validation import explain, shown
 
 MAX_CONFIG_BYTES = 1 << 20
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (`1e-5`), and duplicate keys refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001 as inherited
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for (key_node, _), key in zip(node.value, keys, strict=True):
-            if keys.count(key) > 1:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-# Integers must win over the float pattern above, so they are put in front of it again.
-for _first in "-+0123456789":
-    _found = _Loader.yaml_implicit_resolvers[_first]
-    _found.sort(key=lambda item: item[0] != "tag:yaml.org,2002:int")
+Places = dict[Location, str]
+"""Where each key was said: `run.yaml:12`, or `--set sampling.workers=4`. The file itself is at ()."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML run config, apply `key.path=value` overrides, and validate it.
 
     Relative paths of prompts, replay, model and chat template become absolute, taken from the config file's
-    folder; the store's from the working folder. Raises ConfigError naming file and key.
+    folder; the store's from the working folder. Raises ConfigError naming file, line and key.
     """
     path = Path(path)
-    raw = read_yaml(path)
+    raw, places = _read(path)
     for override in overrides:
-        raw = _override(raw, override)
-    return parse_config(raw, where=str(path), base=path.parent)
+        _override(raw, places, override)
+    return parse_config(raw, places=places, base=path.parent)
 
 
-def read_yaml(path: Path) -> Any:
-    """Read one YAML document; raises ConfigError with file and line."""
+def parse_config(raw: object, *, places: Mapping[Location, str], base: Path) -> RunConfig:
+    """Validate a config read from YAML or JSON; `base` is what relative paths are taken from.
+
+    Types are meant as they are written: `4` is a number and `"4"` is text.
+    """
     try:
+        config = RunConfig.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise ConfigError(explain(error, lambda location: _place(places, location))) from error
+    try:
+        return _absolute(config, base.resolve())
+    except (RuntimeError, OSError) as error:  # `~nobody/x`, or a name too long for the file system
+        raise ConfigError(f"{places[()]}: a path in it cannot be used: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Places]:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; expected a YAML file")
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; that is no config")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 a SafeLoader
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        raise ConfigError(f"{path}: there is no such config file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); expected a YAML file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        raw, lines = strict_yaml.read(text)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def parse_config(raw: object, *, where: str, base: Path) -> RunConfig:
-    """Validate a config read from YAML or JSON; `base` is what relative paths are taken from."""
+        raise ConfigError(f"{path}:{error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: expected a mapping with the keys {sorted(RunConfig.model_fields)}")
-    try:
-        config = RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from error
-    return _absolute(config, base.resolve())
+        found = "nothing" if raw is None else shown(raw)
+        keys = ", ".join(RunConfig.model_fields)
+        raise ConfigError(f"{path}: expected a mapping with the keys {keys}; found {found}")
+    return raw, {(): str(path)} | {location: f"{path}:{line}" for location, line in lines.items()}
 
 
-def _override(raw: object, override: str) -> object:
+def _place(places: Mapping[Location, str], location: Location) -> str:
+    """Return where a key was said; for one that is missing, where the section is that misses it."""
+    while location not in places:
+        location = location[:-1]
+    return places[location]
+
+
+def _override(raw: dict[str, Any], places: Places, override: str) -> None:
+    """Set one key of `raw`; sections on the way to it are made where there are none."""
     key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {override}: expected key.path=value")
-    if not isinstance(raw, dict):
-        return raw
-    copied = json.loads(json.dumps(raw))
-    parts = key.split(".")
-    node = copied
-    for part in parts[:-1]:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {part!r} is not a mapping")
-        node = child
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {override}: expected key=value, like sampling.workers=4")
     try:
-        node[parts[-1]] = yaml.load(text, Loader=_Loader)  # noqa: S506 a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
-    return copied
+        value, _ = strict_yaml.read(text)
+    except ConfigError as error:
+        raise ConfigError(f"--set {override}: the value, as YAML: {error}") from error
+    node: Any = raw
+    location: Location = ()
+    for part in parts[:-1]:
+        step = _step(node, part, location, override)
+        if isinstance(node, dict) and node.get(step) is None:
+            node[step] = {}
+        node, location = node[step], (*location, step)
+    step = _step(node, parts[-1], location, override)
+    node[step] = value
+    location = (*location, step)
+    for known in [k for k in places if k[: len(location)] == location]:
+        del places[known]
+    places[location] = f"--set {override}"
 
 
-def _explain(error: ValidationError, where: str) -> str:
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(p) for p in item["loc"]) or "(config)"
-        said = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            said = f"unknown key{_near(item['loc'])}"
-        elif item["type"] != "missing" and not isinstance(item["input"], dict):
-            said = f"{said} (got {item['input']!r})"
-        lines.append(f"{where}: {key}: {said}")
-    return "\n".join(lines)
-
-
-def _near(location: tuple[int | str, ...]) -> str:
-    schema: Any = RunConfig.model_json_schema()
-    definitions = schema["$defs"]
-    node = schema
-    for part in location[:-1]:
-        node = _resolve(node, definitions)
-        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-    known = sorted(_resolve(node, definitions).get("properties", {}))
-    return f"; known here: {', '.join(known)}" if known else ""
-
-
-def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
-    while "$ref" in node or "allOf" in node or "anyOf" in node:
-        inner = node if "$ref" in node else (node.get("allOf") or node["anyOf"])[0]
-        if "$ref" not in inner:
-            return inner
-        node = definitions[inner["$ref"].rsplit("/", 1)[-1]]
-    return node
+def _step(node: object, part: str, location: Location, override: str) -> str | int:
+    """Return `part` as what it is within `node`: a mapping's key or a list's position."""
+    if isinstance(node, dict):
+        return part
+    where = ".".join(map(str, location))
+    if not isinstance(node, list):
+        raise ConfigError(
+            f"--set {override}: {where} is {shown(node)}, which has nothing named {part!r} in it; "
+            f"set {where} as a whole, like {where}={{...}}"
+        )
+    if not part.isdecimal() or int(part) >= len(node):
+        raise ConfigError(
+            f"--set {override}: {where} is a list of {len(node)}, counted from 0; there is no entry {part!r}"
+        )
+    return int(part)
 
 
 def _absolute(config: RunConfig, base: Path) -> RunConfig:

@@ -4,6 +4,9 @@ Wave 0 of an evaluation is one greedy answer a prompt, wave 1 the sampled ones. 
 same random streams, so that two policies are compared prompt by prompt.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
+
 from math import comb
 
 import numpy as np

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-import rsft_cluster
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError, StageError
 
@@ -49,7 +48,7 @@ def packed(config: RunConfig, config_path: Path, *, trust_remote_code: bool = Fa
             shutil.copy(module, folder)
         Path(folder, "config.json").write_text(config.model_dump_json(indent=1), encoding="utf-8")
         flag = " --trust-remote-code" if trust_remote_code else ""
-        package = str(Path(rsft_cluster.__file__).parent)
+        package = str(Path(__file__).parent)
         # exec: a stop request must reach the run itself, not a shell in front of it.
         yield Submission(f"rsft-{config.run}", f"exec python -m rsft_cluster run config.json{flag}", folder, (package,))
 

@@ -19,7 +19,7 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
 from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import BadLine, read_prompts
-from rsft_cluster.records import Decision, Evaluation, PromptSet, Manifest, PolicyRef, Record, TrainingResult
+from rsft_cluster.records import Decision, Evaluation, Manifest, PolicyRef, PromptSet, Record, TrainingResult
 from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.schemas import PROMPT, digest
 from rsft_cluster.store import Store

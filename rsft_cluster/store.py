@@ -215,8 +215,8 @@ class Store:
 
     def _create_object(self, path: str, payload: bytes) -> bool:
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        options = {"allow_http": True} if endpoint.startswith("http://") else {}
-        target = obstore.store.from_url(self.uri, client_options=options)  # pyright: ignore[reportArgumentType]
+        allow_http = endpoint.startswith("http://")
+        target = obstore.store.from_url(self.uri, client_options={"allow_http": allow_http})
         try:
             obstore.put(target, path, payload, mode="create")
         except AlreadyExistsError:

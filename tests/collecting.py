@@ -55,7 +55,8 @@ def collection(path, *, num_prompts=10, unit_size=4, num_candidates=4, session="
     store.write_batches("prompts/train.parquet", table.to_batches(), PROMPT, rows=unit_size)
     folder = Folder(store, "rounds/0001")
     plan = write_plan(
-        folder, round_number=1, stream="round-0001", seed=seed, policy=PolicyRef(name="round-0000", uri="/m", digest="d"),
+        folder, round_number=1, stream="round-0001", seed=seed,
+        policy=PolicyRef(name="round-0000", uri="/m", digest="d"),
         passes=(Pass(num_candidates=num_candidates, temperature=1.0, max_tokens=64, batch_size=8),),
         prompts="prompts/train.parquet", fingerprint="f",
     )  # fmt: skip

@@ -3,7 +3,6 @@
 Adversarially checked: whatever happens before, the sealed outcome equals that of an undisturbed collection.
 """
 
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -147,7 +146,7 @@ def test_a_listed_file_that_is_gone_or_short_cannot_be_sealed(tmp_path):
     made.folder.store.write(path, whole[:-1])
     with pytest.raises(StoreError, match="bytes long; its commit vouches for"):
         seal(made.folder, made.work.plan, target="test")
-    os.remove(f"{made.folder.store.root}/{path}")
+    Path(f"{made.folder.store.root}/{path}").unlink()
     with pytest.raises(StoreError, match="is missing"):
         seal(made.folder, made.work.plan, target="test")
 
@@ -215,7 +214,9 @@ def test_a_unit_with_too_many_errors_is_judged_again_by_the_next_session(tmp_pat
     assert "ZeroDivisionError" in row["first_error"]
     state = survey(broken.folder)
     assert [p.endswith(".faulty.json") for p in state.commits["0000000"]] == [True]
-    mended = replace(broken, work=replace(collection(tmp_path / "x").work, store_uri=broken.work.store_uri, session="t" * 12))
+    mended = replace(
+        broken, work=replace(collection(tmp_path / "x").work, store_uri=broken.work.store_uri, session="t" * 12)
+    )
     assert mended.finish().totals.num_errors == 0
 
 

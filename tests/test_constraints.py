@@ -10,7 +10,7 @@ from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.base import BatchConstraint, Verdict
 from rsft_cluster.constraints.finished import finished
 from rsft_cluster.constraints.json_schema import JsonSchema
-from rsft_cluster.constraints.length import length
+from rsft_cluster.constraints.length import Length
 from rsft_cluster.constraints.pattern import Pattern
 from rsft_cluster.constraints.words import Words
 from rsft_cluster.errors import ConfigError
@@ -59,13 +59,13 @@ def test_only_a_completion_that_ended_by_itself_is_finished(finish_reason, passe
     ],
 )
 def test_length_counts_in_the_unit_asked_for(text, params, passed, reason) -> None:
-    verdict = length(candidate(text, num_tokens=4), **params)
+    (verdict,) = Length(**params).judge([candidate(text, num_tokens=4)])
     assert (verdict.passed, verdict.reason) == (passed, reason)
 
 
 def test_length_refuses_bounds_that_nothing_fits() -> None:
     with pytest.raises(ConfigError, match="min 5 is above max 2"):
-        length(candidate("x"), min=5, max=2)
+        Length(min=5, max=2)
     with pytest.raises(ConfigError, match="parameter min is -1"):
         bind(Constraint(use="length", params={"min": -1}), "constraints", num_leading=1)
     with pytest.raises(ConfigError, match="parameter unit is 'letters'"):

@@ -81,6 +81,13 @@ def test_draws_follow_the_processed_distribution(decoding):
     assert chi_square_p(counts, expected) > 1e-4
 
 
+def test_the_choice_of_a_block_says_nothing_about_the_token_in_it():
+    logits = torch.full((1, 300), -torch.inf)
+    logits[0, [0, 7, 200]] = torch.tensor([0.0, 0.0, 1.0])
+    counts = torch.bincount(draw_many(logits).tokens, minlength=300)[[0, 7, 200]].numpy()
+    assert chi_square_p(counts, logits[0, [0, 7, 200]].double().softmax(-1).numpy()) > 1e-4
+
+
 def test_the_chi_square_test_tells_a_slightly_different_temperature_apart():
     logits = logits_of(300)
     counts = torch.bincount(draw_many(logits, Decoding(temperature=1.1)).tokens, minlength=300).numpy()

@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import BOS, EOS, PAD
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
 
 from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError
@@ -120,3 +122,17 @@ def test_an_end_token_ends_and_a_broken_character_does_not():
     *broken, last = tokenizer("好", add_special_tokens=False)["input_ids"]
     reached = [ending.reached(token) for token in [*broken, *broken, last, EOS]]
     assert reached == [False] * 4 + [True, True]
+
+
+def test_of_several_templates_the_default_is_used():
+    tokenizer = models.tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages[-1].content }}=", "tool_use": "no"}
+    assert rendered(encoding.encode_prompt(tokenizer, CHAT), tokenizer) == "2 + 3 等于几？="
+
+
+def test_a_stop_string_across_a_word_start_is_seen_where_spaces_depend_on_the_token_before():
+    core = Tokenizer(WordLevel({"\u2581a": 0, "\u2581b": 1}))
+    core.decoder = decoders.Metaspace()
+    assert core.decode([1]) == "b" != core.decode([0, 1])[1:]
+    ending = Ending(StopRule(frozenset(), ("a b",), lambda ids: core.decode(list(ids))))
+    assert [ending.reached(token) for token in (1, 0, 1)] == [False, False, True]

@@ -19,9 +19,8 @@ def store(tmp_path):
 
 def test_a_second_holder_is_refused_and_told_who_holds(store):
     with hold(store):
-        with pytest.raises(AlreadyRunningError, match=f"already running as process {os.getpid()}"):
-            with hold(store):
-                pass
+        with pytest.raises(AlreadyRunningError, match=f"already running as process {os.getpid()}"), hold(store):
+            pass
         assert f"process {os.getpid()}" in (holder(store) or "")
     assert holder(store) is None
 
@@ -61,7 +60,7 @@ def test_a_holder_on_another_host_lives_by_its_renewals(store, age, is_refused):
     found = {"nonce": "x", "host": "elsewhere", "boot": "b", "pid": 1, "started": "1", "released": False}
     store.create("lease/000001.json", json.dumps(found | {"renewed": time.time() - age}).encode())
     if is_refused:
-        with pytest.raises(AlreadyRunningError, match="on elsewhere.*its lease ends in"), hold(store):
+        with pytest.raises(AlreadyRunningError, match=r"on elsewhere.*its lease ends in"), hold(store):
             pass
     else:
         with hold(store) as lease:

@@ -3,10 +3,10 @@
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from test_store import prompts
 
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store import Store, localise, upload_folder
-from test_store import prompts
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from rsft_cluster.constraints.answer_matches import AnswerMatches
 from rsft_cluster.constraints.base import Candidate, Message, Verdict
 from rsft_cluster.constraints.finished import finished
 from rsft_cluster.constraints.json_schema import JsonSchema
-from rsft_cluster.constraints.length import length
+from rsft_cluster.constraints.length import Length
 from rsft_cluster.constraints.pattern import Pattern
 from rsft_cluster.constraints.words import Words
 from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
@@ -34,7 +33,7 @@ PROMPTS = [Prompt(f"id-{i}", (Message("user", f"What is {i} + 1?"),), str(i + 1)
     ("constraint", "passing", "failing"),
     [
         (finished, [candidate()], [candidate(finish_reason="length")]),
-        (partial(length, max=5, unit="characters"), [candidate("short")], [candidate("too long")]),
+        (Length(max=5, unit="characters"), [candidate("short")], [candidate("too long")]),
         (Pattern(must=r"\d"), [candidate("5")], [candidate("five"), candidate("")]),
         (Words(forbidden=["有偏见", "bad"]), [candidate("公正"), candidate("badly")], [candidate("很有偏见")]),
         (JsonSchema(schema={"type": "object"}), [candidate("{}")], [candidate("[]"), candidate("{")]),

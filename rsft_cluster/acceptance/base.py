@@ -7,7 +7,8 @@ A rule is a pure function from the judged candidates of one or more groups to ac
         return passed(judged).cast(pa.float64())
 
 `judged` has the columns of JUDGED, the groups whole, rows in any order. A candidate is kept when its stored
-uniform u is below its probability. Probabilities are in [0, 1], and 0 for whatever did not pass.
+uniform u is below its probability. Probabilities are in [0, 1], and 0 for whatever did not pass, except in
+`everything`, the control without rejection.
 """
 
 from collections.abc import Callable

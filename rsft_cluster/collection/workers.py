@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 from uuid import uuid4
 
 import numpy as np
@@ -138,7 +139,7 @@ class ScoreAndCommit:
             return _row(DONE, unit=unit.unit, failure=row["failure"])
         try:
             prompts, candidates = _from_bytes(row["prompts"]), _from_bytes(row["candidates"])
-            quarantined = dict(row["quarantined"] or [])  # pyright: ignore[reportArgumentType, reportCallIssue]
+            quarantined = dict(cast("list[tuple[str, str]]", row["quarantined"] or []))
             return self._commit(unit, prompts, candidates, quarantined, row["sampling_s"])
         except Exception as error:
             return _row(DONE, unit=unit.unit, failure=_packed(error))
@@ -148,21 +149,14 @@ class ScoreAndCommit:
     ) -> pa.Table:
         judgements = self._judge.judge(as_candidates(prompts, candidates))
         scores = score_table(candidates, judgements, self._work.rule, self._work.acceptance, self._work.plan)
-        accepted = accepted_table(prompts, candidates, scores)
+        tables = {
+            "candidates": (candidates, CANDIDATE),
+            "scores": (scores, SCORE),
+            "accepted": (accepted_table(prompts, candidates, scores), ACCEPTED),
+        }
         errors = [error for judgement in judgements for error in judgement.errors]
         num_verdicts = sum(len(j.verdicts) for j in judgements)
-        faulty = len(errors) > self._work.scoring.max_error_rate * num_verdicts
-        commit = self._publish(
-            unit,
-            prompts,
-            candidates,
-            scores,
-            accepted,
-            quarantined,
-            num_verdicts=num_verdicts,
-            num_errors=len(errors),
-            faulty=faulty,
-        )
+        commit = self._publish(unit, tables, _states(prompts, scores, quarantined), num_verdicts, len(errors))
         return _row(
             DONE,
             unit=unit.unit,
@@ -170,7 +164,7 @@ class ScoreAndCommit:
             num_solved=sum(p.num_passed > 0 for p in commit.prompts),
             num_candidates=candidates.num_rows,
             num_passed=sum(p.num_passed for p in commit.prompts),
-            num_accepted=accepted.num_rows,
+            num_accepted=sum(p.num_accepted for p in commit.prompts),
             num_tokens=commit.num_tokens,
             num_verdicts=num_verdicts,
             num_errors=len(errors),
@@ -182,41 +176,35 @@ class ScoreAndCommit:
     def _publish(
         self,
         unit: Unit,
-        prompts: pa.Table,
-        candidates: pa.Table,
-        scores: pa.Table,
-        accepted: pa.Table,
-        quarantined: dict[str, str],
-        *,
+        tables: dict[str, tuple[pa.Table, pa.Schema]],
+        prompts: tuple[PromptState, ...],
         num_verdicts: int,
         num_errors: int,
-        faulty: bool,
     ) -> Commit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
         name = f"{unit.unit}.{attempt}"
         files = {
             part: store.write_table(self._folder.at(part, f"{name}.parquet"), table, schema)
-            for part, table, schema in (
-                ("candidates", candidates, CANDIDATE),
-                ("scores", scores, SCORE),
-                ("accepted", accepted, ACCEPTED),
-            )
+            for part, (table, schema) in tables.items()
         }
-        decided = scores.select(["candidate_id", "score", "passed", "u", "acceptance_probability", "accepted"])
+        # How long a verdict took differs from attempt to attempt; what was sampled and decided does not.
+        decided = tables["scores"][0].drop_columns(["verdicts"]).to_pylist()
         commit = Commit(
             unit=unit.unit,
             attempt=attempt,
-            content=digest(files["candidates"].sha256, files["accepted"].sha256, decided.to_pylist(), quarantined),
+            content=digest(
+                files["candidates"].sha256, files["accepted"].sha256, decided, [p.model_dump() for p in prompts]
+            ),
             candidates=files["candidates"],
             scores=files["scores"],
             accepted=files["accepted"],
-            prompts=_states(prompts, scores, quarantined),
-            num_tokens=int(np.sum([len(t) for t in candidates.column("token_ids")])),
+            prompts=prompts,
+            num_tokens=int(np.sum([len(t) for t in tables["candidates"][0].column("token_ids")])),
             num_verdicts=num_verdicts,
             num_errors=num_errors,
         )
-        mark = ".faulty" if faulty else ""
+        mark = ".faulty" if num_errors > self._work.scoring.max_error_rate * num_verdicts else ""
         store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
         return commit
 

@@ -5,6 +5,7 @@ included. A word is a run of letters and digits; Chinese and Japanese, written w
 character.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import regex
@@ -22,19 +23,27 @@ _WORD = regex.compile(
 )
 
 
-def length(candidate: Candidate, *, min: Count = 0, max: Count | None = None, unit: Unit = "tokens") -> Verdict:
-    """Pass candidates of at least `min` and at most `max` units; both ends are included."""
-    if max is not None and min > max:
-        raise ConfigError(f"length: min {min} is above max {max}, so nothing can pass")
-    count = _count(candidate, unit)
-    if count < min:
-        return Verdict.of(False, f"{count} {unit}, fewer than {min}")
-    if max is not None and count > max:
-        return Verdict.of(False, f"{count} {unit}, more than {max}")
-    return Verdict.of(True, f"{count} {unit}")
+class Length:
+    """Passes candidates of at least `min` and at most `max` units; both ends are included."""
+
+    def __init__(self, *, min: Count = 0, max: Count | None = None, unit: Unit = "tokens") -> None:
+        if max is not None and min > max:
+            raise ConfigError(f"length: min {min} is above max {max}, so nothing can pass")
+        self._min, self._max, self._unit = min, max, unit
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """Return one verdict a candidate; the reason gives the count."""
+        return [self._one(_count(candidate, self._unit)) for candidate in candidates]
+
+    def _one(self, count: int) -> Verdict:
+        if count < self._min:
+            return Verdict.of(False, f"{count} {self._unit}, fewer than {self._min}")
+        if self._max is not None and count > self._max:
+            return Verdict.of(False, f"{count} {self._unit}, more than {self._max}")
+        return Verdict.of(True, f"{count} {self._unit}")
 
 
-def _count(candidate: Candidate, unit: Unit) -> int:
+def _count(candidate: Candidate, unit: str) -> int:
     if unit == "tokens":
         return candidate.num_tokens
     if unit == "words":

@@ -79,7 +79,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> None:
         outcome = fine_tune(
             TrainingJob(
                 name="base", policy=PolicySpec(str(untrained)), examples=(), replay=str(task / "worked.jsonl"),
-                config=BASE_TRAINING, seed=config.seed, output_uri=str(base), storage_uri=str(base.with_name("training")),
+                config=BASE_TRAINING, seed=config.seed, output_uri=str(base),
+                storage_uri=str(base.with_name("training")),
             )
         )  # fmt: skip
         reporter.training(outcome.num_steps, outcome.num_steps, outcome.final_loss)

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ class _State:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows."""
-        self.cache.reorder_cache(rows)
+        self.cache.reorder_cache(cast("torch.LongTensor", rows))
         self.keys, self.lengths, self.mask = self.keys[rows], self.lengths[rows], self.mask[rows]
 
 
@@ -145,7 +146,7 @@ class BatchDecoder:
         device = self._model.device
         owners = torch.tensor([prefix.order[row.prompt] for row in rows], device=device)
         cache = prefix.cache if consume else copy.deepcopy(prefix.cache)
-        cache.reorder_cache(owners)
+        cache.reorder_cache(cast("torch.LongTensor", owners))
         lengths = prefix.lengths[owners]
         columns = torch.arange(prefix.width + max_tokens, device=device)
         mask = (columns >= (prefix.width - lengths)[:, None]).long()

@@ -4,9 +4,9 @@ DynamicCache concatenates, so a step copies every key and value; that was 18 % o
 one CPU thread. Layers with a sliding window or a recurrent state stay as transformers makes them.
 """
 
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -22,7 +22,10 @@ def new_cache(config: PretrainedConfig) -> DynamicCache:
 
 
 def tolerates_padding(config: PretrainedConfig) -> bool:
-    """Return whether every layer is attention alone; a recurrent one would run over the padding."""
+    """Return whether every layer is attention alone.
+
+    A recurrent layer runs over the padding as well, and it is each model's own affair to undo that.
+    """
     kinds = {type(layer) for layer in DynamicCache(config=config).layers}
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
@@ -40,14 +43,15 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
-        else:
-            self.keys, self._key_room = _append(self.keys, key_states, self._key_room)
-            self.values, self._value_room = _append(self.values, value_states, self._value_room)
-        return self.keys, self.values
+            return key_states, value_states
+        keys, self._key_room = _append(cast("Tensor", self.keys), key_states, self._key_room)
+        values, self._value_room = _append(cast("Tensor", self.values), value_states, self._value_room)
+        self.keys, self.values = keys, values
+        return keys, values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
         """Keep the rows `beam_idx`, in that order; a row may come several times."""
-        super().reorder_cache(beam_idx)  # pyright: ignore[reportArgumentType] any int64 tensor will do
+        super().reorder_cache(beam_idx)
         self._key_room = self._value_room = None
 
 

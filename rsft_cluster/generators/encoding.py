@@ -4,8 +4,8 @@ A chat template is applied exactly once and its text tokenised exactly once, so 
 beginning-of-sequence token. This module knows nothing about sampling and loads no weights.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -42,8 +42,7 @@ def encode_prompt(
     """
     if any(message.role == RAW for message in messages):
         return _encode_raw(tokenizer, messages)
-    template = chat_template or tokenizer.chat_template
-    if template is None:
+    if chat_template is None and tokenizer.chat_template is None:
         raise ConfigError(
             f"{tokenizer.name_or_path}: has no chat template, and the prompts are chat messages. Give raw text as "
             "prompts, or a Jinja file as policy.chat_template, or choose a model that has a template"
@@ -51,7 +50,7 @@ def encode_prompt(
     conversation = [{"role": message.role, "content": message.content} for message in messages]
     try:
         text = tokenizer.apply_chat_template(
-            conversation, chat_template=template, tokenize=False, add_generation_prompt=True
+            conversation, chat_template=chat_template, tokenize=False, add_generation_prompt=True
         )
     except TemplateError as error:
         raise UnencodablePromptError(f"the chat template refuses these messages: {error}") from error
@@ -75,8 +74,14 @@ def end_token_ids(
     end-of-turn token there, and nothing else is taken from it), and the configured ones.
     """
     listed = [generation_eos] if isinstance(generation_eos, int) else list(generation_eos or ())
-    own = tokenizer.eos_token_id
-    return frozenset(listed) | frozenset(stop_token_ids) | (frozenset() if own is None else {own})
+    own = _special_id(tokenizer.eos_token_id)
+    return frozenset([*listed, *stop_token_ids, *([] if own is None else [own])])
+
+
+def added_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> frozenset[int]:
+    """Return the ids of those texts that are one added token, special or not."""
+    added: Mapping[str, int] = cast("Any", tokenizer).get_added_vocab()
+    return frozenset(added[text] for text in texts if text in added)
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -84,8 +89,8 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
     Padding is told from text by length and never by value, so that a policy may well draw this id.
     """
-    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in candidates if token is not None)
+    pad, end = _special_id(tokenizer.pad_token_id), _special_id(tokenizer.eos_token_id)
+    return next(token for token in (pad, end, 0) if token is not None)
 
 
 def num_context_tokens(config: PretrainedConfig) -> int | None:
@@ -120,6 +125,11 @@ def _with_one_bos(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> l
     while bos is not None and token_ids[:2] == [bos, bos]:
         token_ids = token_ids[1:]
     return token_ids
+
+
+def _special_id(token: Any) -> int | None:
+    """Return a special token's id as what it is; transformers types it as anything."""
+    return None if token is None else int(token)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool) -> list[int]:

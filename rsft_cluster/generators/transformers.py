@@ -9,9 +9,12 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from torch.nn import Embedding
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators import encoding
@@ -41,7 +44,7 @@ class TransformersGenerator:
         self.tokenizer = encoding.load_tokenizer(policy)
         self.model = _load_model(policy)
         self._num_context_tokens = encoding.num_context_tokens(self.model.config)
-        self._num_known_tokens = self.model.get_input_embeddings().weight.shape[0]
+        self._num_known_tokens = cast("Embedding", self.model.get_input_embeddings()).num_embeddings
         self._decoder = BatchDecoder(self.model, pad_token_id=encoding.pad_token_id(self.tokenizer))
 
     def generate(
@@ -123,8 +126,7 @@ class TransformersGenerator:
         listed = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ends = encoding.end_token_ids(self.tokenizer, listed, decoding.stop_token_ids)
         # A stop string that is a token of its own may be a special one, which decoded text leaves out.
-        added = self.tokenizer.get_added_vocab()
-        ends |= {added[stop] for stop in decoding.stop if stop in added}
+        ends |= encoding.added_token_ids(self.tokenizer, decoding.stop)
         return StopRule(ends, decoding.stop, lambda ids: encoding.decode(self.tokenizer, ids))
 
 
@@ -150,6 +152,8 @@ def _out_of_memory(row: Row, decoding: Decoding) -> str:
 
 
 def _load_model(policy: PolicySpec) -> PreTrainedModel:
+    # A progress bar an actor would drown the job's log.
+    disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             policy.model,
@@ -161,7 +165,9 @@ def _load_model(policy: PolicySpec) -> PreTrainedModel:
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"policy.model {policy.model}: cannot be loaded: {error}") from error
-    return model.to(policy.device).eval()
+    model.eval()
+    model.to(policy.device)  # pyright: ignore[reportArgumentType] a decorator hides the signature
+    return model
 
 
 def _fix_numerics(policy: PolicySpec) -> None:
@@ -169,7 +175,8 @@ def _fix_numerics(policy: PolicySpec) -> None:
     # cuBLAS reads this when it starts; without it its matrix products are not reproducible.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Nothing reads memory that was not written, so filling it would be time lost.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] a property made at run time
     torch.set_float32_matmul_precision("highest")
     if policy.device == "cpu":
         torch.set_num_threads(policy.threads)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -97,7 +97,7 @@ class DataOrder:
     seed: int
 
     def batch_indices(self, step: int) -> list[int]:
-        """Return the global batch of a step, counted from 0."""
+        """Return the global batch of a step, counted from 0. Across two epochs an example may stand twice."""
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         return [self._index(position) for position in positions]
 
@@ -112,13 +112,13 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.Generator(source).permutation(num_examples)
 
 
-def micro_batches(lengths: Mapping[int, int], *, rank: int, world_size: int, size: int) -> list[list[int]]:
-    """Return one worker's share of a batch, cut into forward passes; empty ones keep workers in step.
+def micro_batches(lengths: Sequence[int], *, rank: int, world_size: int, size: int) -> list[list[int]]:
+    """Return one worker's share of a batch as places in it, cut into forward passes; empty ones keep step.
 
-    `lengths` holds the tokens of each index of the batch. It is dealt out by length, so that workers get equal
+    `lengths` are the tokens of the batch's examples. They are dealt out by length, so that workers get equal
     work and neighbours need little padding. The loss is a sum over the batch: only the speed depends on it.
     """
-    share = sorted(lengths, key=lambda i: (lengths[i], i))[rank::world_size]
+    share = sorted(range(len(lengths)), key=lambda place: lengths[place])[rank::world_size]
     count = math.ceil(math.ceil(len(lengths) / world_size) / size)
     return [share[i * size : (i + 1) * size] for i in range(count)]
 
@@ -158,7 +158,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(input_ids, attention_mask, labels, weights, width - first + 1)
 
 
-def denominator(examples: Iterable[Example]) -> float:
+def denominator(examples: Sequence[Example]) -> float:
     """Return the weighted number of completion tokens: what a batch's loss is divided by."""
     return math.fsum(e.weight * len(e.completion_ids) for e in examples)
 

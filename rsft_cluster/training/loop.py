@@ -9,7 +9,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -90,7 +90,7 @@ def train(job: TrainingJob) -> TrainingOutcome | RsftError:
         job = replace(job, policy=replace(job.policy, model=str(localise(job.policy.model))))
     try:
         return _train(job)
-    except (ConfigError, DivergedError, NothingAcceptedError) as error:
+    except (ConfigError, StageError) as error:
         return error
 
 
@@ -265,7 +265,7 @@ def _step(engine: DeepSpeedEngine, job: TrainingJob, data: _Data, progress: Prog
     for group in optimizer.param_groups:
         group["lr"] = rate
     _seed_step(job.seed, step, engine.global_rank)
-    batch = {i: data.examples[i] for i in data.order.batch_indices(step)}
+    batch = [data.examples[i] for i in data.order.batch_indices(step)]
     loss = _backward(engine, batch, config.micro_batch_size)
     first_loss = progress.first_loss if step else loss
     check_loss(loss, step=step + 1, first_loss=first_loss, ratio=config.divergence_ratio)
@@ -274,7 +274,7 @@ def _step(engine: DeepSpeedEngine, job: TrainingJob, data: _Data, progress: Prog
         raise DivergedError(f"step {step + 1}: the gradient norm is {norm}; lower training.learning_rate")
     metrics = progress.metrics
     if step % max(1, data.num_steps // MAX_METRICS) == 0 or step + 1 == data.num_steps:
-        num_tokens = sum(len(e.completion_ids) for e in batch.values())
+        num_tokens = sum(len(e.completion_ids) for e in batch)
         metrics += (StepMetrics(step + 1, loss, rate, norm, num_tokens),)
     return replace(progress, step=step + 1, first_loss=first_loss, last_loss=loss, metrics=metrics)
 
@@ -285,17 +285,16 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(key, "little") >> 1)
 
 
-def _backward(engine: DeepSpeedEngine, batch: Mapping[int, Example], size: int) -> float:
+def _backward(engine: DeepSpeedEngine, batch: Sequence[Example], size: int) -> float:
     """Accumulate this worker's gradients over its share; return the loss of the whole batch."""
     rank, world_size = engine.global_rank, engine.world_size
-    lengths = {i: len(e) for i, e in batch.items()}
-    share = micro_batches(lengths, rank=rank, world_size=world_size, size=size)
-    idle = replace(next(iter(batch.values())), weight=0.0)
-    total = denominator(batch.values())
+    share = micro_batches([len(e) for e in batch], rank=rank, world_size=world_size, size=size)
+    idle = replace(batch[0], weight=0.0)
+    total = denominator(batch)
     device = get_device()
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    for number, indices in enumerate(share, 1):
-        rows = collate([batch[i] for i in indices] or [idle]).to(device)
+    for number, places in enumerate(share, 1):
+        rows = collate([batch[i] for i in places] or [idle]).to(device)
         part = weighted_loss(_forward(engine, rows), rows.weights, total)
         # DeepSpeed averages gradients over workers; the loss is a sum over them.
         engine.backward(part * world_size, scale_wrt_gas=False)

@@ -1,7 +1,7 @@
 """Whole runs through the command line on a local Ray, killed in every stage.
 
-Adversarially checked: SIGKILL of the driver, of a sampling actor and of a training worker; the run goes on and ends with
-the accepted ids and digests of an undisturbed one.
+Adversarially checked: SIGKILL of the driver, of a sampling actor and of a training worker; the run goes on and ends
+with the accepted ids and digests of an undisturbed one.
 """
 
 import json
@@ -156,7 +156,7 @@ def test_killed_workers_change_nothing(undisturbed, folder):
 def test_a_second_starter_is_told_and_leaves(folder):
     config = write_config(folder, "twice", rounds=1)
     first = begin(config)
-    wait_for(first, lambda: (folder / "runs" / "twice" / "lease" / "000001.json").exists())
+    wait_for(first, (folder / "runs" / "twice" / "lease" / "000001.json").exists)
     second = begin(config)
     _, err = second.communicate(timeout=DEADLINE_S)
     first.terminate()
