@@ -1,29 +1,39 @@
 """Everything about a config that can be found out without a cluster: `rsft check`.
 
-Binds every plug-in, looks at the model folder, reads the first prompts, and estimates tokens, memory and disk. Loads no
-weights and imports no engine.
+Binds every plug-in and tries the rules, looks at the model folder, reads the first prompts, and estimates tokens,
+memory and disk. Loads no weights and imports no engine. All faults are found, not the first alone.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
-from tokenizers import Tokenizer
+import pyarrow as pa
+import pyarrow.fs as pafs
 
-from rsft_cluster.acceptance import bind_rule
-from rsft_cluster.config import PromptsConfig, RunConfig
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.acceptance import bind_rule, decide
+from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.config import Constraint, PolicyConfig, PromptsConfig, RunConfig
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.errors import ConfigError, RsftError, StoreError
+from rsft_cluster.evaluation import PER_PROMPT
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.model_files import ModelFiles, check_template
 from rsft_cluster.needs import needs
 from rsft_cluster.plugins import bind
-from rsft_cluster.policies import base_policy, context_tokens, is_folder
-from rsft_cluster.prompts import BadLine, read_prompts
-from rsft_cluster.runs import open_store
+from rsft_cluster.policies import base_policy, check_folder, is_folder
+from rsft_cluster.prompts import BadLine, read_prompts, to_messages
+from rsft_cluster.schemas import digest
 from rsft_cluster.scoring import Judge
+from rsft_cluster.store import Store, open_uri
 
 PEEK = 1000
 """Prompts looked at of each source."""
+EARLY = 100
+"""So many bad lines among those are enough to say no before the whole source is read, as a run does."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -33,111 +43,355 @@ class Finding:
 
     about: str
     says: str
+    warns: bool = False
+
+
+@dataclass
+class _Check:
+    """What was found so far, and what is wrong."""
+
+    config: RunConfig
+    findings: list[Finding] = field(default_factory=list)
+    faults: list[RsftError] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, key: str) -> Iterator[None]:
+        """Note a fault that the block meets, with the key that it is about."""
+        try:
+            yield
+        except RsftError as error:
+            self.faults.append(type(error)(_named(key, str(error))))
+
+    def say(self, about: str, says: str, *, warns: bool = False) -> None:
+        self.findings.append(Finding(about, says, warns))
+
+    def conclude(self) -> list[Finding]:
+        """Return the findings; raises the fault, or one error with all of them."""
+        if len(self.faults) > 1:
+            raise ConfigError("\n".join(map(str, self.faults)))
+        if self.faults:
+            raise self.faults[0]
+        return self.findings
+
+
+def _named(key: str, said: str) -> str:
+    """Return a message that begins with its key. Readers name `prompts` whichever of the two sections they read."""
+    part = key.rpartition(".")[2]
+    if said.startswith((f"{key}:", f"{key}.")):
+        return said
+    return key + said.removeprefix(part) if said.startswith(f"{part}.") else f"{key}: {said}"
 
 
 def check(config: RunConfig) -> list[Finding]:
-    """Return what a run of this config will be like; raises ConfigError or PluginError at the first fault."""
-    bind(config.sampling.generator, "generators", num_leading=1)
-    Judge(config.scoring.constraints)
-    rule = bind_rule(config.acceptance)
-    bind(config.promotion.rule, "promotion_rules", num_leading=2)
-    open_store(config)
-    found = [Finding("acceptance", f"targets {rule.load().target}")]
-    scripted = config.sampling.generator.use == "scripted"
-    if not scripted or is_folder(config.policy.model):
-        base_policy(config.policy)
-        found += _model(config)
+    """Return what a run of this config will be like; raises ConfigError with every fault, or StoreError."""
+    found = _Check(config)
+    _plugins(found)
+    with found.of("store"):
+        _store(config)
+    model = None
+    _policy_settings(found)
+    with found.of("policy.model"):
+        model = _model(found)
+    rows = {}
     for name, prompts in (("prompts", config.prompts), ("evaluation.prompts", config.evaluation.prompts)):
-        found.append(Finding(name, _prompts(config, prompts, name)))
-    if config.training.replay and not Path(config.training.replay).exists():
-        raise ConfigError(f"training.replay: {config.training.replay}: there is no such file")
-    found += _budget(config)
-    found.append(Finding("cluster", f"must offer {needs(config).describe()}"))
-    return found
+        with found.of(name):
+            rows[name] = _prompts(found, name, prompts, model)
+    with found.of("evaluation.prompts"):
+        _overlap(rows.get("prompts", ()), rows.get("evaluation.prompts", ()))
+    for first in (found_rows[0] for found_rows in rows.values()):
+        _try_constraints(found, first)
+    with found.of("training.replay"):
+        _replay(config.training.replay)
+    _budget(found)
+    found.say("cluster", f"must offer {needs(config).describe()}")
+    return found.conclude()
 
 
-def _model(config: RunConfig) -> Iterator[Finding]:
-    model = config.policy.model
-    if not is_folder(model) or "://" in model:
-        yield Finding("policy", f"{model}, looked at when the run starts")
-        return
-    num_parameters = sum(_num_parameters(path) for path in sorted(Path(model).glob("*.safetensors")))
-    context = context_tokens(model)
-    says = f"{num_parameters:,} parameters, {num_parameters * BYTES[config.policy.dtype] / 1e9:.3g} GB of weights"
-    yield Finding("policy", says + (f", context of {context:,} tokens" if context else ""))
-    if context is not None and config.sampling.max_tokens >= context:
+def check_plugins(config: RunConfig) -> None:
+    """Raise ConfigError unless every plug-in is there and takes its parameters."""
+    found = _Check(config)
+    _plugins(found)
+    for name, prompts in (("prompts", config.prompts), ("evaluation.prompts", config.evaluation.prompts)):
+        with found.of(f"{name}.source"):
+            bind(prompts.source, "prompt_sources", num_leading=2)
+    found.conclude()
+
+
+def _plugins(found: _Check) -> None:
+    config = found.config
+    with found.of("sampling.generator"):
+        generator = bind(config.sampling.generator, "generators", num_leading=1)
+        if config.sampling.generator.use == "scripted":
+            generator(PolicySpec(config.policy.model))
+    for i, constraint in enumerate(config.scoring.constraints):
+        with found.of(f"scoring.constraints.{i}"):
+            Judge([constraint])
+    with found.of("acceptance.rule"):
+        rule = bind_rule(config.acceptance)
+        with _trying(config.acceptance.rule.use):
+            decide(_made_up_candidates(), rule, max_per_prompt=None, dedupe=False)
+        found.say("acceptance", f"targets {rule.load().target}")
+    with found.of("promotion.rule"):
+        promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
+        with _trying(config.promotion.rule.use):
+            promote(_made_up_results(0), _made_up_results(1))
+
+
+@contextmanager
+def _trying(use: str) -> Iterator[None]:
+    """Turn whatever a rule raises on made-up rows into a ConfigError: its parameters are wrong, or it is."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise ConfigError(f"{use} fails on a few made-up rows: {type(error).__name__}: {error}") from error
+
+
+def _made_up_candidates() -> pa.Table:
+    rows = [
+        {
+            "candidate_id": f"c{i}",
+            "prompt_id": f"p{i // 2}",
+            "index": i % 2,
+            "score": score,
+            "passed": None if score is None else score == 1.0,
+            "num_tokens": 3,
+            "logprob": -3.0,
+            "target_logprob": -3.0,
+            "content": f"t{i}",
+            "u": 0.5,
+        }
+        for i, score in enumerate((1.0, 0.5, 1.0, None))
+    ]
+    return pa.Table.from_pylist(rows, schema=JUDGED)
+
+
+def _made_up_results(shift: int) -> pa.Table:
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "greedy_passed": bool((i + shift) % 2),
+            "num_samples": 4,
+            "num_passed": i,
+            "pass_rate": i / 4,
+            "mean_score": i / 4,
+        }
+        for i in range(4)
+    ]
+    return pa.Table.from_pylist(rows, schema=PER_PROMPT)
+
+
+def _store(config: RunConfig) -> None:
+    scheme, _, rest = config.store.partition("://")
+    if rest.strip("/") == "" and "://" in config.store:
+        raise ConfigError(f"{config.store}: names no place; expected {scheme}://bucket/folder")
+    run = Store(f"{config.store.rstrip('/')}/{config.run}")
+    try:
+        # A run's folder is the run's to make.
+        (run if run.exists("") else Store(config.store)).probe()
+    except StoreError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise StoreError(
+            f"{config.store}: cannot be written to ({reason}); expected a folder or URI that every node may write to"
+        ) from error
+
+
+def _policy_settings(found: _Check) -> None:
+    config, policy = found.config, found.config.policy
+    if policy.chat_template:
+        with found.of("policy.chat_template"):
+            check_template(Path(policy.chat_template))
+    on_cpus = [name for name in ("sampling", "training") if not getattr(config, name).num_gpus]
+    if policy.attention == "flash_attention_2" and on_cpus:
+        with found.of("policy.attention"):
+            raise ConfigError(
+                f"flash_attention_2 runs on GPUs alone, and {on_cpus[0]}.num_gpus is 0; expected sdpa or eager there"
+            )
+
+
+def _model(found: _Check) -> ModelFiles | None:
+    """Look at the model; return its files where they are here."""
+    policy = found.config.policy
+    if not is_folder(policy.model):
+        _ask_hub(policy)
+        found.say("policy", f"{policy.model} from the hub; its files are looked at when the run starts")
+        return None
+    if "://" in policy.model:
+        check_folder(policy.model)
+        found.say("policy", f"{policy.model}, looked at when the run starts")
+        return None
+    model = ModelFiles(Path(policy.model))
+    model.check()
+    _describe(found, model)
+    context, room = model.num_context_tokens, found.config.sampling.max_tokens
+    if context is not None and room >= context:
+        with found.of("sampling.max_tokens"):
+            raise ConfigError(f"{room} leaves no room for a prompt in the model's context of {context} tokens")
+    return model
+
+
+def _ask_hub(policy: PolicyConfig) -> None:
+    remedy = "expected a hub id, or a folder, relative to the config file"
+    try:
+        base_policy(policy)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {remedy}") from error
+    except Exception as error:  # the hub's client lets its HTTP library's errors through
         raise ConfigError(
-            f"sampling.max_tokens: {config.sampling.max_tokens} leaves no room for a prompt in the model's context of "
-            f"{context} tokens"
-        )
-    wanted = config.training.batch_size / (config.training.workers * config.training.micro_batch_size)
+            f"{policy.model!r} is no folder here, and the hub could not be asked for it ({error}); {remedy}"
+        ) from error
+
+
+def _describe(found: _Check, model: ModelFiles) -> None:
+    policy, training = found.config.policy, found.config.training
+    weights = model.num_parameters * BYTES[policy.dtype]
+    context = model.num_context_tokens
+    found.say(
+        "policy",
+        f"{model.num_parameters:,} parameters, {_size(weights)} of weights"
+        + (f", context of {context:,} tokens" if context else ""),
+    )
+    if model.has_code:
+        found.say("policy", "Python code comes with the model: read it, then give --trust-remote-code", warns=True)
+    share = training.batch_size / (training.workers * training.micro_batch_size)
     # Weights, gradients and AdamW's two moments, the moments and master weights in float32.
-    total = num_parameters * (2 * BYTES[config.policy.dtype] + (8 if config.policy.dtype == "float32" else 12))
-    sharded = total / config.training.workers if config.training.zero_stage == 3 else total
-    yield Finding(
+    total = model.num_parameters * (2 * BYTES[policy.dtype] + (8 if policy.dtype == "float32" else 12))
+    sharded = total / training.workers if training.zero_stage == 3 else total
+    found.say(
         "training",
-        f"{config.training.workers} workers, {max(1, round(wanted))} micro-batches a step, at least "
-        f"{sharded / 1e9:.3g} GB a worker beside activations",
+        f"{_count(training.workers, 'worker')}, {_count(max(1, round(share)), 'micro-batch', 'es')} a step, at least "
+        f"{_size(sharded)} a worker beside activations",
     )
 
 
-def _num_parameters(path: Path) -> int:
-    total = 0
-    with safe_open(path, framework="numpy") as file:
-        for key in file.keys():  # noqa: SIM118 not a mapping
-            size = 1
-            for extent in file.get_slice(key).get_shape():
-                size *= extent
-            total += size
-    return total
-
-
-def _prompts(config: RunConfig, prompts: PromptsConfig, name: str) -> str:
-    bad: list[BadLine] = []
-    peek = prompts.model_copy(update={"limit": min(prompts.limit or PEEK, PEEK)})
-    rows = [row for batch in read_prompts(peek, on_bad=bad.append) for row in batch.to_pylist()]
+def _prompts(found: _Check, name: str, prompts: PromptsConfig, model: ModelFiles | None) -> list[dict[str, Any]]:
+    """Look at the first prompts of a source and return them."""
+    config = found.config
+    rows, num_bad = _peek(prompts)
     chat = any(row["messages"][0]["role"] != "raw" for row in rows)
-    if chat and not _has_template(config):
+    if chat and model and not config.policy.chat_template and not model.has_chat_template:
         raise ConfigError(
-            f"{name}: these are chat prompts, and the tokenizer of {config.policy.model} has no chat template. Set "
+            f"these are chat prompts, and the tokenizer of {config.policy.model} has no chat template. Set "
             "policy.chat_template to a Jinja file, use raw text prompts, or a model that has one"
         )
-    lengths = _lengths(config, [row["messages"][-1]["content"] for row in rows])
     more = "or more" if len(rows) == PEEK and prompts.limit != PEEK else "in all"
-    return f"{len(rows):,} {more}, {'chat' if chat else 'raw text'}, {lengths}" + (
-        f"; {len(bad)} bad lines" if bad else ""
+    texts = ["\n".join(m["content"] for m in row["messages"]) for row in rows]
+    counts = _tokens(texts, model)
+    lengths, unit = counts or [len(text) for text in texts], "tokens" if counts else "characters"
+    mean = sum(lengths) / len(lengths)
+    kind = "chat" if chat else "raw text"
+    found.say(name, f"{len(rows):,} {more}, {kind}, {mean:.0f} {unit} on average, {max(lengths):,} at most")
+    if num_bad:
+        found.say(name, f"{_count(num_bad, 'unusable line')} among the first ones, to be set aside", warns=True)
+    if counts and model:
+        _long_prompts(found, name, counts, model.num_context_tokens)
+    return rows
+
+
+def _peek(prompts: PromptsConfig) -> tuple[list[dict[str, Any]], int]:
+    bad: list[BadLine] = []
+    limit = min(prompts.limit or PEEK, PEEK)
+    # The allowed share of bad lines is one of the whole source: the first ones may be worse.
+    lenient = read_prompts(prompts.model_copy(update={"limit": limit, "max_bad_rate": 1.0}), on_bad=bad.append)
+    rows = [row for batch in lenient for row in batch.to_pylist()]
+    if len(bad) > EARLY or len(rows) < limit:
+        for _ in read_prompts(prompts.model_copy(update={"limit": limit}), on_bad=lambda _: None):
+            pass
+    return rows, len(bad)
+
+
+def _tokens(texts: Sequence[str], model: ModelFiles | None) -> list[int] | None:
+    if model is None or model.tokenizer is None:
+        return None
+    return [len(e.ids) for e in model.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def _long_prompts(found: _Check, name: str, counts: Sequence[int], context: int | None) -> None:
+    """Say which prompts do not fit: a lower bound, since what a chat template adds is not counted."""
+    room = found.config.sampling.max_tokens
+    num_long = sum(count + room > context for count in counts) if context is not None and room < context else 0
+    said = f"leave no room for sampling.max_tokens = {room} in the context of {context} tokens"
+    if num_long == len(counts) < PEEK:
+        raise ConfigError(f"all {len(counts)} prompts {said}")
+    if num_long:
+        found.say(name, f"{num_long:,} of the first {len(counts):,} {said}; they will be set aside", warns=True)
+
+
+def _overlap(rows: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> None:
+    training = {digest(row["messages"]): row["source"] for row in rows}
+    for row in held_out:
+        if twin := training.get(digest(row["messages"])):
+            source = row["source"]
+            raise ConfigError(
+                f"{source['file']}:{source['line']}: this held-out prompt also stands among the training prompts, at "
+                f"{twin['file']}:{twin['line']}; a policy must not be trained on what it is evaluated on"
+            )
+
+
+def _try_constraints(found: _Check, row: dict[str, Any]) -> None:
+    """Let constraints judge the reference of a prompt; those that may load a model at their first call are left."""
+    candidate = Candidate(
+        completion=row["reference"] or "I do not know.",
+        messages=to_messages(row["messages"]),
+        reference=row["reference"],
+        attributes=dict(row["attributes"]),
+        num_tokens=3,
+        prompt_id=row["prompt_id"],
     )
+    place = f"{row['source']['file']}:{row['source']['line']}"
+    for i, constraint in enumerate(found.config.scoring.constraints):
+        key = f"scoring.constraints.{i}"
+        try:
+            is_ours, judge = _judge(constraint)
+        except RsftError:
+            continue  # told already
+        errors = judge.judge([candidate])[0].errors if judge else []
+        if not errors:
+            continue
+        said = f"{constraint.use} cannot judge an answer to {place}: {errors[0][1].strip().splitlines()[-1]}"
+        said += "" if row["reference"] is not None else "; `columns.reference` of these prompts names the right answers"
+        if is_ours:
+            with found.of(key):
+                raise ConfigError(said)
+        # Somebody's own constraint may need what only the cluster has.
+        found.say(key, said, warns=True)
 
 
-def _has_template(config: RunConfig) -> bool:
-    model = config.policy.model
-    if config.policy.chat_template or not is_folder(model) or "://" in model:
-        return True
-    folder = Path(model)
-    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
-        return True
-    settings = folder / "tokenizer_config.json"
-    return settings.exists() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+def _judge(constraint: Constraint) -> tuple[bool, Judge | None]:
+    attribute = bind(constraint, "constraints", num_leading=1).load()
+    is_ours = attribute.__module__.startswith("rsft_cluster.constraints.")
+    return is_ours, Judge([constraint]) if is_ours or not inspect.isclass(attribute) else None
 
 
-def _lengths(config: RunConfig, texts: list[str]) -> str:
-    path = Path(config.policy.model) / "tokenizer.json"
-    if not path.exists():
-        return f"{sum(map(len, texts)) / len(texts):.0f} characters on average"
-    encoded = Tokenizer.from_file(str(path)).encode_batch(texts, add_special_tokens=False)
-    counts = [len(e.ids) for e in encoded]
-    return f"{sum(counts) / len(counts):.0f} tokens on average, {max(counts)} at most"
+def _replay(path: str | None) -> None:
+    if path is None:
+        return
+    filesystem, inner = open_uri(path)
+    if filesystem.get_file_info(inner).type != pafs.FileType.File:
+        raise ConfigError(f"{path}: there is no such file")
 
 
-def _budget(config: RunConfig) -> Iterator[Finding]:
-    sampling, evaluation = config.sampling, config.evaluation
-    yield Finding(
+def _budget(found: _Check) -> None:
+    sampling, evaluation = found.config.sampling, found.config.evaluation
+    found.say(
         "a round",
-        f"{sampling.num_candidates} candidates a prompt, at most {sampling.num_candidates * sampling.max_tokens:,} "
-        f"tokens each prompt; an evaluation adds {evaluation.num_samples + 1} completions a held-out prompt",
+        f"{_count(sampling.num_candidates, 'candidate')} a prompt, at most "
+        f"{sampling.num_candidates * sampling.max_tokens:,} tokens each prompt; an evaluation adds "
+        f"{evaluation.num_samples + 1} completions a held-out prompt",
     )
     # Token ids, text, log-probabilities and verdicts, compressed; the text is what counts.
     per_candidate = 300 + 4 * sampling.max_tokens
-    yield Finding(
-        "disk", f"about {sampling.num_candidates * per_candidate / 1e3:.3g} kB a prompt and round at full length"
-    )
+    found.say("disk", f"about {_size(sampling.num_candidates * per_candidate)} a prompt and round at full length")
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
+
+
+def _count(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else ending}"

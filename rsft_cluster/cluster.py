@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from rsft_cluster.config import RunConfig
@@ -61,7 +62,7 @@ def _join(address: str, job: JobConfig) -> None:
     _check_reachable(address)
     try:
         ray.init(address=address, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"cluster.address: {address}: {explain_connection(error)}") from error
 
 

@@ -119,7 +119,7 @@ class SamplingConfig(_Part):
     """Drop tokens less likely than this times the likeliest. 0 keeps all."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest completion; one that reaches it without a stop is `length`, not finished."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Strings that end a completion; the stop string stays in the text."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end a completion, beside the tokenizer's end-of-sequence tokens."""

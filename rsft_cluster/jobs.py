@@ -5,6 +5,8 @@ environment or from a file and go nowhere else.
 """
 
 import asyncio
+import http.client
+import json
 import os
 import shutil
 import tempfile
@@ -17,10 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rsft_cluster.config import RunConfig
-from rsft_cluster.errors import ConfigError, StageError
+from rsft_cluster.errors import AlreadyRunningError, ConfigError, RsftError, StageError
 
 TIMEOUT_S = 5.0
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
@@ -64,7 +67,10 @@ def submit(submission: Submission, address: str) -> str:
         earlier = known.get(submission.submission_id)
         if earlier is not None:
             if earlier.status not in ENDED:
-                raise ConfigError(f"job {submission.submission_id} is already {earlier.status.lower()} there")
+                raise AlreadyRunningError(
+                    f"--address {address}: job {submission.submission_id} is already {earlier.status.lower()} there; "
+                    "`rsft logs` shows what it does, `rsft stop` ends it"
+                )
             client.delete_job(submission.submission_id)
         return client.submit_job(
             entrypoint=submission.entrypoint,
@@ -145,43 +151,70 @@ def _headers() -> dict[str, str]:
 
 
 def _check_guarded(address: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--address {address}: expected the URL of a Ray dashboard, like http://127.0.0.1:8265")
+    """Raise ConfigError unless a Ray dashboard answers that asks for a token, or one on this machine."""
+    host = _host(address)
     try:
         # Without a token: a guarded cluster answers 401, and then it is worth showing ours.
-        urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=TIMEOUT_S).close()  # noqa: S310 checked above
+        url = f"{address.rstrip('/')}/api/jobs/"
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 _host saw http or https
+            if not isinstance(json.load(answer), list):
+                raise ValueError("a list of jobs was asked for")
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return
         raise ConfigError(
-            f"--address {address}: the job API answered {error.code}; is this a Ray dashboard?"
+            f"--address {address}: what answers there is no Ray dashboard (HTTP status {error.code}); its port is 8265 "
+            "if nobody chose another"
         ) from error
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         raise ConfigError(f"--address {address}: no Ray dashboard answers there ({_cause(error)})") from error
-    if parts.hostname not in ("127.0.0.1", "localhost", "::1") and "RSFT_ALLOW_UNAUTHENTICATED" not in os.environ:
+    except (http.client.HTTPException, ValueError) as error:
+        raise ConfigError(
+            f"--address {address}: what answers there is no Ray dashboard; its port is 8265 if nobody chose another"
+        ) from error
+    refuse_open(address, host)
+
+
+def refuse_open(address: str, host: str) -> None:
+    """Raise ConfigError for a cluster without a token, unless it is on this machine or the user vouches for it."""
+    if host not in ("127.0.0.1", "localhost", "::1") and "RSFT_ALLOW_UNAUTHENTICATED" not in os.environ:
         raise ConfigError(
             f"--address {address}: this cluster runs whatever anybody sends it, without a token. Start it with "
             "RAY_AUTH_MODE=token, or set RSFT_ALLOW_UNAUTHENTICATED=1 if its network lets nobody else in"
         )
 
 
+def _host(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        pass
+    raise ConfigError(f"--address {address}: expected the URL of a Ray dashboard, like http://127.0.0.1:8265")
+
+
 @contextmanager
 def _explaining(address: str) -> Iterator[None]:
     try:
         yield
+    except RsftError:
+        raise
+    except AuthenticationError as error:
+        raise ConfigError(f"--address {address}: {_refused_token()}") from error
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         text = str(error)
-        if "401" in text or "403" in text or "uthenticat" in text:
-            raise ConfigError(
-                f"--address {address}: the cluster refused the token. Put the cluster's token into a file and name it "
-                "in RAY_AUTH_TOKEN_PATH"
-            ) from error
-        if "does not exist" in text or "404" in text:
+        if "does not exist" in text or "status code 404" in text:
             raise ConfigError(f"--address {address}: there is no such job; `rsft jobs` lists them") from error
-        if isinstance(error, ConfigError):
-            raise
         raise StageError(f"--address {address}: {text.strip().splitlines()[0]}") from error
+
+
+def _refused_token() -> str:
+    remedy = "Put the cluster's token into a file and name it in RAY_AUTH_TOKEN_PATH"
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return f"the cluster refused the token of {name}. {remedy}"
+    return f"the cluster asks for a token. {remedy}"
 
 
 def _cause(error: Exception) -> str:

@@ -75,7 +75,8 @@ def _said(item: Any) -> str:
     if kind in ("model_type", "model_attributes_type"):
         return f"expected {_section(context['class_name'])}{_keys_of(location)}, found {shown(value)}"
     # A kind that is not in the table is better told in pydantic's words than not at all.
-    expected = EXPECTED[kind].format(**context) if kind in EXPECTED else item["msg"]
+    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+    expected = EXPECTED[kind].format(**limits) if kind in EXPECTED else item["msg"]
     return f"expected {expected}, found {shown(value)}{_remedy(kind, value)}"
 
 
@@ -89,7 +90,7 @@ def _remedy(kind: str, value: object) -> str:
     if kind == "tuple_type" and isinstance(value, str):
         return f"; one entry is written [{shown(value)}]"
     if kind in ("int_type", "float_type") and isinstance(value, str):
-        return "; text is no number, not even in quotes" if value.replace(".", "").isdigit() else ""
+        return "; without the quotes it is one" if value.replace(".", "").isdigit() else ""
     return ""
 
 
@@ -102,7 +103,7 @@ def _suggestion(location: Location) -> str:
     name = str(location[-1])
     known = sorted(_schema(location[:-1]).get("properties", {}))
     if near := get_close_matches(name, known, n=1):
-        return f"; did you mean {near[0]}? Known here: {', '.join(known)}"
+        return f"; did you mean {near[0]}?"
     if elsewhere := [key for key in _all_keys() if key.rsplit(".", 1)[-1] == name]:
         return f" here; did you mean {' or '.join(elsewhere[:3])}?"
     return f"; known here: {', '.join(known)}"

@@ -6,7 +6,7 @@ import models
 import pytest
 import torch
 from models import EOS, PAD
-from oracles import chi_square_p
+from oracles import chi_square_p, enumerate_completions
 
 from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, StageError
@@ -154,31 +154,14 @@ def test_whole_completions_follow_the_enumerated_distribution(letters, temperatu
     decoding = Decoding(temperature=temperature, max_tokens=3, batch_size=4096)
     prompts = raw("ab")
     keys = keys_of(prompts, 15_000)
+    prefix = letters.tokenizer("ab")["input_ids"]
     counts = Counter(drawn(letters, prompts, decoding, keys).values())
-    expected = enumerate_completions(letters, prompts[0], temperature=temperature, length=3)
-    wrong = enumerate_completions(letters, prompts[0], temperature=0.9, length=3)
+    expected = enumerate_completions(letters.model, prefix, end=EOS, temperature=temperature, length=3)
+    wrong = enumerate_completions(letters.model, prefix, end=EOS, temperature=0.9, length=3)
     assert set(counts) <= set(expected)
     observed = [counts[ids] for ids in expected]
     assert chi_square_p(observed, list(expected.values())) > 1e-4
     assert chi_square_p(observed, [wrong[ids] for ids in expected]) < 1e-4
-
-
-@torch.inference_mode()
-def enumerate_completions(generator, prompt, *, temperature, length):
-    """Every completion of at most `length` tokens with its probability."""
-    prefix = generator.tokenizer(prompt.messages[0].content)["input_ids"]
-    growing, finished = {(): 1.0}, {}
-    for _ in range(length):
-        ids = torch.tensor([[*prefix, *token_ids] for token_ids in growing])
-        probabilities = (generator.model(ids).logits[:, -1].double() / temperature).softmax(-1).tolist()
-        longer = {
-            (*token_ids, token): mass * p
-            for (token_ids, mass), row in zip(growing.items(), probabilities, strict=True)
-            for token, p in enumerate(row)
-        }
-        finished |= {ids: mass for ids, mass in longer.items() if ids[-1] == EOS}
-        growing = {ids: mass for ids, mass in longer.items() if ids[-1] != EOS}
-    return finished | growing
 
 
 @pytest.mark.parametrize(
@@ -201,12 +184,10 @@ def test_both_log_probabilities_agree_with_a_teacher_forced_forward(llama, decod
 
 def test_temperature_zero_is_greedy_and_certain(llama):
     prompts = raw("a", "bcd")
-    decoding = Decoding(temperature=0, max_tokens=12)
-    out = list(llama.generate(prompts, decoding, keys_of(prompts, 1)))
-    assert drawn(llama, prompts, decoding, keys_of(prompts, 1)) == one_by_one(
-        llama, prompts, decoding, keys_of(prompts, 1)
-    )
-    assert all(c.logprob == 0 and c.target_logprob < 0 for c in out)
+    keys = keys_of(prompts, 1)
+    greedy = Decoding(temperature=0, max_tokens=12)
+    assert drawn(llama, prompts, greedy, keys) == one_by_one(llama, prompts, greedy, keys)
+    assert all(c.logprob == 0 and c.target_logprob < 0 for c in llama.generate(prompts, greedy, keys))
 
 
 # What a checkpoint may not change
@@ -228,10 +209,9 @@ def test_a_generation_config_shapes_no_draw(tmp_path):
     shipped = load(models.tiny_llama(tmp_path / "shipped", generation_config=meddling))
     assert shipped.model.generation_config.repetition_penalty == 1.5
     prompts = raw("a", "bcd")
-    decoding = Decoding(max_tokens=20)
-    assert drawn(shipped, prompts, decoding, keys_of(prompts, 8)) == drawn(
-        plain, prompts, decoding, keys_of(prompts, 8)
-    )
+    keys = keys_of(prompts, 8)
+    free = Decoding(max_tokens=20)
+    assert drawn(shipped, prompts, free, keys) == drawn(plain, prompts, free, keys)
 
 
 def test_a_generation_config_names_end_tokens(tmp_path):

@@ -24,6 +24,13 @@ TrustRemoteCode = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 
+def count(text: str) -> int:
+    """Parse an option's value that counts something."""
+    if not str(text).isdecimal():
+        raise typer.BadParameter(f"expected a whole number of at least 0, found {text!r}")
+    return int(text)
+
+
 def load(path: Path, overrides: list[str] | None) -> RunConfig:
     """Load a config, with the folder it lies in on the import path so that its own modules are found."""
     folder = str(path.resolve().parent)

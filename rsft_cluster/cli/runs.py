@@ -1,10 +1,10 @@
 """Commands about runs: check, do, look at, roll back."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from rsft_cluster.cli.options import (
     Address,
@@ -14,11 +14,13 @@ from rsft_cluster.cli.options import (
     Quiet,
     RunUri,
     TrustRemoteCode,
+    count,
     import_paths,
     load,
 )
 from rsft_cluster.config import json_schema
 from rsft_cluster.report import results
+from rsft_cluster.report.findings import show_finding
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import as_json, rounds_table
 
@@ -29,13 +31,13 @@ def check(config: ConfigPath, set_: Overrides = None, as_json_: AsJson = False) 
 
     found = run_checks(load(config, set_))
     if as_json_:
-        typer.echo(json.dumps({f.about: f.says for f in found}, ensure_ascii=False))
+        typer.echo(json.dumps([asdict(f) for f in found], ensure_ascii=False))
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
+    console = results()
     for finding in found:
-        table.add_row(f"[bold]{finding.about}[/bold]", finding.says)
-    results().print(table)
-    typer.echo(f"{config}: fine", err=True)
+        show_finding(console, finding.about, finding.says, warns=finding.warns)
+    num_warnings = sum(f.warns for f in found)
+    typer.echo(f"{config}: fine" + (f", with {num_warnings} warnings" if num_warnings else ""), err=True)
 
 
 def schema() -> None:
@@ -119,14 +121,16 @@ def status(
 
 def inspect(
     run_uri: RunUri,
-    number: Annotated[int | None, typer.Option("--round", help="Round; by default the newest.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", help="Round; by default the newest.", parser=count, metavar="NUMBER")
+    ] = None,
     evaluation: Annotated[bool, typer.Option("--evaluation", help="Look at the evaluation's candidates.")] = False,
     state: Annotated[
         str | None, typer.Option(help="accepted, rejected, passed, failed, error or quarantined.")
     ] = None,
     constraint: Annotated[str | None, typer.Option(help="Only candidates that failed this constraint.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Beginning of a prompt id, or a piece of its text.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 10,
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", parser=count, metavar="NUMBER")] = 10,
     as_json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Look at candidates with their verdicts and the reason of every decision."""
@@ -157,11 +161,17 @@ def _advance(
     config: ConfigPath, overrides: list[str] | None, until: str, *, quiet: bool, trust_remote_code: bool,
     as_json_: bool = False,
 ) -> None:  # fmt: skip
-    loaded = load(config, overrides)
+    from rsft_cluster.checks import check as run_checks
+
+    loaded, reporter = load(config, overrides), Reporter(quiet=quiet)
+    # Before the run is made: a config that cannot work must not become what the run was begun with.
+    for finding in run_checks(loaded):
+        if finding.warns:
+            reporter.note(f"warning: {finding.about}: {finding.says}")
     from rsft_cluster.rounds import run_rounds
 
     rounds = run_rounds(
-        loaded, Reporter(quiet=quiet), until=until, trust_remote_code=trust_remote_code,
+        loaded, reporter, until=until, trust_remote_code=trust_remote_code,
         import_paths=import_paths(config),
     )  # fmt: skip
     if as_json_:

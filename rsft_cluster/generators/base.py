@@ -36,7 +36,7 @@ class PolicySpec:
     """A local folder, or a hub id."""
     name: str = "round-0000"
     revision: str | None = None
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "sdpa"
     chat_template: str | None = None
     """The template's text, where the tokenizer's own is not to be used."""

@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -135,6 +136,7 @@ def _train(job: TrainingJob) -> TrainingOutcome:
 def _settle(job: TrainingJob) -> None:
     """Make the engines quiet and independent of a compiler, and keep to the threads that were asked for."""
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train sets it to INFO and reports every checkpoint
+    warnings.simplefilter("ignore", FutureWarning)  # between torch, transformers and DeepSpeed, every step
     disable_progress_bar()
     # Without this DeepSpeed compiles a shared-memory operator for CPU workers at the first start: it needs
     # g++ and ninja, takes minutes, and a kill in the middle leaves a lock on which every later start hangs.
