@@ -60,6 +60,8 @@ def _connected(config: RunConfig, paths: Sequence[str]) -> Iterator[None]:
 
 def _join(address: str, job: JobConfig) -> None:
     _check_reachable(address)
+    # Attempts, a second each: something listens there, so it either lets us in soon or not at all.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")
     try:
         ray.init(address=address, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -83,10 +85,12 @@ def _check_reachable(address: str) -> None:
 def explain_connection(error: Exception) -> str:
     """Return in words why a cluster could not be reached."""
     text = str(error).strip()
-    if any(word in text for word in ("Unauthenticated", "InvalidAuthToken", "401", "token")):
+    # Ray says why in the error behind the one that it raises.
+    whole = f"{text} {error.__cause__}"
+    if isinstance(error, AuthenticationError) or "Unauthenticated" in whole or "InvalidAuthToken" in whole:
         return (
-            "the cluster refused the token. Put the cluster's token into a file and name it in RAY_AUTH_TOKEN_PATH, "
-            "with RAY_AUTH_MODE=token"
+            "the cluster refused the token, or got none. Put the cluster's token into a file and name it in "
+            "RAY_AUTH_TOKEN_PATH"
         )
     return f"no Ray cluster answers there ({text.splitlines()[0] if text else type(error).__name__})"
 

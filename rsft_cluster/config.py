@@ -31,7 +31,7 @@ def _plugin(value: object) -> object:
     return {"use": value} if isinstance(value, str) else value
 
 
-PluginField = Annotated[Plugin, BeforeValidator(_plugin)]
+PluginField = Annotated[Plugin, BeforeValidator(_plugin, json_schema_input_type=str | Plugin)]
 
 
 class Constraint(Plugin):
@@ -47,10 +47,12 @@ class Constraint(Plugin):
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, value: object) -> object:
-        spec = _plugin(value)
-        if isinstance(spec, dict) and not spec.get("name") and isinstance(spec.get("use"), str):
-            spec = {**spec, "name": re.split(r"[.:]", spec["use"])[-1]}
-        return spec
+        if isinstance(value, dict) and not value.get("name") and isinstance(value.get("use"), str):
+            return {**value, "name": re.split(r"[.:]", value["use"])[-1]}
+        return value
+
+
+ConstraintField = Annotated[Constraint, BeforeValidator(_plugin, json_schema_input_type=str | Constraint)]
 
 
 class PolicyConfig(_Part):
@@ -148,7 +150,7 @@ class SamplingConfig(_Part):
 class ScoringConfig(_Part):
     """How candidates are judged."""
 
-    constraints: tuple[Constraint, ...] = Field(min_length=1)
+    constraints: tuple[ConstraintField, ...] = Field(min_length=1)
     """All of them judge every candidate."""
     workers: int = Field(default=1, ge=1)
     """Scoring actors."""

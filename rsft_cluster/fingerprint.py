@@ -11,7 +11,7 @@ from importlib.metadata import version
 import pyarrow.fs as pafs
 
 from rsft_cluster.config import RunConfig, flatten, is_operational
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.prompts.paths import find_files
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.schemas import digest
@@ -40,11 +40,17 @@ def fingerprint(config: RunConfig, policy: PolicyRef) -> dict[str, object]:
 def claim(store: Store, parts: dict[str, object]) -> str:
     """Record the fingerprint of a fresh run, or check it against that of the run; return its digest.
 
-    Raises ConfigError naming every key that differs.
+    A run that planned nothing yet is fresh: what stopped it may have been the very mistake that is mended now. Call
+    with the lease held. Raises ConfigError naming every key that differs.
     """
-    store.create(PATH, json.dumps(parts, ensure_ascii=False, sort_keys=True, indent=1).encode())
-    recorded = json.loads(store.read(PATH))
-    current = json.loads(json.dumps(parts))
+    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, indent=1).encode()
+    if not store.create(PATH, payload) and store.read(PATH) != payload and not store.files("rounds", recursive=True):
+        store.delete_folder("prompts")
+        if store.exists("config.json"):
+            store.delete("config.json")
+        store.write(PATH, payload)
+    recorded = _recorded(store)
+    current = json.loads(payload)
     differing = [k for k in sorted(recorded.keys() | current.keys()) if recorded.get(k) != current.get(k)]
     if differing:
         lines = [f"  {k}: was {_short(recorded.get(k))}, is {_short(current.get(k))}" for k in differing]
@@ -53,6 +59,16 @@ def claim(store: Store, parts: dict[str, object]) -> str:
             "give the new configuration a `run` name of its own:\n" + "\n".join(lines)
         )
     return digest(current)
+
+
+def _recorded(store: Store) -> dict[str, object]:
+    try:
+        found = json.loads(store.read(PATH))
+    except ValueError as error:
+        raise StoreError(f"{store.uri_of(PATH)}: damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{store.uri_of(PATH)}: damaged: not a JSON object")
+    return found
 
 
 def _sha256(filesystem: pafs.FileSystem, path: str) -> str:

@@ -1,11 +1,16 @@
 """Looking at what a run sampled and decided: candidates with their verdicts, filtered, from committed files alone."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
+import pyarrow as pa
+from pydantic import ValidationError
+
 from rsft_cluster.collection.plan import Folder, planned_units, read_prompts_of, survey
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Commit, Plan, Unit
 from rsft_cluster.store import Store
 
@@ -24,28 +29,55 @@ class Filter:
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
-            raise ConfigError(f"--state {self.state}: one of {', '.join(STATES)} is known")
+            raise ConfigError(f"--state {self.state}: expected one of {', '.join(STATES)}{_near(self.state, STATES)}")
 
 
 def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = False) -> Iterator[dict[str, Any]]:
     """Yield candidates of a round, or of its evaluation, with prompt, verdicts and reason; committed ones only.
 
-    Quarantined prompts come as rows without a completion.
+    Quarantined prompts come as rows without a completion. Raises ConfigError for a round or a constraint that is not
+    there, StoreError for a damaged file.
     """
     folder = Folder(store, f"rounds/{number:04d}" + ("/evaluation" if evaluation else ""))
     if not store.exists(folder.plan):
-        raise ConfigError(f"{store.uri}: there is no round {number} here; see `rsft status {store.uri}`")
-    plan = Plan.from_json(store.read(folder.plan))
+        raise ConfigError(_missing(store, number, evaluation=evaluation))
+    with _undamaged(store, folder.plan):
+        plan = Plan.from_json(store.read(folder.plan))
+    constraints: set[str] = set()
+    for unit, path in _committed(folder, plan):
+        with _undamaged(store, path):
+            commit = Commit.from_json(store.read(path))
+        for row in _rows(store, unit, commit):
+            constraints.update(v["constraint"] for v in row.get("verdicts", ()))
+            if _matches(row, wanted):
+                yield row
+    if wanted.constraint is not None and constraints and wanted.constraint not in constraints:
+        near = _near(wanted.constraint, constraints)
+        raise ConfigError(f"--constraint {wanted.constraint}: expected one of {', '.join(sorted(constraints))}{near}")
+
+
+def _missing(store: Store, number: int, *, evaluation: bool) -> str:
+    what = "evaluation" if evaluation else "candidates"
+    plans = [p.split("/") for p in store.files("rounds", recursive=True) if p.endswith("/plan/plan.json")]
+    there = [f"--round {int(p[1])}{' --evaluation' if p[2] == 'evaluation' else ''}" for p in plans]
+    return (
+        f"{store.uri}: round {number} has no {what}; there {'are' if there else 'is'}: {', '.join(there) or 'nothing'}"
+    )
+
+
+def _committed(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, str]]:
+    """Yield the units that are done, in order, each with the path of its commit."""
     state = survey(folder)
-    for planned in planned_units(folder, plan):
-        for unit in state.leaves(planned):
-            if unit.unit in state.commits:
-                commit = Commit.from_json(store.read(state.commits[unit.unit][0]))
-                yield from (row for row in _rows(store, unit, commit) if _matches(row, wanted))
+    with _undamaged(folder.store, folder.units):
+        for planned in planned_units(folder, plan):
+            for unit in state.leaves(planned):
+                if unit.unit in state.commits:
+                    yield unit, state.commits[unit.unit][0]
 
 
 def _rows(store: Store, unit: Unit, commit: Commit) -> Iterator[dict[str, Any]]:
-    prompts = {row["prompt_id"]: row for row in read_prompts_of(store, unit).to_pylist()}
+    with _undamaged(store, unit.path):
+        prompts = {row["prompt_id"]: row for row in read_prompts_of(store, unit).to_pylist()}
     for prompt in commit.prompts:
         if prompt.state == "quarantined":
             row = prompts[prompt.prompt_id]
@@ -93,3 +125,20 @@ def _states_of(row: dict[str, Any]) -> set[str]:
     if row.get("passed") is not None:
         states.add("passed" if row["passed"] else "failed")
     return states
+
+
+def _near(name: str, known: tuple[str, ...] | set[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+@contextmanager
+def _undamaged(store: Store, path: str) -> Iterator[None]:
+    """Turn what a parser says of a file into a StoreError that names it."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StoreError(f"{store.uri_of(path)}: damaged: not a {error.title} record ({first['msg']})") from error
+    except pa.ArrowException as error:
+        raise StoreError(f"{store.uri_of(path)}: damaged: {str(error).splitlines()[0]}") from error

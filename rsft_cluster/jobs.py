@@ -157,8 +157,7 @@ def _check_guarded(address: str) -> None:
         # Without a token: a guarded cluster answers 401, and then it is worth showing ours.
         url = f"{address.rstrip('/')}/api/jobs/"
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 _host saw http or https
-            if not isinstance(json.load(answer), list):
-                raise ValueError("a list of jobs was asked for")
+            json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return

@@ -134,6 +134,8 @@ def _schema(location: Location) -> dict[str, Any]:
 
 
 def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+    # A plug-in may be a name or a mapping: the mapping is what has keys.
+    node = next((choice for choice in node.get("anyOf", ()) if "$ref" in choice), node)
     while "$ref" in node:
         node = _root()["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return node

@@ -5,12 +5,15 @@ Engines are imported by the commands that use them, so that `rsft --help` and `r
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from rsft_cluster.cli import clusters, runs
-from rsft_cluster.errors import RsftError
+from rsft_cluster.errors import RsftError, StoreError
+from rsft_cluster.report.candidates import visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,5 +34,16 @@ def main() -> None:
     try:
         app(prog_name="rsft")
     except RsftError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except ValidationError as error:
+        # Configs and parameters are told in words where they are read: this is a record in a run's folder.
+        _fail(
+            f"a {error.title} record of this run is damaged, or of another version of rsft: {error.errors()[0]['msg']}",
+            StoreError.exit_code,
+        )
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {visible(message)}", style="red", markup=False, highlight=False)
+    sys.exit(exit_code)

@@ -138,7 +138,7 @@ def inspect(
 
     from rsft_cluster.inspection import Filter
     from rsft_cluster.inspection import inspect as find
-    from rsft_cluster.report.candidates import show_candidate
+    from rsft_cluster.report.candidates import json_line, show_candidate
     from rsft_cluster.runs import find_run, summaries
 
     wanted = Filter(state, constraint, prompt)
@@ -146,14 +146,14 @@ def inspect(
     newest = max((r.round for r in summaries(store)), default=0)
     rows = find(store, newest if number is None else number, wanted, evaluation=evaluation)
     console = results()
-    num_shown = 0
+    before = None
     for row in islice(rows, limit or None):
-        num_shown += 1
         if as_json_:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            typer.echo(json_line(row))
         else:
-            show_candidate(console, row)
-    if not num_shown:
+            show_candidate(console, row, with_prompt=row["prompt_id"] != before)
+        before = row["prompt_id"]
+    if before is None:
         typer.echo("no candidate matches", err=True)
 
 

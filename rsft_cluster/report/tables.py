@@ -51,9 +51,10 @@ class RoundSummary:
 def rounds_table(rounds: Sequence[RoundSummary], *, title: str = "") -> Table:
     """Return a table with a row a round."""
     k = next((r.evaluation.k for r in rounds if r.evaluation), "k")
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # No padding beside the box's own spaces: ten columns have to fit into 80 characters.
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for name in ("round", "prompts", "candidates", "passed", "solved", "accepted", "greedy", "pass@1", f"pass@{k}"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("decision")
     for summary in rounds:
         row = summary.row()
