@@ -5,6 +5,7 @@ memory and disk. Loads no weights and imports no engine. All faults are found, n
 """
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pyarrow.fs as pafs
 from rsft_cluster.acceptance import bind_rule, decide
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.config import Constraint, PolicyConfig, PromptsConfig, RunConfig
+from rsft_cluster.config_file import check_place
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import ConfigError, RsftError, StoreError
 from rsft_cluster.evaluation import PER_PROMPT
@@ -122,7 +124,7 @@ def _plugins(found: _Check) -> None:
     with found.of("sampling.generator"):
         generator = bind(config.sampling.generator, "generators", num_leading=1)
         if config.sampling.generator.use == "scripted":
-            generator(PolicySpec(config.policy.model))
+            generator(PolicySpec(os.devnull))  # its parameters are meant, not the model
     for i, constraint in enumerate(config.scoring.constraints):
         with found.of(f"scoring.constraints.{i}"):
             Judge([constraint])
@@ -183,9 +185,7 @@ def _made_up_results(shift: int) -> pa.Table:
 
 
 def _store(config: RunConfig) -> None:
-    scheme, _, rest = config.store.partition("://")
-    if rest.strip("/") == "" and "://" in config.store:
-        raise ConfigError(f"{config.store}: names no place; expected {scheme}://bucket/folder")
+    check_place(config.store)
     run = Store(f"{config.store.rstrip('/')}/{config.run}")
     try:
         # A run's folder is the run's to make.

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -37,9 +38,34 @@ def connect(config: RunConfig, paths: Sequence[str] = ()) -> Iterator[None]:
         _check_capacity(config)
         yield
         return
-    # stdout is for results; what Ray says of workers that die goes to stderr.
-    with redirect_stdout(sys.stderr), _connected(config, paths):
+    with chatter_to_file(), _connected(config, paths):
         yield
+
+
+def chatter_path() -> Path:
+    """Return the file that takes what Ray's processes print, apart from Ray's own logs."""
+    return Path(tempfile.gettempdir()) / f"rsft-{os.getuid()}" / f"ray-{os.getpid()}.log"
+
+
+@contextmanager
+def chatter_to_file() -> Iterator[None]:
+    """Send what native code and child processes print to a file; Python's own stderr stays where it was.
+
+    Ray's C++ side and its children write to the process's stderr and stdout without asking. Results and progress would
+    drown in it, and what reads our JSON would not find it.
+    """
+    chatter_path().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with chatter_path().open("w", encoding="utf-8") as log, os.fdopen(os.dup(2), "w", buffering=1) as ours:
+        previous = sys.stderr
+        os.dup2(log.fileno(), 2)
+        sys.stderr = ours
+        try:
+            with redirect_stdout(log):
+                yield
+        finally:
+            sys.stderr = previous
+            ours.flush()
+            os.dup2(ours.fileno(), 2)
 
 
 @contextmanager
@@ -146,8 +172,8 @@ def _quieten() -> None:
         ("RAY_DEDUP_LOGS", "0"),
         ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
         ("RAY_USAGE_STATS_ENABLED", "0"),
-        # Ray's C++ side warns of every restartable actor of Ray Data on the driver's terminal.
-        ("RAY_BACKEND_LOG_LEVEL", "fatal"),
+        # Ray starts its workers at nice 15; on a machine that is not its own they would starve.
+        ("RAY_worker_niceness", "0"),
     ):
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -235,7 +235,7 @@ class TrainingConfig(_Part):
     max_failures: int = Field(default=3, ge=0)
     """Worker failures that training survives."""
     divergence_ratio: float = Field(default=10.0, gt=1)
-    """Training stops when the loss exceeds the first step's by this factor."""
+    """Training stops when the loss exceeds the first step's, or 0.1 where that is lower, by this factor."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

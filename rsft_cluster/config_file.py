@@ -47,6 +47,13 @@ def parse_config(raw: object, *, places: Mapping[Location, str], base: Path) -> 
         raise ConfigError(f"{places[()]}: a path in it cannot be used: {error}") from error
 
 
+def check_place(uri: str) -> None:
+    """Raise ConfigError for a URI that has a scheme and names nothing."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and not rest.strip("/"):
+        raise ConfigError(f"{uri}: names no place; expected something like {scheme}://bucket/folder")
+
+
 def _read(path: Path) -> tuple[dict[str, Any], Places]:
     try:
         if path.is_dir():

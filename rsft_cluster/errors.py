@@ -30,6 +30,10 @@ class StageError(RsftError, RuntimeError):
     """A stage failed in a way that running it again does not mend by itself."""
 
 
+class UnitFailedError(StageError):
+    """A generator raised at a unit. Its neighbours may do better: the unit is tried again, then halved."""
+
+
 class NothingAcceptedError(StageError):
     """No candidate was accepted: there is nothing to learn from, the policy stays as it was."""
 

@@ -162,7 +162,12 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter)
         accepted = tuple(run.store.uri_of(ref.path) for m in manifests for ref in m.accepted if ref.num_rows)
         return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter)
 
-    return run.keep(run.round(number).at("training.json"), TrainingResult, make)
+    result = run.keep(run.round(number).at("training.json"), TrainingResult, make)
+    # Checkpoints hold whole optimizer states, and are of no use once the model is published.
+    for folder in run.store.folders(run.round(number).at("training")):
+        for checkpoint in run.store.folders(folder):
+            run.store.delete_folder(checkpoint)
+    return result
 
 
 def train_policy(

@@ -113,6 +113,13 @@ class Store:
         files = (f.path for f in found if f.type == pafs.FileType.File)
         return sorted(os.path.relpath(p, self.root) for p in files if "/.aside-" not in p)
 
+    def folders(self, folder: str) -> list[str]:
+        """Return the folders in a folder, sorted, relative to the store; empty if there is no such folder."""
+        with self._explaining(folder):
+            selector = pafs.FileSelector(self._full(folder), allow_not_found=True)
+            found = self.filesystem.get_file_info(selector)
+        return sorted(os.path.relpath(f.path, self.root) for f in found if f.type == pafs.FileType.Directory)
+
     def size(self, path: str) -> int | None:
         """Return the size of a file in bytes, None if there is none."""
         with self._explaining(path):

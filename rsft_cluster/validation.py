@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rsft_cluster.config import RunConfig
-
-Location = tuple[str | int, ...]
+from rsft_cluster.strict_yaml import Location
 
 MAX_LINES = 20
 MAX_SHOWN = 60

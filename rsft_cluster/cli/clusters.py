@@ -19,8 +19,12 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
 ) -> None:  # fmt: skip
     """Send a run to a Ray cluster as a job. The same run is never sent twice at once."""
-    loaded = load(config, set_)
     from rsft_cluster import jobs
+    from rsft_cluster.checks import check_plugins
+
+    loaded = load(config, set_)
+    # Files may be there on the cluster alone; the run itself looks at them when it begins.
+    check_plugins(loaded)
 
     with jobs.packed(loaded, config, trust_remote_code=trust_remote_code) as submission:
         if dry_run:

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rsft_cluster.config import RunConfig
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config_file import check_place, load_config
+
+if TYPE_CHECKING:
+    from rsft_cluster.store import Store
 
 ConfigPath = Annotated[Path, typer.Argument(help="A run's config: YAML, or JSON as stored by a run.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -37,6 +40,14 @@ def load(path: Path, overrides: list[str] | None) -> RunConfig:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     return load_config(path, overrides or ())
+
+
+def find_run(uri: str) -> "Store":
+    """Return the store of a run named by its folder or URI."""
+    from rsft_cluster import runs
+
+    check_place(uri)
+    return runs.find_run(uri)
 
 
 def import_paths(path: Path) -> tuple[str, ...]:

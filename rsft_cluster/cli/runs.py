@@ -15,6 +15,7 @@ from rsft_cluster.cli.options import (
     RunUri,
     TrustRemoteCode,
     count,
+    find_run,
     import_paths,
     load,
 )
@@ -23,6 +24,9 @@ from rsft_cluster.report import results
 from rsft_cluster.report.findings import show_finding
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import as_json, rounds_table
+
+DONE = {"start": "begun with", "promote": "promoted", "keep": "kept", "rollback": "rolled back"}
+"""How the promotion log's entries are told."""
 
 
 def check(config: ConfigPath, set_: Overrides = None, as_json_: AsJson = False) -> None:
@@ -81,7 +85,6 @@ def rollback(
     """Make an earlier policy current again. The log keeps both."""
     from rsft_cluster.lease import hold
     from rsft_cluster.promotion import PromotionLog
-    from rsft_cluster.runs import find_run
 
     store = find_run(run_uri)
     with hold(store) as lease:
@@ -103,7 +106,7 @@ def status(
         return
     from rsft_cluster.lease import holder
     from rsft_cluster.promotion import PromotionLog
-    from rsft_cluster.runs import find_run, summaries
+    from rsft_cluster.runs import summaries
 
     store = find_run(target)
     rounds, current, running = summaries(store), PromotionLog(store).current(), holder(store)
@@ -112,11 +115,15 @@ def status(
         typer.echo(json.dumps({"running": running, "current": policy, "rounds": as_json(rounds)}, ensure_ascii=False))
         return
     console = results()
-    console.print(rounds_table(rounds, title=target))
+    if rounds:
+        console.print(rounds_table(rounds, title=target))
+    else:
+        console.print(f"{target}: no round has begun", markup=False)
     if current:
-        console.print(f"current policy: {current.policy.name} ({current.action}d: {current.reason})")
-        console.print(f"  {current.policy.uri}", highlight=False, soft_wrap=True)
-    console.print(f"running: {running or 'no'}")
+        said = f"{current.policy.name} ({DONE[current.action]}: {current.reason})"
+        console.print(f"current policy: {said}", markup=False)
+        console.print(f"  {current.policy.uri}", markup=False, soft_wrap=True)
+    console.print(f"running: {running or 'no'}", markup=False)
 
 
 def inspect(
@@ -139,7 +146,7 @@ def inspect(
     from rsft_cluster.inspection import Filter
     from rsft_cluster.inspection import inspect as find
     from rsft_cluster.report.candidates import json_line, show_candidate
-    from rsft_cluster.runs import find_run, summaries
+    from rsft_cluster.runs import summaries
 
     wanted = Filter(state, constraint, prompt)
     store = find_run(run_uri)

@@ -23,7 +23,7 @@ from rsft_cluster.collection.plan import (
 from rsft_cluster.collection.seal import seal
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import ClusterConfig, SamplingConfig
-from rsft_cluster.errors import RsftError, StageError
+from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.records import Manifest, Unit
 from rsft_cluster.report.progress import Progress
 from rsft_cluster.scoring import ErrorBudget
@@ -37,8 +37,8 @@ def collect(
 ) -> Manifest:
     """Bring every unit of the plan to a commit and return the sealed manifest.
 
-    Raises the first failure when a whole pass gets nowhere, StageError when verdicts fail too often or pass after pass
-    ends with nothing done.
+    Raises a failure of the store or of ours at once, a generator's when no unit ever succeeded, and StageError when
+    verdicts fail too often or pass after pass ends with nothing done.
     """
     folder = work.open()
     if folder.store.exists(folder.manifest):
@@ -106,14 +106,12 @@ def _one_pass(
     budget: ErrorBudget,
     report: Callable[[Progress], None],
 ) -> None:
-    num_committed = 0
     failures: list[RsftError] = []
     try:
         for row in run_pass(work, units, sampling):
             if row["failure"] is not None:
                 failures.append(pickle.loads(row["failure"]))
                 continue
-            num_committed += 1
             _count(progress, row)
             report(progress)
             first = (row["failing_constraint"], row["first_error"]) if row["num_errors"] else None
@@ -122,8 +120,10 @@ def _one_pass(
     except RayError as error:
         failures.append(_root_cause(error))
     progress.failures += map(str, failures)
-    if failures and not num_committed:
-        raise failures[0]
+    for failure in failures:
+        # A generator that fails at some units has met a poison prompt; one that never succeeded is broken itself.
+        if not isinstance(failure, UnitFailedError) or not progress.num_prompts_done:
+            raise failure
 
 
 def _count(progress: Progress, row: dict[str, int]) -> None:

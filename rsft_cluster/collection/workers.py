@@ -26,7 +26,7 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.collection.plan import Folder, read_prompts_of
 from rsft_cluster.config import AcceptanceConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate
-from rsft_cluster.errors import RsftError, StageError
+from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.plugins import Bound
@@ -108,7 +108,7 @@ class Sample:
                 prompts = read_prompts_of(self._folder.store, unit)
                 sampled = self._sampler.sample(prompts)
         except Exception as error:
-            failure = _packed(error)
+            failure = _packed(error, UnitFailedError)
             self._folder.store.create(self._folder.at("attempts", f"{begun}.failed.json"), str(error).encode())
             return _row(SAMPLED, unit=text, failure=failure)
         return _row(
@@ -142,7 +142,7 @@ class ScoreAndCommit:
             quarantined = dict(cast("list[tuple[str, str]]", row["quarantined"] or []))
             return self._commit(unit, prompts, candidates, quarantined, row["sampling_s"])
         except Exception as error:
-            return _row(DONE, unit=unit.unit, failure=_packed(error))
+            return _row(DONE, unit=unit.unit, failure=_packed(error, StageError))
 
     def _commit(
         self, unit: Unit, prompts: pa.Table, candidates: pa.Table, quarantined: dict[str, str], sampling_s: object
@@ -328,11 +328,11 @@ def _deadline(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _packed(error: Exception) -> bytes:
-    """Return the error as bytes for the driver: our own as they are, others with their traceback."""
+def _packed(error: Exception, kind: type[StageError]) -> bytes:
+    """Return the error as bytes for the driver: our own as they are, others as `kind` with their traceback."""
     if isinstance(error, RsftError):
         return pickle.dumps(error)
-    return pickle.dumps(StageError("".join(traceback.format_exception(error)).rstrip()))
+    return pickle.dumps(kind("".join(traceback.format_exception(error)).rstrip()))
 
 
 def _row(schema: pa.Schema, **values: object) -> pa.Table:

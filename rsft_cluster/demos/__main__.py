@@ -1,6 +1,6 @@
 """The embedded demo: `python -m rsft_cluster.demos jobs/configs/arithmetic.yaml`.
 
-Makes the task, trains a tiny base model on 200 worked sums, lets a run improve it for three rounds, and puts two
+Makes the task, trains a tiny base model on 140 worked sums, lets a run improve it for three rounds, and puts two
 controls at equal steps beside the result: more of the same worked sums, and the same loop without rejection.
 """
 
@@ -39,10 +39,10 @@ from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 
 BASE_TRAINING = TrainingConfig(
-    steps=400, batch_size=32, micro_batch_size=16, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=2, checkpoint_every=400,
+    steps=300, batch_size=32, micro_batch_size=16, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=2, checkpoint_every=300,
 )  # fmt: skip
-NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 200, 800, 300
+NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 140, 800, 300
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 
 def write_untrained(folder: Path, symbols: str, *, end: str, pad: str, seed: int) -> None:
@@ -28,5 +29,6 @@ def write_untrained(folder: Path, symbols: str, *, end: str, pad: str, seed: int
             tie_word_embeddings=False,
         )
     )
+    disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

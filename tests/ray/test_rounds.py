@@ -15,57 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from factories import write_jsonl
-from models import tiny_llama
+from running import DEADLINE_S, NUM_PROMPTS, begin, finish, wait_for, write_config
 
 pytestmark = pytest.mark.ray
-
-NUM_PROMPTS, NUM_HELD_OUT = 48, 12
-DEADLINE_S = 300
-
-
-def write_config(folder: Path, name: str, **changes) -> Path:
-    """A run of two sampling and two training workers over a random tiny Llama; `changes` are dotted keys."""
-    if not (folder / "model").exists():
-        tiny_llama(folder / "model")
-        rows = [{"prompt": f"{i} + 1 =", "answer": str(i + 1)} for i in range(NUM_PROMPTS + NUM_HELD_OUT)]
-        write_jsonl(folder / "prompts.jsonl", rows[:NUM_PROMPTS])
-        write_jsonl(folder / "held_out.jsonl", rows[NUM_PROMPTS:])
-        write_jsonl(folder / "worked.jsonl", [{"prompt": r["prompt"], "completion": r["answer"]} for r in rows[:8]])
-    config = {
-        "run": name, "store": str(folder / "runs"), "rounds": 1, "policy": {"model": "model"},
-        "prompts": {"paths": ["prompts.jsonl"], "columns": {"reference": "answer"}},
-        "sampling": {"num_candidates": 4, "max_tokens": 8, "unit_size": 4, "batch_size": 16, "workers": 2},
-        "scoring": {"constraints": [{"use": "length", "params": {"min": 1, "unit": "tokens"}}]},
-        "training": {"steps": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-3, "workers": 2,
-                     "replay": "worked.jsonl", "checkpoint_every": 4},
-        "evaluation": {"prompts": {"paths": ["held_out.jsonl"], "columns": {"reference": "answer"}}, "num_samples": 2},
-    }  # fmt: skip
-    for key, value in changes.items():
-        part, _, leaf = key.rpartition("__")
-        (config[part] if part else config)[leaf] = value
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def begin(config: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "rsft_cluster", "run", str(config), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen) -> list[dict]:
-    out, err = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0, err
-    return json.loads(out)
-
-
-def wait_for(process: subprocess.Popen, condition) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "the awaited moment never came"
-        time.sleep(0.02)
 
 
 def facts(rounds: list[dict]) -> list[tuple]:

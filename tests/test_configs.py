@@ -1,0 +1,35 @@
+"""The configs that come with the project: each loads, and all it names is there."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from rsft_cluster.checks import check_plugins
+from rsft_cluster.config import json_schema
+from rsft_cluster.config_file import load_config
+
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "jobs" / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_loads_and_its_plug_ins_bind(path):
+    config = load_config(path)
+    assert config.run == path.stem
+    check_plugins(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_an_editor_finds_no_mistake_in_it(path):
+    jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(json_schema()))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_it_begins_by_saying_what_it_is_for(path):
+    assert path.read_text().startswith("# ")
