@@ -28,17 +28,17 @@ CONNECT_TIMEOUT_S = 2.0
 
 
 @contextmanager
-def connect(config: RunConfig, paths: Sequence[str] = ()) -> Iterator[None]:
+def connect(config: RunConfig, paths: Sequence[str] = (), *, concurrent_runs: int = 1) -> Iterator[None]:
     """Be connected to Ray for the length of the block; `paths` are put on the workers' import path.
 
     Inside a job the job's cluster is used; else `cluster.address`; else a local Ray is started, with as many logical
-    CPUs as the config needs. Raises ConfigError for a cluster that cannot be reached or can never serve the config.
+    CPUs as the config needs, for so many runs of it at once. Raises ConfigError for a cluster that cannot be reached or can never serve the config.
     """
     if ray.is_initialized():
         _check_capacity(config)
         yield
         return
-    with chatter_to_file(), _connected(config, paths):
+    with chatter_to_file(), _connected(config, paths, concurrent_runs):
         yield
 
 
@@ -69,7 +69,7 @@ def chatter_to_file() -> Iterator[None]:
 
 
 @contextmanager
-def _connected(config: RunConfig, paths: Sequence[str]) -> Iterator[None]:
+def _connected(config: RunConfig, paths: Sequence[str], concurrent_runs: int) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or config.cluster.address
     _quieten()
     job = JobConfig(_py_driver_sys_path=[str(p) for p in paths])
@@ -77,7 +77,7 @@ def _connected(config: RunConfig, paths: Sequence[str]) -> Iterator[None]:
         if address:
             _join(address, job)
         else:
-            _start_local(config, job)
+            _start_local(config, job, concurrent_runs)
         _check_capacity(config)
         yield
     finally:
@@ -121,7 +121,7 @@ def explain_connection(error: Exception) -> str:
     return f"no Ray cluster answers there ({text.splitlines()[0] if text else type(error).__name__})"
 
 
-def _start_local(config: RunConfig, job: JobConfig) -> None:
+def _start_local(config: RunConfig, job: JobConfig, concurrent_runs: int) -> None:
     """Start a Ray of our own. Ray turns token authentication on for it, unless RAY_AUTH_MODE says otherwise.
 
     Without a token of the user's, one is made that lives in this process and its children only; Ray would write one
@@ -133,7 +133,8 @@ def _start_local(config: RunConfig, job: JobConfig) -> None:
     # None is what Ray finds on the machine; _check_capacity says when it is too little.
     num_gpus = None if wanted.num_gpus else 0
     ray.init(
-        num_cpus=max(os.cpu_count() or 1, math.ceil(wanted.num_cpus)),
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(wanted.num_cpus * concurrent_runs)),
         num_gpus=num_gpus,
         include_dashboard=False,
         job_config=job,

@@ -255,6 +255,8 @@ class EvaluationConfig(_Part):
     """pass@k; by default num_samples."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the sampled completions; one greedy completion comes beside them."""
+    workers: int | None = Field(default=None, ge=1)
+    """Sampling actors of an evaluation; by default those of `sampling`. Fewer start faster where prompts are few."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
@@ -320,6 +322,7 @@ OPERATIONAL = frozenset(
         "training.num_gpus",
         "training.max_failures",
         "training.checkpoint_every",
+        "evaluation.workers",
         "acceptance.min_accepted",
     }
 )

@@ -7,6 +7,7 @@ environment or from a file and go nowhere else.
 import asyncio
 import http.client
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -86,6 +87,7 @@ def connect(address: str) -> JobSubmissionClient:
     unless it is on this machine: whoever reaches its job API can run code on every node.
     """
     _check_guarded(address)
+    logging.getLogger("ray").setLevel(logging.WARNING)
     with _explaining(address):
         return JobSubmissionClient(address, headers=_headers())
 

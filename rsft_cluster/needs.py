@@ -23,8 +23,9 @@ class Needs:
 def needs(config: RunConfig) -> Needs:
     """Return the CPUs and GPUs that must be free for every stage to be placed."""
     sampling, scoring, training = config.sampling, config.scoring, config.training
-    collecting = sampling.workers * sampling.num_cpus + scoring.workers * scoring.num_cpus
+    samplers = max(sampling.workers, config.evaluation.workers or 0)
+    collecting = samplers * sampling.num_cpus + scoring.workers * scoring.num_cpus
     return Needs(
         max(collecting, training.workers * training.num_cpus) + SPARE_CPUS,
-        max(sampling.workers * sampling.num_gpus, training.workers * training.num_gpus),
+        max(samplers * sampling.num_gpus, training.workers * training.num_gpus),
     )

@@ -230,14 +230,23 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
         planned = run.keep(folder.plan, Plan, plan)
         with reporter.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
-            manifest = _collect(run, folder, planned, AcceptanceConfig(dedupe=False), reporter)
+            workers = run.config.evaluation.workers
+            manifest = _collect(run, folder, planned, AcceptanceConfig(dedupe=False), reporter, workers=workers)
             return evaluate(folder, manifest, run.config.evaluation)
 
     return run.keep(folder.at("evaluation.json"), Evaluation, make)
 
 
-def _collect(run: Run, folder: Folder, plan: Plan, acceptance: AcceptanceConfig, reporter: Reporter) -> Manifest:
-    sampling = run.config.sampling
+def _collect(
+    run: Run,
+    folder: Folder,
+    plan: Plan,
+    acceptance: AcceptanceConfig,
+    reporter: Reporter,
+    *,
+    workers: int | None = None,
+) -> Manifest:
+    sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
     spec = policy_spec(
         plan.policy,
         run.config.policy,

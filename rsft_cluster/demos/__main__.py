@@ -1,12 +1,13 @@
 """The embedded demo: `python -m rsft_cluster.demos jobs/configs/arithmetic.yaml`.
 
-Makes the task, trains a tiny base model on 140 worked sums, lets a run improve it for three rounds, and puts two
+Makes the task, trains a tiny base model on 150 worked sums, lets a run improve it for three rounds, and puts two
 controls at equal steps beside the result: more of the same worked sums, and the same loop without rejection.
 """
 
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,10 +40,10 @@ from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 
 BASE_TRAINING = TrainingConfig(
-    steps=300, batch_size=32, micro_batch_size=16, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=2, checkpoint_every=300,
+    steps=300, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=1, checkpoint_every=300,
 )  # fmt: skip
-NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 140, 800, 300
+NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 150, 800, 300
 
 
 def main() -> int:
@@ -54,7 +55,7 @@ def main() -> int:
     reporter = Reporter()
     try:
         config = load_config(arguments.config)
-        with connect(config):
+        with connect(config, concurrent_runs=2):
             prepare(config, reporter)
             controls = improve(config, reporter)
     except RsftError as error:
@@ -87,38 +88,52 @@ def prepare(config: RunConfig, reporter: Reporter) -> None:
 
 
 def improve(config: RunConfig, reporter: Reporter) -> dict[str, Evaluation]:
-    """Do all rounds and both controls; return the controls' evaluations."""
-    with opened(config) as run:
+    """Do all rounds, and both controls beside them; return the controls' evaluations.
+
+    Beside, because stages of so small a model mostly wait for processes to start.
+    """
+    with opened(config) as run, ThreadPoolExecutor(1) as beside:
         prompts, held_out = (intake.path for intake in take_in(run))
+        controls = beside.submit(train_controls, run, prompts, held_out)
         start(run, held_out, reporter)
         for number in range(1, config.rounds + 1):
             run_round(run, number, prompts, held_out, reporter)
-        reporter.note("controls, at equal steps")
-        return {
-            "SFT only": sft_only(run, held_out, reporter),
-            "no rejection": without_rejection(run, prompts, held_out, reporter),
-        }
+        with reporter.stage("controls, at equal steps"):
+            return controls.result()
+
+
+def train_controls(run: Run, prompts: str, held_out: str) -> dict[str, Evaluation]:
+    """Train and evaluate both controls."""
+    silent = Reporter(quiet=True)
+    return {
+        "SFT only": sft_only(run, held_out, silent),
+        "no rejection": without_rejection(run, prompts, held_out, silent),
+    }
 
 
 def sft_only(run: Run, held_out: str, reporter: Reporter) -> Evaluation:
     """Train the base on the worked sums alone, for as many steps as all rounds together."""
-    steps = (run.config.training.steps or 0) * run.config.rounds
-    training = run.config.training.model_copy(update={"steps": steps})
-    arm = replace(run, config=run.config.model_copy(update={"training": training}), arm="controls/sft_only")
+    arm = at_equal_steps(run, "sft_only")
     record = arm.round(1).at("training.json")
     trained = arm.keep(record, TrainingResult, lambda: train_policy(arm, 1, run.base, (), reporter))
     return evaluate_policy(arm, 1, trained.policy, held_out, reporter)
 
 
 def without_rejection(run: Run, prompts: str, held_out: str, reporter: Reporter) -> Evaluation:
-    """Do the same rounds, but learn from every candidate, right or wrong."""
+    """Train the base on every candidate that it gives, right or wrong, for as many steps as all rounds together."""
     acceptance = run.config.acceptance.model_copy(update={"rule": Plugin(use="everything")})
-    arm = replace(run, config=run.config.model_copy(update={"acceptance": acceptance}), arm="controls/no_rejection")
-    policy = run.base
-    for number in range(1, run.config.rounds + 1):
-        sample_round(arm, plan_round(arm, number, prompts, policy), reporter)
-        policy = train_round(arm, number, policy, reporter).policy
-    return evaluate_policy(arm, run.config.rounds, policy, held_out, reporter)
+    arm = at_equal_steps(run, "no_rejection", acceptance=acceptance)
+    sample_round(arm, plan_round(arm, 1, prompts, run.base), reporter)
+    policy = train_round(arm, 1, run.base, reporter).policy
+    return evaluate_policy(arm, 1, policy, held_out, reporter)
+
+
+def at_equal_steps(run: Run, name: str, **changes: object) -> Run:
+    """Return an arm of the run that takes in one round the steps of all the run's rounds."""
+    steps = (run.config.training.steps or 0) * run.config.rounds
+    training = run.config.training.model_copy(update={"steps": steps})
+    config = run.config.model_copy(update={"training": training, **changes})
+    return replace(run, config=config, arm=f"controls/{name}")
 
 
 def show(config: RunConfig, controls: dict[str, Evaluation], began: float) -> None:

@@ -72,7 +72,10 @@ def guarded(tmp_path_factory):
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     port, dashboard = free_port(), free_port()
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    scripts = str(Path(sys.executable).parent)
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": f"{scripts}:{os.environ['PATH']}"
+    }  # fmt: skip
     ray = str(Path(sys.executable).with_name("ray"))
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4",
