@@ -32,7 +32,8 @@ def connect(config: RunConfig, paths: Sequence[str] = (), *, concurrent_runs: in
     """Be connected to Ray for the length of the block; `paths` are put on the workers' import path.
 
     Inside a job the job's cluster is used; else `cluster.address`; else a local Ray is started, with as many logical
-    CPUs as the config needs, for so many runs of it at once. Raises ConfigError for a cluster that cannot be reached or can never serve the config.
+    CPUs as the config needs, for so many runs of it at once. Raises ConfigError for a cluster that cannot be reached
+    or can never serve the config.
     """
     if ray.is_initialized():
         _check_capacity(config)
