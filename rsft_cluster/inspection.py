@@ -42,11 +42,11 @@ def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = Fal
     if not store.exists(folder.plan):
         raise ConfigError(_missing(store, number, evaluation=evaluation))
     with _undamaged(store, folder.plan):
-        plan = Plan.from_json(store.read(folder.plan))
+        plan = store.read_record(folder.plan, Plan)
     constraints: set[str] = set()
     for unit, path in _committed(folder, plan):
         with _undamaged(store, path):
-            commit = Commit.from_json(store.read(path))
+            commit = store.read_record(path, Commit)
         for row in _rows(store, unit, commit):
             constraints.update(v["constraint"] for v in row.get("verdicts", ()))
             if _matches(row, wanted):

@@ -4,12 +4,10 @@ A folder is known by the bytes of its weights and tokenizer; a hub id by its com
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import pyarrow.fs as pafs
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from rsft_cluster.config import PolicyConfig
 from rsft_cluster.errors import ConfigError, StoreError
@@ -98,15 +96,6 @@ def policy_spec(
     )
 
 
-def context_tokens(model: str) -> int | None:
-    """Return how many positions a local model has, None where its config does not say."""
-    if not is_folder(model) or "://" in model:
-        return None
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    found = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
-    return next((int(v) for v in found if v), None)
-
-
 def _files(uri: str) -> list[pafs.FileInfo]:
     filesystem, path = open_uri(uri)
     found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
@@ -116,10 +105,10 @@ def _files(uri: str) -> list[pafs.FileInfo]:
 def _resolve(model: str) -> str:
     try:
         sha = HfApi().model_info(model).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client lets its HTTP library's errors through
         raise ConfigError(
             f"policy.model: {model!r} is no folder here, and the hub could not be asked for it: "
-            f"{str(error).splitlines()[0]}"
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
     if sha is None:
         raise ConfigError(f"policy.model: the hub names no commit of {model!r}; set policy.revision")

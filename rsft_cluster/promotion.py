@@ -95,12 +95,12 @@ class PromotionLog:
 
     def entries(self) -> list[Promotion]:
         """Return all entries, oldest first."""
-        return [Promotion.from_json(self._store.read(p)) for p in self._store.files("promotions")]
+        return [self._store.read_record(p, Promotion) for p in self._store.files("promotions")]
 
     def current(self) -> Promotion | None:
         """Return the newest entry, None before the run's first."""
         files = self._store.files("promotions")
-        return Promotion.from_json(self._store.read(files[-1])) if files else None
+        return self._store.read_record(files[-1], Promotion) if files else None
 
     def append(self, *, action: str, policy: PolicyRef, reason: str, round_number: int, epoch: int) -> Promotion:
         """Add an entry; raises StoreError's kin when another process added the same number first."""

@@ -158,7 +158,7 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter)
 
     def make() -> TrainingResult:
         rounds = range(1 if config.accumulate else number, number + 1)
-        manifests = [Manifest.from_json(run.store.read(run.round(r).manifest)) for r in rounds]
+        manifests = [run.store.read_record(run.round(r).manifest, Manifest) for r in rounds]
         accepted = tuple(run.store.uri_of(ref.path) for m in manifests for ref in m.accepted if ref.num_rows)
         return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter)
 
@@ -195,7 +195,7 @@ def train_policy(
     )
     run.store.delete_folder(folder.at("model"))
     with reporter.stage(f"round {number}: train"):
-        outcome = fine_tune(job)
+        outcome = fine_tune(job, reporter.training)
         reporter.training(outcome.num_steps, outcome.num_steps, outcome.final_loss)
     name = f"round-{number:04d}"
     return TrainingResult(
@@ -271,7 +271,7 @@ def _collect(
 
 def _decide(run: Run, incumbent: PolicyRef, challenger: Evaluation) -> Decision:
     path = run.evaluation(round_of(incumbent)).at("evaluation.json")
-    old = Evaluation.from_json(run.store.read(path))
+    old = run.store.read_record(path, Evaluation)
     rule = bind(run.config.promotion.rule, "promotion_rules", num_leading=2)
     decision = rule(run.store.read_table(old.per_prompt), run.store.read_table(challenger.per_prompt))
     return decision.model_copy(update={"incumbent": incumbent.name, "challenger": challenger.policy.name})

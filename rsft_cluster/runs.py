@@ -60,7 +60,7 @@ class Run:
             record = make()
             self.lease.check()
             self.store.create(path, record.to_json())
-        return kind.from_json(self.store.read(path))
+        return self.store.read_record(path, kind)
 
 
 def round_of(policy: PolicyRef) -> int:
@@ -70,7 +70,7 @@ def round_of(policy: PolicyRef) -> int:
 
 def read_record(store: Store, path: str, kind: type[R]) -> R | None:
     """Return the record at `path`, None while there is none."""
-    return kind.from_json(store.read(path)) if store.exists(path) else None
+    return store.read_record(path, kind) if store.exists(path) else None
 
 
 def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import obstore
 import pyarrow as pa
@@ -20,9 +21,10 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.records import FileRef
+from rsft_cluster.records import FileRef, Record
 from rsft_cluster.schemas import conform
 
+R = TypeVar("R", bound=Record)
 SCHEMES = ("file", "s3", "gs", "abfs")
 
 
@@ -130,6 +132,14 @@ class Store:
         """Return the bytes of a file."""
         with self._explaining(path), self.filesystem.open_input_stream(self._full(path)) as stream:
             return stream.read()
+
+    def read_record(self, path: str, kind: type[R]) -> R:
+        """Return the record in a JSON file; raises StoreError naming the file when it holds no such record."""
+        payload = self.read(path)
+        try:
+            return kind.from_json(payload)
+        except ValueError as error:
+            raise StoreError(f"{self.uri_of(path)}: damaged: holds no {kind.__name__}") from error
 
     def write(self, path: str, payload: bytes) -> None:
         """Put a file, replacing what is there; readers see the old bytes or the new ones."""

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.records import Manifest
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store, localise, open_uri, upload_folder
 
@@ -120,3 +121,9 @@ def test_a_folder_uploaded_is_the_folder_localised(tmp_path):
 def test_tables_are_checked_against_their_schema_on_the_way_out(store):
     with pytest.raises(TypeError, match="missing columns"):
         store.write_table("t.parquet", pa.table({"prompt_id": ["a"]}), PROMPT)
+
+
+def test_a_damaged_record_is_named(store):
+    store.write("rounds/0001/manifest.json", b'{"round": ')
+    with pytest.raises(StoreError, match=r"rounds/0001/manifest\.json: damaged: holds no Manifest"):
+        store.read_record("rounds/0001/manifest.json", Manifest)

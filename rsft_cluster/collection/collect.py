@@ -42,7 +42,7 @@ def collect(
     """
     folder = work.open()
     if folder.store.exists(folder.manifest):
-        return Manifest.from_json(folder.store.read(folder.manifest))
+        return folder.store.read_record(folder.manifest, Manifest)
     progress = Progress(work.plan.num_prompts)
     budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
     num_idle = 0
@@ -61,7 +61,7 @@ def collect(
     totals = manifest.totals
     whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)
     folder.store.create(folder.manifest, manifest.to_json())
-    return Manifest.from_json(folder.store.read(folder.manifest))
+    return folder.store.read_record(folder.manifest, Manifest)
 
 
 def _next_units(

@@ -25,7 +25,7 @@ def seal(folder: Folder, plan: Plan, *, target: str) -> Manifest:
         for leaf in state.leaves(unit):
             if leaf.unit not in state.commits:
                 raise StageError(f"{folder.store.uri_of(folder.path)}: unit {leaf.unit} has no commit; cannot seal")
-            commits.append(Commit.from_json(folder.store.read(state.commits[leaf.unit][0])))
+            commits.append(folder.store.read_record(state.commits[leaf.unit][0], Commit))
     for ref in _files(commits, "candidates") + _files(commits, "scores") + _files(commits, "accepted"):
         _check_there(folder, ref)
     totals = _totals(commits, plan)

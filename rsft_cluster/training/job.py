@@ -3,10 +3,12 @@
 The driver fills in a `TrainingJob`; every worker gets the same one; rank 0's `TrainingOutcome` comes back.
 """
 
+import json
 from dataclasses import asdict, dataclass
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.store import Store
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,23 @@ class TrainingOutcome:
     def to_rows(self) -> list[dict[str, float]]:
         """Return the recorded steps as dictionaries, one a line of `metrics.jsonl`."""
         return [asdict(m) for m in self.metrics]
+
+
+TOLD = "progress.json"
+TELL_INTERVAL_S = 2.0
+"""Seconds between two words of the workers to the driver on how far they are."""
+
+
+def tell(job: TrainingJob, *, step: int, num_steps: int, loss: float) -> None:
+    """Say how far a training is, for whoever shows it."""
+    payload = json.dumps({"step": step, "num_steps": num_steps, "loss": loss})
+    Store(job.storage_uri).write(TOLD, payload.encode())
+
+
+def told(job: TrainingJob) -> tuple[int, int, float] | None:
+    """Return (step, num_steps, loss) as last told, None before the first word."""
+    store = Store(job.storage_uri)
+    if not store.exists(TOLD):
+        return None
+    found = json.loads(store.read(TOLD))
+    return found["step"], found["num_steps"], found["loss"]

@@ -43,7 +43,7 @@ from rsft_cluster.training.batches import (
     num_steps,
 )
 from rsft_cluster.training.checkpoints import Progress, export_model, fingerprint, load_progress, save_progress
-from rsft_cluster.training.job import StepMetrics, TrainingJob, TrainingOutcome
+from rsft_cluster.training.job import TELL_INTERVAL_S, StepMetrics, TrainingJob, TrainingOutcome, tell
 from rsft_cluster.training.losses import check_loss, completion_nll, learning_rate, weighted_loss
 
 MAX_METRICS = 500
@@ -109,9 +109,13 @@ def _train(job: TrainingJob) -> TrainingOutcome:
         fresh = Progress(0, engine.world_size, identity, math.nan, math.nan)
         progress = load_progress(engine, identity) or fresh
         resumed_at = progress.step
+    told = time.monotonic()
     while progress.step < data.num_steps:
         with clock.phase("steps"):
             progress = _step(engine, job, data, progress)
+        if engine.global_rank == 0 and time.monotonic() - told >= TELL_INTERVAL_S:
+            told = time.monotonic()
+            tell(job, step=progress.step, num_steps=data.num_steps, loss=progress.last_loss)
         if progress.step % job.config.checkpoint_every == 0 and progress.step < data.num_steps:
             with clock.phase("checkpoints"):
                 save_progress(engine, progress)

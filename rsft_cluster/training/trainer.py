@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,11 +18,12 @@ import ray
 import ray.train
 import ray.train.torch
 
-from rsft_cluster.errors import RsftError, StageError
+from rsft_cluster.errors import RsftError, StageError, StoreError
 from rsft_cluster.store import Store, open_uri
-from rsft_cluster.training.job import TrainingJob, TrainingOutcome
+from rsft_cluster.training.job import TELL_INTERVAL_S, TrainingJob, TrainingOutcome, told
 
 METRICS = "metrics.jsonl"
+Report = Callable[[int, int, float], None]
 
 POLL_INTERVAL_S = "0.25"
 """Ray Train looks at its workers this often, and so notices the end this late; 2 s by default."""
@@ -44,13 +45,13 @@ class _Trainer(ray.train.torch.TorchTrainer):
         return [c for c in callbacks if type(c).__name__ not in UNUSED_CALLBACKS]
 
 
-def fine_tune(job: TrainingJob) -> TrainingOutcome:
+def fine_tune(job: TrainingJob, report: Report | None = None) -> TrainingOutcome:
     """Train, write the model to `job.output_uri` and the metrics below `job.storage_uri`; return the outcome.
 
     Calling it again with the same job continues from the newest checkpoint, on the same number of workers;
     on another number it starts again. Raises DivergedError, ConfigError, NothingAcceptedError, or StageError
     when workers failed more often than `max_failures`. The model is whole only when this returns: the caller
-    says so by a marker of its own.
+    says so by a marker of its own. `report` is told step, number of steps and loss while it goes on.
     """
     started = time.perf_counter()
     name = f"{job.name}-w{job.config.workers}"
@@ -60,7 +61,7 @@ def fine_tune(job: TrainingJob) -> TrainingOutcome:
         scaling_config=_scaling(job),
         run_config=_run_config(job, name),
     )
-    with _environment(_ray_train_settings()), _own_interrupt_handler():
+    with _environment(_ray_train_settings()), _own_interrupt_handler(), _watched(job, report):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -74,6 +75,32 @@ def fine_tune(job: TrainingJob) -> TrainingOutcome:
     lines = "".join(json.dumps(row) + "\n" for row in outcome.to_rows())
     Store(job.storage_uri).write(f"{name}/{METRICS}", lines.encode())
     return outcome
+
+
+@contextmanager
+def _watched(job: TrainingJob, report: Report | None) -> Iterator[None]:
+    """Pass on what the workers tell of their progress for the length of the block."""
+    if report is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(TELL_INTERVAL_S / 2):
+            try:
+                said = told(job)
+            except StoreError:
+                continue  # a word that is missed costs a line of progress, nothing else
+            if said:
+                report(*said)
+
+    watcher = threading.Thread(target=watch, daemon=True, name="training-progress")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _work(settings: dict[str, Any]) -> TrainingOutcome | RsftError:
