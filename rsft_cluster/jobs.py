@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, RsftError, StageError
 
 TIMEOUT_S = 5.0
+AGENT_TIMEOUT_S = 60.0
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
@@ -73,11 +75,23 @@ def submit(submission: Submission, address: str) -> str:
                     "`rsft logs` shows what it does, `rsft stop` ends it"
                 )
             client.delete_job(submission.submission_id)
-        return client.submit_job(
-            entrypoint=submission.entrypoint,
-            submission_id=submission.submission_id,
-            runtime_env=submission.runtime_env(),
-        )
+        return _send(client, submission)
+
+
+def _send(client: JobSubmissionClient, submission: Submission) -> str:
+    """Send a job, waiting for the agent that takes jobs: it comes up seconds after the dashboard of a young cluster."""
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=submission.entrypoint,
+                submission_id=submission.submission_id,
+                runtime_env=submission.runtime_env(),
+            )
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)
 
 
 def connect(address: str) -> JobSubmissionClient:

@@ -32,6 +32,7 @@ from rsft_cluster.runs import (
     open_store,
     round_of,
     summaries,
+    summary,
     take_in,
 )
 from rsft_cluster.training.job import TrainingJob
@@ -61,7 +62,9 @@ def run_rounds(
             train_path, held_out_path = (i.path for i in take_in(run))
             start(run, held_out_path, reporter)
             for number in range(1, config.rounds + 1):
-                if not run_round(run, number, train_path, held_out_path, reporter, until=until):
+                # Only the first unfinished round is stopped on the way; those before it are passed over.
+                stage = "promote" if summary(run.store, number).stage == "done" else until
+                if not run_round(run, number, train_path, held_out_path, reporter, until=stage):
                     break
         return summaries(run.store)
 
