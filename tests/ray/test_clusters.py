@@ -31,7 +31,9 @@ def test_sampling_actors_run_on_all_nodes_of_a_cluster(tmp_path):
         for _ in range(2):
             cluster.add_node(num_cpus=2)
         cluster.wait_for_nodes()
-        config = write_config(tmp_path, "nodes", sampling__workers=3)
+        # A second and more a unit, so that no actor is done with all of them before the last one is up.
+        slow = {"use": "scripted", "params": {"delay_s": 0.3}}
+        config = write_config(tmp_path, "nodes", sampling__workers=3, sampling__generator=slow)
         process = subprocess.Popen(
             [sys.executable, "-m", "rsft_cluster", "sample", str(config), "--quiet"],
             env=os.environ | {"RAY_ADDRESS": cluster.address}, stderr=subprocess.PIPE, text=True,

@@ -49,7 +49,7 @@ SEED = 3
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = os.environ.get("HOME")
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))  # Ray writes an access token there
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
     if home is not None:
