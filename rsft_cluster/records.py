@@ -8,8 +8,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from rsft_cluster.schemas import digest
-
 
 class Record(BaseModel):
     """Base of all records: immutable, strict about unknown keys, canonical as JSON."""
@@ -24,10 +22,6 @@ class Record(BaseModel):
     def from_json(cls, payload: bytes) -> Self:
         """Parse what `to_json` wrote."""
         return cls.model_validate_json(payload)
-
-    def content_digest(self) -> str:
-        """Return the digest of the record's content."""
-        return digest(self.model_dump(mode="json"))
 
 
 class FileRef(Record):
@@ -64,12 +58,6 @@ class Pass(Record):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     batch_size: int
-
-    def processors(self) -> tuple[str, ...]:
-        """Return what shapes the next-token distribution, in the order in which it applies."""
-        steps = [("temperature", self.temperature, 1.0), ("top_k", self.top_k, 0)]
-        steps += [("top_p", self.top_p, 1.0), ("min_p", self.min_p, 0.0)]
-        return tuple(f"{name}={value}" for name, value, neutral in steps if value != neutral)
 
 
 class Plan(Record):

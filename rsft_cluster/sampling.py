@@ -65,7 +65,7 @@ class UnitSampler:
         keys = [
             [sampling_key(self._plan.seed, self._plan.stream, p.prompt_id, index) for index in indices] for p in prompts
         ]
-        decoding = Decoding(**way.model_dump(exclude={"num_candidates"}))
+        decoding = decoding_of(way)
         rows: dict[tuple[int, int], dict[str, object]] = {}
         refused: dict[int, str] = {}
         for answer in self._generator.generate(prompts, decoding, keys):
@@ -98,6 +98,11 @@ class UnitSampler:
             "seed": keys[answer.prompt][answer.index],
             "policy": self._plan.policy.name,
         }
+
+
+def decoding_of(way: Pass) -> Decoding:
+    """Return how a pass of a plan draws its tokens."""
+    return Decoding(**way.model_dump(exclude={"num_candidates"}))
 
 
 def _check_complete(

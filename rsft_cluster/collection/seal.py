@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from rsft_cluster.collection.plan import Folder, planned_units, survey
 from rsft_cluster.errors import StageError, StoreError
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals
+from rsft_cluster.sampling import decoding_of
 from rsft_cluster.schemas import digest
 
 
@@ -43,7 +44,7 @@ def seal(folder: Folder, plan: Plan, *, target: str) -> Manifest:
         totals=totals,
         accepted_digest=_accepted_digest(folder, commits),
         content=digest([[c.unit, c.content] for c in commits]),
-        processors=tuple(sorted({text for way in plan.passes for text in way.processors()})),
+        processors=tuple(sorted({text for way in plan.passes for text in decoding_of(way).processors()})),
     )
 
 
