@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import models
@@ -11,7 +12,9 @@ from oracles import chi_square_p, enumerate_completions
 from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, StageError
 from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.batched import BatchedDecoder
 from rsft_cluster.generators.drawing import draw, keys_tensor
+from rsft_cluster.generators.engine.engine import Engine
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.keys import sampling_key
 
@@ -27,8 +30,8 @@ def keys_of(prompts, num):
     return [[sampling_key(0, "round-0001", p.prompt_id, j) for j in range(num)] for p in prompts]
 
 
-def load(path, **policy):
-    return TransformersGenerator(PolicySpec(path, **policy))
+def load(path, *, engine="blocks", **policy):
+    return TransformersGenerator(PolicySpec(path, **policy), engine=engine)
 
 
 def drawn(generator, prompts, decoding, keys):
@@ -70,25 +73,15 @@ def letters(tmp_path_factory):
     return load(models.tiny_llama(tmp_path_factory.mktemp("letters"), alphabet="abc", scale=0.3, seed=2))
 
 
-@pytest.fixture
-def forwards(llama):
-    """The shape of the input ids of every forward of `llama`."""
+@contextmanager
+def forwards_of(generator):
+    """The shape of the input ids of every forward within the block."""
     seen = []
-    hook = llama.model.register_forward_pre_hook(
+    hook = generator.model.register_forward_pre_hook(
         lambda _model, _args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     yield seen
     hook.remove()
-
-
-def memory_for(generator, num_rows):
-    """A device with room for so many rows: any forward of more raises what CUDA raises."""
-
-    def check(_model, _args, kwargs):
-        if len(kwargs["input_ids"]) > num_rows:
-            raise torch.OutOfMemoryError(f"no room for {len(kwargs['input_ids'])} rows")
-
-    return generator.model.register_forward_pre_hook(check, with_kwargs=True)
 
 
 # Exactness
@@ -96,9 +89,8 @@ def memory_for(generator, num_rows):
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_batches_draw_what_one_row_at_a_time_draws(family, tmp_path):
-    attention = "eager" if family in ("gemma2", "bloom") else "sdpa"
-    scale = 0.3 if family == "gemma2" else 1.0  # Its tied embeddings would repeat the last token for ever.
-    generator = load(models.FAMILIES[family](tmp_path, alphabet="abcdefgh", scale=scale), attention=attention)
+    generator = models.load_family(family, tmp_path)
+    assert isinstance(generator.decoder, BatchedDecoder if family in models.BATCHED else Engine)
     prompts = raw(*(("hgfedcba" * 3)[:n] for n in LENGTHS))
     keys = keys_of(prompts, 3)
     expected = one_by_one(generator, prompts, SHAPED, keys)
@@ -171,7 +163,7 @@ def test_both_log_probabilities_agree_with_a_teacher_forced_forward(llama, decod
     from rsft_cluster.generators.drawing import process
 
     prompts = raw("a", "bcdefgh")
-    for completion in llama.generate(prompts, decoding, keys_of(prompts, 4)):
+    for completion in list(llama.generate(prompts, decoding, keys_of(prompts, 4))):
         ids = torch.tensor([[*completion.prompt_token_ids, *completion.token_ids]])
         with torch.inference_mode():
             logits = llama.model(ids).logits[0, len(completion.prompt_token_ids) - 1 : -1]
@@ -223,13 +215,27 @@ def test_a_generation_config_names_end_tokens(tmp_path):
     assert all(not set(c.token_ids[:-1]) & set(ends) for c in out)
 
 
-# Cost: prompts are read once, finished rows leave
+# Batched decoding, for models that the engine does not fit
+
+
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory):
+    return load(models.tiny_llama(tmp_path_factory.mktemp("batched")), engine="batches")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6, 64])
+def test_batched_decoding_draws_the_same(llama, batched, batch_size):
+    prompts = raw("a", "bcdefgh", "ij")
+    keys = keys_of(prompts, 5)
+    decoding = replace(SHAPED, batch_size=batch_size)
+    assert drawn(batched, prompts, decoding, keys) == drawn(llama, prompts, decoding, keys)
 
 
 @pytest.mark.parametrize("batch_size", [4, 8, 64])
-def test_a_prompt_is_prefilled_once_for_all_its_candidates(llama, forwards, batch_size):
+def test_batched_decoding_prefills_a_prompt_once_for_all_its_candidates(batched, batch_size):
     prompts = raw("abcdefg", "hijklmn", "opqrstu")
-    drawn(llama, prompts, replace(SHAPED, batch_size=batch_size), keys_of(prompts, 8))
+    with forwards_of(batched) as forwards:
+        drawn(batched, prompts, replace(SHAPED, batch_size=batch_size), keys_of(prompts, 8))
     prefills = [shape for shape in forwards if shape[1] > 1]
     assert sum(rows * width for rows, width in prefills) == 3 * 8
     assert max(rows for rows, width in forwards if width == 1) <= batch_size
@@ -248,16 +254,33 @@ def test_prompts_of_a_recurrent_model_never_meet_padding(tmp_path):
     assert max(len(mask) for mask in masks) == 4
 
 
-def test_finished_rows_leave_the_batch(llama, forwards):
+def test_finished_rows_leave_the_batch(batched):
     prompts = raw("abcdefg")
     decoding = Decoding(max_tokens=60, stop_token_ids=tuple(range(3, 20)))
-    lengths = [len(ids) for ids in drawn(llama, prompts, decoding, keys_of(prompts, 48)).values()]
+    with forwards_of(batched) as forwards:
+        lengths = [len(ids) for ids in drawn(batched, prompts, decoding, keys_of(prompts, 48)).values()]
     assert min(lengths) < 5
     assert max(lengths) > 20
     for step, (rows, _) in enumerate(forwards[1:], start=1):
         num_finished = rows - sum(length > step for length in lengths)
         assert 0 <= num_finished < max(1, rows // 8)
     assert len(forwards) == max(lengths)
+
+
+@pytest.mark.parametrize(("batch_size", "num_rows"), [(64, 1), (4, 2), (64, 5)])
+def test_a_batch_that_does_not_fit_in_memory_is_split_and_draws_the_same(batched, num_rows, batch_size):
+    prompts = raw("a", "bcd", "ef")
+    decoding = replace(SHAPED, batch_size=batch_size)
+    expected = drawn(batched, prompts, decoding, keys_of(prompts, 5))
+
+    def check(_model, _args, kwargs):
+        if len(kwargs["input_ids"]) > num_rows:
+            raise torch.OutOfMemoryError(f"no room for {len(kwargs['input_ids'])} rows")
+
+    hook = batched.model.register_forward_pre_hook(check, with_kwargs=True)
+    found = drawn(batched, prompts, decoding, keys_of(prompts, 5))
+    hook.remove()
+    assert found == expected
 
 
 # Ends
@@ -351,26 +374,17 @@ def test_chat_prompts_need_a_template(tmp_path):
 # Failures
 
 
-@pytest.mark.parametrize(("batch_size", "num_rows"), [(64, 1), (4, 2), (64, 5)])
-def test_a_batch_that_does_not_fit_in_memory_is_split_and_draws_the_same(llama, num_rows, batch_size):
-    prompts = raw("a", "bcd", "ef")
-    decoding = replace(SHAPED, batch_size=batch_size)
-    expected = drawn(llama, prompts, decoding, keys_of(prompts, 5))
-    hook = memory_for(llama, num_rows)
-    found = drawn(llama, prompts, decoding, keys_of(prompts, 5))
-    hook.remove()
-    assert found == expected
-
-
-def test_a_prompt_for_which_one_row_is_too_much_is_refused_alone(llama):
+@pytest.mark.parametrize("engine", ["blocks", "batches"])
+def test_a_prompt_for_which_one_row_is_too_much_is_refused_alone(llama, batched, engine):
+    generator = llama if engine == "blocks" else batched
     prompts = raw("a", "b" * 30, "cd")
 
     def check(_model, _args, kwargs):
-        if kwargs["attention_mask"].shape[1] > 35:
+        if kwargs["position_ids"].max() > 35:
             raise torch.OutOfMemoryError("long rows do not fit")
 
-    hook = llama.model.register_forward_pre_hook(check, with_kwargs=True)
-    out = list(llama.generate(prompts, Decoding(max_tokens=12, stop_token_ids=(3, 4)), keys_of(prompts, 4)))
+    hook = generator.model.register_forward_pre_hook(check, with_kwargs=True)
+    out = list(generator.generate(prompts, Decoding(max_tokens=12, stop_token_ids=(3, 4)), keys_of(prompts, 4)))
     hook.remove()
     reason = "out of memory: one completion of 31 prompt tokens and up to 12 more does not fit on the device"
     assert [o for o in out if o.prompt == 1] == [Refusal(1, reason)]

@@ -1,4 +1,4 @@
-"""Decode a batch of rows with an unmodified Hugging Face model and its own cache.
+"""Decode a batch of rows with an unmodified Hugging Face model and its own cache: for models that the engine refuses.
 
 Every prompt of the batch is prefilled once, left padded; its cache is then spread over the prompt's candidates,
 which are decoded together and leave the batch as they finish. This module knows nothing about messages, plans or
@@ -7,7 +7,6 @@ what to do when memory runs out.
 
 import copy
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -16,24 +15,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rsft_cluster.errors import StageError
 from rsft_cluster.generators.base import Completion, Decoding, FinishReason
 from rsft_cluster.generators.cache import new_cache, tolerates_padding
+from rsft_cluster.generators.completing import Row, check_finite, complete
 from rsft_cluster.generators.drawing import Draw, draw, keys_tensor
 from rsft_cluster.generators.stopping import Ending, StopRule
 
 COMPACT_SHARE = 8
 """Rows leave the batch once one in so many has finished: leaving copies the cache, as one step does anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One completion to be: a key of a prompt."""
-
-    prompt: int
-    index: int
-    key: int
-    prompt_token_ids: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -48,11 +37,7 @@ class _Growing:
 
     def push(self, token: int, logprob: float, target_logprob: float) -> bool:
         """Add a token; return whether it ends the completion."""
-        if not (math.isfinite(logprob) and math.isfinite(target_logprob)):
-            raise StageError(
-                f"the policy's logits are not finite after {len(self.row.prompt_token_ids)} prompt tokens and "
-                f"{len(self.token_ids)} drawn ones: its weights are damaged, or its dtype is too narrow"
-            )
+        check_finite(logprob, target_logprob, len(self.row.prompt_token_ids), len(self.token_ids))
         self.token_ids.append(token)
         self.logprob += logprob
         self.target_logprob += target_logprob
@@ -60,15 +45,13 @@ class _Growing:
 
     def finish(self, reason: FinishReason, rule: StopRule) -> Completion:
         """Return the completion."""
-        return Completion(
-            prompt=self.row.prompt,
-            index=self.row.index,
-            prompt_token_ids=self.row.prompt_token_ids,
-            token_ids=tuple(self.token_ids),
-            text=rule.decode(self.token_ids),
-            finish_reason=reason,
+        return complete(
+            self.row,
+            self.token_ids,
             logprob=self.logprob,
             target_logprob=self.target_logprob,
+            reason=reason,
+            rule=rule,
         )
 
 

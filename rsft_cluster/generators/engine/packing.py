@@ -1,0 +1,55 @@
+"""Weights packed once for the CPU's matrix products, instead of at every product.
+
+oneDNN wants weights in blocks that fit its kernels; torch's linear brings them into that order at each call. Packed
+weights also make a row's result independent of how many rows are multiplied with it, in float32, for any number of
+threads.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+ROWS = 128
+"""Rows that the packing is made for; any number works."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer over a packed weight."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+        self._bias = bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return inputs @ weight.T + bias."""
+        return torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self._bias, "none", [], "")
+
+
+def pack(model: PreTrainedModel) -> int:
+    """Replace the linear layers of a model on a CPU by packed ones; return how many were replaced.
+
+    None where this machine's oneDNN does not take the model's dtype.
+    """
+    if not _can_pack(model.dtype):
+        return 0
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) in (nn.Linear, Conv1D)
+    ]
+    for parent, name, child in found:
+        weight = cast("Any", child).weight
+        packed = PackedLinear(weight.T if isinstance(child, Conv1D) else weight, cast("Any", child).bias)
+        setattr(parent, name, packed)
+    return len(found)
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,143 @@
+"""Decode steps: forward, draw, go on. On a GPU a step is recorded once for every shape and then replayed.
+
+At rates where a step lasts a millisecond, Python between its hundreds of kernels would be most of the time; a replayed
+CUDA graph launches them all at once, and the host looks at what was drawn only every few steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsft_cluster.generators.base import Decoding
+from rsft_cluster.generators.drawing import Draw, draw
+from rsft_cluster.generators.engine.attention import Places, reading
+from rsft_cluster.generators.engine.batches import DecodeBatch
+from rsft_cluster.generators.engine.forward import Forward
+
+NUM_GRAPHS = 64
+"""Graphs kept; the oldest is dropped."""
+WARM_UPS = 2
+"""Steps before a recording: libraries set themselves up in the first ones."""
+
+
+class Steps(Protocol):
+    """Takes steps of a batch."""
+
+    num_steps: int
+    """Steps between two looks of the host: at most as many as a block has tokens."""
+    grid: int
+    gathers: bool
+    """How `DecodeBatch.of` is to make batches."""
+
+    def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
+        """Return tokens, log-probabilities and target log-probabilities, (steps, 3, rows)."""
+        ...
+
+
+def to_host(drawn: Tensor) -> np.ndarray:
+    """Return what was drawn in one copy."""
+    return drawn.cpu().numpy()
+
+
+def stacked(drawn: Draw) -> Tensor:
+    """Return tokens, log-probabilities and target log-probabilities as one; token ids are exact in float64."""
+    return torch.stack([drawn.tokens.double(), drawn.logprobs, drawn.target_logprobs])
+
+
+class PlainSteps:
+    """Runs each step from Python."""
+
+    def __init__(self, forward: Forward, *, num_steps: int = 1, grid: int = 1, gathers: bool = False) -> None:
+        self.num_steps, self.grid, self.gathers = num_steps, grid, gathers
+        self._forward = forward
+
+    @torch.inference_mode()
+    def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
+        """Take the steps."""
+        drawn = [step(self._forward, batch, decoding, last_position) for _ in range(self.num_steps)]
+        return to_host(torch.stack(drawn))
+
+
+def step(forward: Forward, batch: DecodeBatch, decoding: Decoding, last_position: int) -> Tensor:
+    """Draw a token for every row and leave the batch ready for the next.
+
+    Rows that are over go on until the host looks; their positions stay where the model has some.
+    """
+    with reading(batch):
+        logits = forward(batch.tokens, batch.positions[:-1].clamp(max=last_position))
+    drawn = draw(logits, keys=batch.keys, steps=batch.steps, decoding=decoding)
+    batch.advance(drawn.tokens)
+    return stacked(drawn)
+
+
+@dataclass(slots=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    batch: DecodeBatch
+    """Whose tensors the graph reads and writes."""
+    drawn: Tensor
+
+
+class GraphSteps:
+    """Replays a step that was recorded for batches of the same shape."""
+
+    num_steps = 8
+    grid = 256
+    gathers = True
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._recordings: dict[tuple[object, ...], _Recording] = {}
+        self._pool: Any = None
+
+    @torch.inference_mode()
+    def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
+        """Take the steps."""
+        shape = (*(tuple(t.shape) for t in _tensors(batch)), id(batch.store), decoding, last_position)
+        if shape not in self._recordings:
+            while len(self._recordings) >= NUM_GRAPHS:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[shape] = self._record(batch, decoding, last_position)
+        recording = self._recordings[shape]
+        _load(recording.batch, batch)
+        drawn = []
+        for _ in range(self.num_steps):
+            recording.graph.replay()
+            drawn.append(recording.drawn.clone())
+        return to_host(torch.stack(drawn))
+
+    def _record(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> _Recording:
+        static = batch.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                step(self._forward, static, decoding, last_position)
+                _load(static, batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            drawn = step(self._forward, static, decoding, last_position)
+        self._pool = self._pool or graph.pool()
+        return _Recording(graph, static, drawn)
+
+
+def _tensors(batch: DecodeBatch) -> Iterator[Tensor]:
+    """Yield what describes a batch, in a fixed order."""
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Places):
+            yield value.rows
+            if value.parts is not None:
+                yield value.parts
+
+
+def _load(static: DecodeBatch, batch: DecodeBatch) -> None:
+    for target, source in zip(_tensors(static), _tensors(batch), strict=True):
+        target.copy_(source)
