@@ -9,10 +9,10 @@ SOURCES := rsft_cluster jobs tests
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-ray test-all demo clean
+.PHONY: help setup format check test test-ray test-all demo bench-sampling clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(READY) ## Make the virtual environment with everything in it
 
@@ -44,5 +44,8 @@ test-all: check test test-ray ## All of them
 demo: $(READY) ## Two-digit addition, three rounds and two controls, in a few minutes
 	$(BIN)/python -m rsft_cluster.demos jobs/configs/arithmetic.yaml
 
+bench-sampling: $(READY) ## Sampling beside generate, continuous batching and vLLM; options in BENCH="--models 15m"
+	$(BIN)/python -m jobs.benchmarks.sampling $(BENCH)
+
 clean: ## Remove what these targets made
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist bench-*.json *.egg-info .pytest_cache .ruff_cache .hypothesis
