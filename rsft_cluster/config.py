@@ -127,8 +127,12 @@ class SamplingConfig(_Part):
     """Tokens that end a completion, beside the tokenizer's end-of-sequence tokens."""
     unit_size: int = Field(default=64, ge=1)
     """Prompts a unit: what is sampled, retried and committed as a whole."""
-    batch_size: int = Field(default=64, ge=1)
-    """Sequences decoded at once by one worker; halved for a batch that does not fit in memory."""
+    batch_size: int = Field(default=128, ge=1)
+    """Candidates decoded at once by one worker, each finished one followed by the next; halved when memory runs out."""
+    determinism: Literal["unit", "sample", "none"] = "unit"
+    """What an accepted set depends on. `unit`: on the units, not on workers, crashes and retries. `sample`: not on the
+    units either, in float32 on CPUs. `none`: last bits may depend on what was decoded together. With the last two,
+    workers decode several units at once, so that no row idles while a unit ends."""
     workers: int = Field(default=1, ge=1)
     """Sampling actors."""
     num_gpus: float = Field(default=0, ge=0)
@@ -145,6 +149,11 @@ class SamplingConfig(_Part):
         if self.temperature == 0 and self.num_candidates > 1:
             raise ValueError("temperature 0 is greedy: all candidates would be equal; set num_candidates: 1")
         return self
+
+    @property
+    def mixes_units(self) -> bool:
+        """Whether candidates of several units may be decoded together."""
+        return self.determinism != "unit"
 
 
 class ScoringConfig(_Part):
@@ -303,6 +312,15 @@ class RunConfig(_Part):
     evaluation: EvaluationConfig
     promotion: PromotionConfig = PromotionConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _sample_determinism_is_kept(self) -> Self:
+        if self.sampling.determinism == "sample" and (self.policy.dtype != "float32" or self.sampling.num_gpus > 0):
+            raise ValueError(
+                "sampling.determinism: sample holds in float32 on CPUs alone; with "
+                f"{self.policy.dtype} and {self.sampling.num_gpus:g} GPUs choose unit or none"
+            )
+        return self
 
 
 OPERATIONAL = frozenset(

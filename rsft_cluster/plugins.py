@@ -36,6 +36,10 @@ class Bound:
         """Import and return the plug-in's attribute."""
         return _import(self.use, self.use)
 
+    def describe(self) -> str:
+        """Return the plug-in and its parameters in one line."""
+        return f"{self.use}({', '.join(f'{name}={value!r}' for name, value in sorted(self.params.items()))})"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the plug-in, the bound parameters added."""
         return self.load()(*args, **kwargs, **self.params)

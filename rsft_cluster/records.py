@@ -165,6 +165,8 @@ class Manifest(Record):
     """Over the units' contents: equal for equal outcomes, whatever was retried on the way."""
     processors: tuple[str, ...] = ()
     """What shapes the next-token distribution, in order; empty when the policy itself was sampled."""
+    generator: str
+    """What sampled, with its parameters: int8 weights are one of them."""
 
 
 class Evaluation(Record):

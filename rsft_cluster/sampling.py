@@ -5,7 +5,7 @@ each key was answered exactly once.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -39,45 +39,41 @@ class UnitSampler:
         self._plan = plan
         self._generator: Generator = generator(replace(policy, model=model))
 
-    def sample(self, prompts: pa.Table) -> SampledUnit:
-        """Answer PROMPT rows by every pass of the plan. Indices go on from one pass to the next."""
-        start = time.monotonic()
-        asked = [Prompt(r["prompt_id"], to_messages(r["messages"]), r["reference"]) for r in prompts.to_pylist()]
-        rows: dict[tuple[int, int], dict[str, object]] = {}
-        refused: dict[int, str] = {}
-        first = 0
-        for wave, way in enumerate(self._plan.passes):
-            found, declined = self._one_pass(asked, wave, way, first)
-            rows |= found
-            refused |= declined
-            first += way.num_candidates
-        kept = [row for (position, _), row in sorted(rows.items()) if position not in refused]
-        return SampledUnit(
-            rows_to_table(kept, CANDIDATE),
-            {asked[position].prompt_id: reason for position, reason in sorted(refused.items())},
-            time.monotonic() - start,
-        )
+    def sample(self, units: Sequence[pa.Table]) -> Iterator[tuple[int, SampledUnit]]:
+        """Answer the PROMPT rows of units by every pass of the plan; yield each unit as it is finished.
 
-    def _one_pass(
-        self, prompts: list[Prompt], wave: int, way: Pass, first: int
-    ) -> tuple[dict[tuple[int, int], dict[str, object]], dict[int, str]]:
+        The prompts of all units are given to the generator together. Indices go on from one pass to the next.
+        """
+        since = time.monotonic()
+        answered = _Answered(units)
+        for wave, way in enumerate(self._plan.passes):
+            for unit in self._one_pass(answered, wave, way):
+                now = time.monotonic()
+                yield unit, answered.finished(unit, now - since)
+                since = now
+
+    def _one_pass(self, answered: "_Answered", wave: int, way: Pass) -> Iterator[int]:
+        """Answer every prompt by one pass; yield the units that are finished with it, which none is but by the last."""
+        prompts = answered.prompts
+        first = sum(earlier.num_candidates for earlier in self._plan.passes[:wave])
         indices = range(first, first + way.num_candidates)
+        is_last = wave + 1 == len(self._plan.passes)
         keys = [
             [sampling_key(self._plan.seed, self._plan.stream, p.prompt_id, index) for index in indices] for p in prompts
         ]
-        decoding = decoding_of(way)
-        rows: dict[tuple[int, int], dict[str, object]] = {}
-        refused: dict[int, str] = {}
-        for answer in self._generator.generate(prompts, decoding, keys):
+        answered.expect(way.num_candidates)
+        if is_last:
+            yield from (unit for unit in range(answered.num_units) if answered.is_finished(unit))
+        for answer in self._generator.generate(prompts, decoding_of(way), keys):
+            unit = answered.unit_of[answer.prompt]
             if isinstance(answer, Refusal):
-                refused[answer.prompt] = answer.reason
-                continue
-            place = (answer.prompt, first + answer.index)
-            if place in rows:
-                raise StageError(f"the generator answered candidate {place[1]} of prompt {place[0]} twice")
-            rows[place] = self._row(answer, prompts, keys, wave, place[1])
-        _check_complete(rows, refused, len(prompts), indices)
-        return rows, refused
+                answered.refuse(answer)
+            else:
+                index = first + answer.index
+                answered.add(answer.prompt, index, self._row(answer, prompts, keys, wave, index))
+            if is_last and answered.is_finished(unit):
+                yield unit
+        answered.check_complete()
 
     def _row(
         self, answer: Completion, prompts: list[Prompt], keys: list[list[int]], wave: int, index: int
@@ -105,14 +101,58 @@ def decoding_of(way: Pass) -> Decoding:
     return Decoding(**way.model_dump(exclude={"num_candidates"}))
 
 
-def _check_complete(
-    rows: Iterable[tuple[int, int]], refused: Mapping[int, str], num_prompts: int, indices: range
-) -> None:
-    wanted = {(p, i) for p in range(num_prompts) if p not in refused for i in indices}
-    missing = wanted - set(rows)
-    if missing:
-        position, index = min(missing)
-        raise StageError(
-            f"the generator left out {len(missing)} of {len(wanted)} candidates, "
-            f"first index {index} of prompt {position}"
-        )
+class _Answered:
+    """What a generator made so far of the prompts of some units."""
+
+    def __init__(self, units: Sequence[pa.Table]) -> None:
+        rows = [(i, row) for i, unit in enumerate(units) for row in unit.to_pylist()]
+        self.num_units = len(units)
+        self.unit_of = [i for i, _ in rows]
+        self.prompts = [Prompt(r["prompt_id"], to_messages(r["messages"]), r["reference"]) for _, r in rows]
+        self._rows: list[dict[int, dict[str, object]]] = [{} for _ in rows]
+        """Of each prompt, by index."""
+        self._refused: dict[int, str] = {}
+        self._num_expected = 0
+        self._num_missing = [0] * len(units)
+
+    def expect(self, num_candidates: int) -> None:
+        """Wait for so many more candidates of every prompt that was not refused."""
+        self._num_expected += num_candidates
+        for position, unit in enumerate(self.unit_of):
+            self._num_missing[unit] += 0 if position in self._refused else num_candidates
+
+    def add(self, position: int, index: int, row: dict[str, object]) -> None:
+        """Take a candidate. Raises StageError for one that is there already."""
+        if index in self._rows[position]:
+            raise StageError(f"the generator answered candidate {index} of prompt {position} twice")
+        self._rows[position][index] = row
+        self._num_missing[self.unit_of[position]] -= position not in self._refused
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Take a refusal: nothing more is expected of this prompt."""
+        position = refusal.prompt
+        if position not in self._refused:
+            self._num_missing[self.unit_of[position]] -= self._num_expected - len(self._rows[position])
+        self._refused[position] = refusal.reason
+
+    def is_finished(self, unit: int) -> bool:
+        """Say whether everything expected of a unit is there."""
+        return self._num_missing[unit] == 0
+
+    def check_complete(self) -> None:
+        """Raise StageError when the generator left something out."""
+        for position, rows in enumerate(self._rows):
+            missing = [] if position in self._refused else sorted(set(range(self._num_expected)) - rows.keys())
+            if missing:
+                raise StageError(
+                    f"the generator left out {sum(self._num_missing)} of "
+                    f"{self._num_expected * (len(self._rows) - len(self._refused))} candidates, "
+                    f"first index {missing[0]} of prompt {position}"
+                )
+
+    def finished(self, unit: int, duration_s: float) -> SampledUnit:
+        """Return a unit's candidates, by prompt and then by index, and let go of them."""
+        mine = [position for position, owner in enumerate(self.unit_of) if owner == unit]
+        kept = [self._rows[p][i] for p in mine if p not in self._refused for i in sorted(self._rows[p])]
+        refused = {self.prompts[p].prompt_id: self._refused[p] for p in mine if p in self._refused}
+        return SampledUnit(rows_to_table(kept, CANDIDATE), refused, duration_s)

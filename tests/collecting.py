@@ -30,9 +30,14 @@ class Collection:
 
     def do(self, unit):
         """Sample, judge and commit one unit; return its row of counts."""
-        sampled = Sample(self.work)(pa.table({"unit": [unit.to_json().decode()]}))
-        (row,) = ScoreAndCommit(self.work)(sampled).to_pylist()
+        (row,) = self.do_together([unit])
         return row
+
+    def do_together(self, units):
+        """Sample units in one call, judge and commit each as it comes; return their rows of counts."""
+        asked = pa.table({"unit": [unit.to_json().decode() for unit in units]})
+        judge = ScoreAndCommit(self.work)
+        return [row for sampled in Sample(self.work)(asked) for row in judge(sampled).to_pylist()]
 
     def finish(self) -> Manifest:
         """Do what is left and seal."""
@@ -41,7 +46,7 @@ class Collection:
             for unit in state.leaves(planned):
                 if not is_done(state, unit.unit, session=self.work.session):
                     self.do(unit)
-        return seal(self.folder, self.work.plan, target="test")
+        return seal(self.folder, self.work.plan, target="test", generator=self.work.generator.describe())
 
 
 def collection(path, *, num_prompts=10, unit_size=4, num_candidates=4, session="s" * 12, seed=0, **settings):

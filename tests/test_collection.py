@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from collecting import collection
 
-from rsft_cluster.collection.plan import Survey, halves, planned_units, quarantine, split, survey
+from rsft_cluster.collection.plan import Survey, halves, is_done, planned_units, quarantine, split, survey
 from rsft_cluster.collection.seal import reasons, seal
 from rsft_cluster.config import AcceptanceConfig
 from rsft_cluster.errors import StageError, StoreError
+from rsft_cluster.generators.scripted import ScriptedGenerator
 from rsft_cluster.records import Unit
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform
 from rsft_cluster.store import Store
@@ -105,11 +106,41 @@ def collection_again(made):
     return replace(made, work=replace(made.work, session="t" * 12))
 
 
+def test_units_done_together_are_committed_one_by_one_and_equal_those_done_alone(tmp_path, undisturbed):
+    made = collection(tmp_path / "together")
+    rows = made.do_together(made.units())
+    assert [row["unit"] for row in rows] == [unit.unit for unit in made.units()]
+    assert [row["num_prompts"] for row in rows] == [4, 4, 2]
+    assert len(made.folder.store.files(made.folder.at("commits"))) == 3
+    assert made.finish().content == undisturbed.content
+
+
+def test_a_generator_that_fails_in_the_second_of_three_units_costs_the_units_that_were_not_finished(
+    tmp_path, monkeypatch
+):
+    made = collection(tmp_path / "failing")
+    original = ScriptedGenerator.generate
+
+    def failing(self, prompts, decoding, keys):
+        for answer in original(self, prompts, decoding, keys):
+            if answer.prompt == 5:
+                raise ValueError("prompt 5 is poison")
+            yield answer
+
+    monkeypatch.setattr(ScriptedGenerator, "generate", failing)
+    first, *others = made.do_together(made.units())
+    assert first["failure"] is None
+    assert all(b"prompt 5 is poison" in row["failure"] for row in others)
+    state = survey(made.folder)
+    assert [is_done(state, unit.unit, session=made.work.session) for unit in made.units()] == [True, False, False]
+    assert [state.num_crashes(unit.unit, made.work.session) for unit in made.units()[1:]] == [1, 1]
+
+
 def test_a_unit_done_twice_counts_once(tmp_path, undisturbed):
     made = collection(tmp_path)
     for unit in [*made.units(), *made.units()]:
         made.do(unit)
-    manifest = seal(made.folder, made.work.plan, target="test")
+    manifest = seal(made.folder, made.work.plan, target="test", generator="scripted()")
     assert manifest.content == undisturbed.content
     assert len(made.folder.store.files("rounds/0001/commits")) == 2 * len(made.units())
 
@@ -118,7 +149,9 @@ def test_everybody_who_seals_writes_the_same(tmp_path):
     made = collection(tmp_path)
     for unit in [*made.units(), *made.units()]:
         made.do(unit)
-    assert seal(made.folder, made.work.plan, target="t") == seal(made.folder, made.work.plan, target="t")
+    assert seal(made.folder, made.work.plan, target="t", generator="scripted()") == seal(
+        made.folder, made.work.plan, target="t", generator="scripted()"
+    )
 
 
 def test_a_zombie_that_commits_after_the_seal_is_not_listed(tmp_path):
@@ -135,7 +168,7 @@ def test_a_missing_unit_cannot_be_sealed(tmp_path):
     made = collection(tmp_path)
     made.do(made.units()[0])
     with pytest.raises(StageError, match="unit 0000001 has no commit"):
-        seal(made.folder, made.work.plan, target="test")
+        seal(made.folder, made.work.plan, target="test", generator="scripted()")
 
 
 def test_a_listed_file_that_is_gone_or_short_cannot_be_sealed(tmp_path):
@@ -145,10 +178,10 @@ def test_a_listed_file_that_is_gone_or_short_cannot_be_sealed(tmp_path):
     whole = made.folder.store.read(path)
     made.folder.store.write(path, whole[:-1])
     with pytest.raises(StoreError, match="bytes long; its commit vouches for"):
-        seal(made.folder, made.work.plan, target="test")
+        seal(made.folder, made.work.plan, target="test", generator="scripted()")
     Path(f"{made.folder.store.root}/{path}").unlink()
     with pytest.raises(StoreError, match="is missing"):
-        seal(made.folder, made.work.plan, target="test")
+        seal(made.folder, made.work.plan, target="test", generator="scripted()")
 
 
 def test_the_unit_size_does_not_change_what_is_accepted(tmp_path):

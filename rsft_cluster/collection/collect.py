@@ -7,6 +7,7 @@ the units that have no commit, and the sealed outcome is the same as if nothing 
 import pickle
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 from ray.exceptions import RayError
 
@@ -30,6 +31,8 @@ from rsft_cluster.scoring import ErrorBudget
 
 UNITS_A_PASS = 4096
 """Units given to Ray Data at once: bounds the driver's memory however large the plan."""
+UNITS_AT_ONCE = 8
+"""Units that a worker decodes together, where it may: rows idle once in so many units."""
 
 
 def collect(
@@ -45,10 +48,13 @@ def collect(
         return folder.store.read_record(folder.manifest, Manifest)
     progress = Progress(work.plan.num_prompts)
     budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
-    num_idle = 0
+    num_idle, is_first = 0, True
     while units := _next_units(folder, work, cluster, progress, report):
         num_done = progress.num_prompts_done
-        _one_pass(work, units, sampling, progress, budget, report)
+        # What is found unfinished again may have met a crash: alone, a unit takes no other one with it.
+        at_once = UNITS_AT_ONCE if is_first and sampling.mixes_units else 1
+        _one_pass(run_pass(work, units, sampling, at_once=at_once), progress, budget, report)
+        is_first = False
         num_idle = 0 if progress.num_prompts_done > num_done else num_idle + 1
         if num_idle >= cluster.max_idle_passes:
             raise StageError(
@@ -56,7 +62,7 @@ def collect(
                 f"without one done; the first is {units[0].unit}. "
                 + (f"Last failure: {progress.failures[-1]}" if progress.failures else "Their workers died.")
             )
-    manifest = seal(folder, work.plan, target=work.rule.load().target)
+    manifest = seal(folder, work.plan, target=work.rule.load().target, generator=work.generator.describe())
     whole = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
     totals = manifest.totals
     whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)
@@ -99,16 +105,11 @@ def _unfinished(folder: Folder, work: Work, state: Survey, cluster: ClusterConfi
 
 
 def _one_pass(
-    work: Work,
-    units: list[Unit],
-    sampling: SamplingConfig,
-    progress: Progress,
-    budget: ErrorBudget,
-    report: Callable[[Progress], None],
+    done: Iterator[dict[str, Any]], progress: Progress, budget: ErrorBudget, report: Callable[[Progress], None]
 ) -> None:
     failures: list[RsftError] = []
     try:
-        for row in run_pass(work, units, sampling):
+        for row in done:
             if row["failure"] is not None:
                 failures.append(pickle.loads(row["failure"]))
                 continue

@@ -23,26 +23,30 @@ UNITS_IN_FLIGHT = 2
 """Units queued at an actor: one that it works on, one so that it never waits."""
 
 
-def run_pass(work: Work, units: Sequence[Unit], sampling: SamplingConfig) -> Iterator[dict[str, Any]]:
+def run_pass(
+    work: Work, units: Sequence[Unit], sampling: SamplingConfig, *, at_once: int = 1
+) -> Iterator[dict[str, Any]]:
     """Sample, judge and commit units; yield the counts of each (schema DONE) as it is done, in any order.
 
-    The input is one block a unit, so that nothing is buffered between a unit's end and its commit.
+    A worker decodes `at_once` units together, fewer where some workers would have none. Each leaves it by itself, so
+    that nothing is buffered between a unit's end and its commit.
     """
+    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * sampling.workers)))
     _configure()
     with warnings.catch_warnings():
         # The only way in this range of Ray versions to bound restarts and retries; see the pin in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _pipeline(work, units, sampling)
+        dataset = _pipeline(work, units, sampling, at_once)
     yield from dataset.iter_rows()
 
 
-def _pipeline(work: Work, units: Sequence[Unit], sampling: SamplingConfig) -> ray.data.Dataset:
-    blocks = [pa.table({"unit": [u.to_json().decode()]}) for u in units]
-    return (
-        ray.data.from_arrow(blocks)
-        .map_batches(Sample, **_pool(work, sampling.workers, len(units), sampling.num_cpus, sampling.num_gpus))
-        .map_batches(ScoreAndCommit, **_pool(work, work.scoring.workers, len(units), work.scoring.num_cpus, 0))
-    )
+def _pipeline(work: Work, units: Sequence[Unit], sampling: SamplingConfig, at_once: int) -> ray.data.Dataset:
+    texts = [u.to_json().decode() for u in units]
+    blocks = [pa.table({"unit": texts[i : i + at_once]}) for i in range(0, len(texts), at_once)]
+    samplers = _pool(work, sampling.workers, len(blocks), sampling.num_cpus, sampling.num_gpus)
+    samplers["batch_size"] = at_once
+    scorers = _pool(work, work.scoring.workers, len(units), work.scoring.num_cpus, 0)
+    return ray.data.from_arrow(blocks).map_batches(Sample, **samplers).map_batches(ScoreAndCommit, **scorers)
 
 
 def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rsft_cluster.sampling import decoding_of
 from rsft_cluster.schemas import digest
 
 
-def seal(folder: Folder, plan: Plan, *, target: str) -> Manifest:
+def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest:
     """Choose one commit a unit and return the manifest over them.
 
     Raises StageError where a unit is missing or the conservation law is violated, StoreError where a listed file is
@@ -45,6 +45,7 @@ def seal(folder: Folder, plan: Plan, *, target: str) -> Manifest:
         accepted_digest=_accepted_digest(folder, commits),
         content=digest([[c.unit, c.content] for c in commits]),
         processors=tuple(sorted({text for way in plan.passes for text in decoding_of(way).processors()})),
+        generator=generator,
     )
 
 

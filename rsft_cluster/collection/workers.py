@@ -32,7 +32,7 @@ from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.plugins import Bound
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
-from rsft_cluster.sampling import UnitSampler
+from rsft_cluster.sampling import SampledUnit, UnitSampler
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest, rows_to_table
 from rsft_cluster.scoring import Judge, Judgement
 from rsft_cluster.store import Store
@@ -94,31 +94,35 @@ class Sample:
         self._folder = work.open()
         self._sampler = UnitSampler(work.plan, work.policy, work.generator)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answer the units of a batch (one, as the pipeline asks)."""
-        return pa.concat_tables([self._one(text) for text in batch.column("unit").to_pylist()])
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Answer the units of a batch together (one, unless units may be mixed); yield each as it is finished."""
+        texts = batch.column("unit").to_pylist()
+        units = [Unit.from_json(text.encode()) for text in texts]
+        begun = [self._begin(unit) for unit in units]
+        waiting = dict.fromkeys(range(len(units)))
+        limit_s = self._work.unit_timeout_s * len(units)
+        try:
+            with _deadline(limit_s):
+                prompts = [read_prompts_of(self._folder.store, unit) for unit in units]
+                answers = self._sampler.sample(prompts)
+            while waiting:
+                with _deadline(limit_s):
+                    i, sampled = next(answers)
+                del waiting[i]
+                yield _sampled_row(texts[i], prompts[i], sampled)
+        except Exception as error:
+            failure = _packed(error, UnitFailedError)
+            for i in waiting:
+                path = self._folder.at("attempts", f"{begun[i]}.failed.json")
+                self._folder.store.create(path, str(error).encode())
+                yield _row(SAMPLED, unit=texts[i], failure=failure)
 
-    def _one(self, text: str) -> pa.Table:
-        unit = Unit.from_json(text.encode())
+    def _begin(self, unit: Unit) -> str:
+        """Mark an attempt at a unit before the work; return its name."""
         begun = f"{unit.unit}.{self._work.session}.{uuid4().hex[:12]}"
         where = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
         self._folder.store.create(self._folder.at("attempts", f"{begun}.json"), where.encode())
-        try:
-            with _deadline(self._work.unit_timeout_s):
-                prompts = read_prompts_of(self._folder.store, unit)
-                sampled = self._sampler.sample(prompts)
-        except Exception as error:
-            failure = _packed(error, UnitFailedError)
-            self._folder.store.create(self._folder.at("attempts", f"{begun}.failed.json"), str(error).encode())
-            return _row(SAMPLED, unit=text, failure=failure)
-        return _row(
-            SAMPLED,
-            unit=text,
-            prompts=_to_bytes(prompts),
-            candidates=_to_bytes(sampled.candidates),
-            quarantined=list(sampled.quarantined.items()),
-            sampling_s=sampled.duration_s,
-        )
+        return begun
 
 
 class ScoreAndCommit:
@@ -207,6 +211,17 @@ class ScoreAndCommit:
         mark = ".faulty" if num_errors > self._work.scoring.max_error_rate * num_verdicts else ""
         store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
         return commit
+
+
+def _sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+    return _row(
+        SAMPLED,
+        unit=text,
+        prompts=_to_bytes(prompts),
+        candidates=_to_bytes(sampled.candidates),
+        quarantined=list(sampled.quarantined.items()),
+        sampling_s=sampled.duration_s,
+    )
 
 
 def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:

@@ -117,9 +117,12 @@ def test_a_second_starter_is_told_and_leaves(folder):
     assert f"already running as process {first.pid}" in err
 
 
-@pytest.mark.parametrize(("workers", "unit_size"), [(3, 4), (5, 4), (2, 7)])
-def test_neither_workers_nor_unit_size_change_what_is_accepted(undisturbed, folder, workers, unit_size):
-    config = write_config(folder, f"w{workers}u{unit_size}", sampling__workers=workers, sampling__unit_size=unit_size)
+@pytest.mark.parametrize(
+    ("workers", "unit_size", "determinism"), [(3, 4, "unit"), (5, 4, "unit"), (2, 7, "unit"), (1, 2, "sample")]
+)
+def test_neither_workers_nor_unit_size_change_what_is_accepted(undisturbed, folder, workers, unit_size, determinism):
+    changed = {"sampling__workers": workers, "sampling__unit_size": unit_size, "sampling__determinism": determinism}
+    config = write_config(folder, f"w{workers}u{unit_size}", **changed)
     command = [sys.executable, "-m", "rsft_cluster", "sample", str(config), "--quiet"]
     subprocess.run(command, check=True, timeout=DEADLINE_S, capture_output=True)
 

@@ -148,15 +148,15 @@ def attend_blocks(
 ) -> Parts:
     """Return the parts of blocks for their rows.
 
-    `query` is (rows * kv heads, group, dim), scaled; `keys` and `values` are (blocks, kv heads, BLOCK, dim); `mask`
-    (blocks, width or 1, BLOCK) is 0 or HIDDEN.
+    `query` is (rows * kv heads, group, dim), scaled; `keys` (blocks, kv heads, dim, BLOCK) and `values` (blocks,
+    kv heads, BLOCK, dim) are as stored; `mask` (blocks, width or 1, BLOCK) is 0 or HIDDEN.
     """
     group, dim = query.shape[1:]
     num_blocks, heads, size, value_dim = values.shape
     width = places.rows.shape[1]
     read, _ = places.of(heads)
     picked = query.index_select(0, read).view(num_blocks * heads, width * group, dim)
-    scores = _products(picked, keys.reshape(-1, size, dim))
+    scores = _products(picked, keys.reshape(-1, dim, size))
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     scores.view(num_blocks, heads, width, group, size).add_(mask[:, None, :, None, :])
@@ -177,8 +177,8 @@ def scaled(query: Tensor, how: Scoring) -> Tensor:
 def _products(query: Tensor, key: Tensor) -> Tensor:
     """Return float32 products; a GPU gives them without rounding to the dtype of its operands first."""
     if query.is_cuda and query.dtype != torch.float32:
-        return torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32)
-    return torch.bmm(query, key.transpose(1, 2)).float()
+        return torch.bmm(query, key, out_dtype=torch.float32)
+    return torch.bmm(query, key).float()
 
 
 def merge(parts: Sequence[Parts], heads: int, num_rows: int) -> Tensor:

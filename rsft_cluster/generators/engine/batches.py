@@ -92,9 +92,9 @@ class PrefillBatch:
 
     def _stored(self, layer: int, chunk: Chunk, end: int) -> tuple[Tensor, Tensor]:
         blocks = torch.as_tensor(chunk.blocks, device=self.tokens.device)
-        stores = (self._store.keys[layer], self._store.values[layer])
-        keys, values = (stored[blocks].transpose(0, 1).flatten(1, 2)[:, :end] for stored in stores)
-        return keys, values
+        keys = self._store.keys[layer][blocks].permute(1, 0, 3, 2).flatten(1, 2)
+        values = self._store.values[layer][blocks].transpose(0, 1).flatten(1, 2)
+        return keys[:, :end], values[:, :end]
 
 
 @dataclass(slots=True)
@@ -249,13 +249,15 @@ class _Writes:
 
     def __init__(self, blocks: Tensor, offsets: Tensor) -> None:
         self._blocks, self._offsets = blocks, offsets
-        self._flat: dict[int, Tensor] = {}
+        self._flat: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, store: BlockStore, layer: int, key: Tensor, value: Tensor) -> None:
         """Store key and value, each (heads, tokens, dim)."""
         heads = key.shape[0]
         if heads not in self._flat:
             head = torch.arange(heads, device=key.device)
-            self._flat[heads] = ((self._blocks[:, None] * heads + head) * BLOCK + self._offsets[:, None]).flatten()
-        for stored, new in ((store.keys[layer], key), (store.values[layer], value)):
-            stored.view(-1, new.shape[-1]).index_copy_(0, self._flat[heads], new.transpose(0, 1).flatten(0, 1))
+            block = (self._blocks[:, None] * heads + head).flatten()
+            self._flat[heads] = block, self._offsets.repeat_interleave(heads)
+        block, offset = self._flat[heads]
+        store.keys[layer].flatten(0, 1)[block, :, offset] = key.transpose(0, 1).flatten(0, 1)
+        store.values[layer].flatten(0, 1)[block, offset] = value.transpose(0, 1).flatten(0, 1)

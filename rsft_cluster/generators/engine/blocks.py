@@ -35,8 +35,9 @@ def block_bytes(layers: Sequence[LayerShape], dtype: torch.dtype) -> int:
 class BlockStore:
     """A fixed number of blocks for every layer, and who holds which.
 
-    `keys[layer]` and `values[layer]` are (blocks + 1, heads, BLOCK, dim); the last block is a bin, which padding
-    writes to and nothing reads.
+    `keys[layer]` is (blocks + 1, heads, dim, BLOCK), the way round in which a CPU multiplies small matrices twice as
+    fast, and `values[layer]` (blocks + 1, heads, BLOCK, dim). The last block is a bin, which padding writes to and
+    nothing reads.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class BlockStore:
         self.layers = layers
         self.num_blocks = num_blocks
         make = {"dtype": dtype, "device": device}
-        self.keys = [torch.zeros(num_blocks + 1, n.heads, BLOCK, n.key_dim, **make) for n in layers]
+        self.keys = [torch.zeros(num_blocks + 1, n.heads, n.key_dim, BLOCK, **make) for n in layers]
         self.values = [torch.zeros(num_blocks + 1, n.heads, BLOCK, n.value_dim, **make) for n in layers]
         self.kind = np.zeros(num_blocks, np.int8)
         self.holder = np.zeros(num_blocks, np.int64)
