@@ -26,7 +26,7 @@ from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.model_files import ModelFiles, check_template
 from rsft_cluster.needs import needs
 from rsft_cluster.plugins import bind
-from rsft_cluster.policies import base_policy, check_folder, is_folder
+from rsft_cluster.policies import base_policy, check_adapter, check_folder, is_folder
 from rsft_cluster.prompts import BadLine, read_prompts, to_messages
 from rsft_cluster.schemas import digest
 from rsft_cluster.scoring import Judge
@@ -92,6 +92,8 @@ def check(config: RunConfig) -> list[Finding]:
         _store(config)
     model = None
     _policy_settings(found)
+    with found.of("policy.adapter"):
+        check_adapter(config.policy)
     with found.of("policy.model"):
         model = _model(found)
     rows = {}

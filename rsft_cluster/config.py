@@ -62,6 +62,8 @@ class PolicyConfig(_Part):
     """A folder with a Hugging Face causal language model in safetensors, or a hub id."""
     revision: str | None = None
     """A commit of the hub repository. Without it the hub's `main` is resolved once, at the start of the run."""
+    adapter: str | None = None
+    """A folder with a LoRA adapter for `model`, in safetensors; it is merged into the weights as they load."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of weights while sampling and training. Use bfloat16 on GPUs."""
     chat_template: str | None = None
@@ -312,6 +314,15 @@ class RunConfig(_Part):
     evaluation: EvaluationConfig
     promotion: PromotionConfig = PromotionConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _adapters_are_merged_whole(self) -> Self:
+        if self.policy.adapter is not None and self.training.zero_stage == 3:
+            raise ValueError(
+                "policy.adapter cannot be merged into weights that are loaded in shards; choose training.zero_stage 2, "
+                "or merge it into a model folder first"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sample_determinism_is_kept(self) -> Self:

@@ -141,6 +141,7 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     policy = config.policy.model_copy(
         update={
             "model": local(model) if looks_like_path else model,
+            "adapter": local(config.policy.adapter),
             "chat_template": local(config.policy.chat_template),
         }
     )

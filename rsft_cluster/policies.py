@@ -4,6 +4,8 @@ A folder is known by the bytes of its weights and tokenizer; a hub id by its com
 """
 
 import hashlib
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -14,7 +16,7 @@ from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.schemas import digest
-from rsft_cluster.store import open_uri
+from rsft_cluster.store import localise, open_uri
 
 BASE = "round-0000"
 CHUNK_BYTES = 1 << 22
@@ -28,27 +30,45 @@ def is_folder(model: str) -> bool:
 def base_policy(config: PolicyConfig) -> PolicyRef:
     """Return the reference of the policy that a run starts from.
 
-    Raises ConfigError where there is no such model, or none in safetensors.
+    Raises ConfigError where there is no such model or adapter, or none in safetensors.
     """
+    check_adapter(config)
     if is_folder(config.model):
         check_folder(config.model)
-        return PolicyRef(name=BASE, uri=config.model, digest=folder_digest(config.model))
-    revision = config.revision or _resolve(config.model)
-    return PolicyRef(name=BASE, uri=config.model, revision=revision, digest=digest(config.model, revision))
+        found = PolicyRef(name=BASE, uri=config.model, adapter=config.adapter, digest="")
+    else:
+        revision = config.revision or _resolve(config.model)
+        found = PolicyRef(name=BASE, uri=config.model, revision=revision, adapter=config.adapter, digest="")
+    return found.model_copy(update={"digest": _digest(found)})
 
 
-def check_folder(model: str) -> None:
-    """Raise ConfigError unless the folder holds a config.json and safetensors."""
+def check_adapter(config: PolicyConfig) -> None:
+    """Raise ConfigError unless the adapter, if there is one, is there and can be merged here."""
+    if config.adapter is not None:
+        check_folder(config.adapter, "policy.adapter")
+        if find_spec("peft") is None:
+            raise ConfigError("policy.adapter: needs peft; install rsft-cluster[lora]")
+
+
+def check_folder(model: str, key: str = "policy.model") -> None:
+    """Raise ConfigError unless the folder holds a config and safetensors, of a model or, by the key, an adapter."""
+    kind, config = ("PEFT adapter", "adapter_config.json") if key == "policy.adapter" else ("model", "config.json")
     names = {Path(f.path).name for f in _files(model)}
     if not names:
-        raise ConfigError(f"policy.model: {model}: there is no such folder, or it is empty")
-    if "config.json" not in names:
-        raise ConfigError(f"policy.model: {model}: holds no config.json; a Hugging Face model folder is needed")
+        raise ConfigError(f"{key}: {model}: there is no such folder, or it is empty")
+    if config not in names:
+        raise ConfigError(f"{key}: {model}: holds no {config}; a Hugging Face {kind} folder is needed")
     if not any(n.endswith(".safetensors") for n in names):
         raise ConfigError(
-            f"policy.model: {model}: holds no *.safetensors; pickled weights are not loaded. "
+            f"{key}: {model}: holds no *.safetensors; pickled weights are not loaded. "
             "Convert them with model.save_pretrained(folder)."
         )
+
+
+def localised(policy: PolicySpec) -> PolicySpec:
+    """Return the policy with its files on this machine."""
+    model = str(localise(policy.model)) if "://" in policy.model else policy.model
+    return replace(policy, model=model, adapter=policy.adapter and str(localise(policy.adapter)))
 
 
 def folder_digest(uri: str) -> str:
@@ -68,9 +88,7 @@ def folder_digest(uri: str) -> str:
 
 def verify(policy: PolicyRef) -> None:
     """Raise StoreError when a policy's files are not what its reference says."""
-    if not is_folder(policy.uri):
-        return
-    found = folder_digest(policy.uri)
+    found = _digest(policy)
     if found != policy.digest:
         raise StoreError(
             f"{policy.uri}: these are not the weights of {policy.name}: "
@@ -86,6 +104,7 @@ def policy_spec(
     return PolicySpec(
         model=policy.uri,
         name=policy.name,
+        adapter=policy.adapter,
         revision=policy.revision,
         dtype=config.dtype,
         attention=config.attention,
@@ -94,6 +113,12 @@ def policy_spec(
         device="cuda" if gpu else "cpu",
         threads=threads,
     )
+
+
+def _digest(policy: PolicyRef) -> str:
+    """Return what a reference's digest must be, by the files that are there."""
+    model = folder_digest(policy.uri) if is_folder(policy.uri) else digest(policy.uri, policy.revision)
+    return model if policy.adapter is None else digest(model, folder_digest(policy.adapter))
 
 
 def _files(uri: str) -> list[pafs.FileInfo]:

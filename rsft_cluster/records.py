@@ -42,8 +42,10 @@ class PolicyRef(Record):
     uri: str
     """A Hugging Face model folder, or a hub id with its revision in `revision`."""
     revision: str | None = None
+    adapter: str | None = None
+    """A folder with a LoRA adapter; only the policy that a run starts from may have one."""
     digest: str
-    """Over the weights and the tokenizer files; for a hub id over id and revision."""
+    """Over the weights and the tokenizer files, for a hub id over id and revision, and over the adapter's files."""
 
 
 class Pass(Record):
@@ -166,7 +168,7 @@ class Manifest(Record):
     processors: tuple[str, ...] = ()
     """What shapes the next-token distribution, in order; empty when the policy itself was sampled."""
     generator: str
-    """What sampled, with its parameters: int8 weights are one of them."""
+    """What sampled, with its parameters."""
 
 
 class Evaluation(Record):

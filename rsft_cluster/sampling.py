@@ -6,7 +6,7 @@ each key was answered exactly once.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -14,10 +14,10 @@ from rsft_cluster.errors import StageError
 from rsft_cluster.generators.base import Completion, Decoding, Generator, PolicySpec, Prompt, Refusal
 from rsft_cluster.keys import sampling_key
 from rsft_cluster.plugins import Bound
+from rsft_cluster.policies import localised
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Pass, Plan
 from rsft_cluster.schemas import CANDIDATE, candidate_id, rows_to_table
-from rsft_cluster.store import localise
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,8 @@ class UnitSampler:
     """A loaded generator, ready to answer units of one plan."""
 
     def __init__(self, plan: Plan, policy: PolicySpec, generator: Bound) -> None:
-        model = str(localise(policy.model)) if "://" in policy.model else policy.model
         self._plan = plan
-        self._generator: Generator = generator(replace(policy, model=model))
+        self._generator: Generator = generator(localised(policy))
 
     def sample(self, units: Sequence[pa.Table]) -> Iterator[tuple[int, SampledUnit]]:
         """Answer the PROMPT rows of units by every pass of the plan; yield each unit as it is finished.

@@ -291,3 +291,17 @@ def test_the_json_schema_explains_every_key():
     for name, part in schema["$defs"].items():
         unexplained = [key for key, node in part["properties"].items() if "description" not in node]
         assert not unexplained, f"{name}: {unexplained}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_gpus", "fine"), [("float32", 0, True), ("bfloat16", 0, False), ("float32", 1, False)]
+)
+def test_independence_of_the_neighbours_is_promised_only_where_it_holds(dtype, num_gpus, fine):
+    content = settings()
+    content["policy"] = {**content["policy"], "dtype": dtype}
+    content["sampling"] = {**content.get("sampling", {}), "num_gpus": num_gpus, "determinism": "sample"}
+    if fine:
+        assert RunConfig.model_validate(content).sampling.mixes_units
+        return
+    with pytest.raises(ValueError, match="holds in float32 on CPUs alone"):
+        RunConfig.model_validate(content)

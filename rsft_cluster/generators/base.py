@@ -35,6 +35,8 @@ class PolicySpec:
     model: str
     """A local folder, or a hub id."""
     name: str = "round-0000"
+    adapter: str | None = None
+    """A folder with a LoRA adapter that is merged into the model's weights."""
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: str = "sdpa"

@@ -11,10 +11,9 @@ from typing import Literal, cast
 
 import torch
 from torch.nn import Embedding
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators import encoding
 from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
 from rsft_cluster.generators.batched import BatchedDecoder
@@ -22,11 +21,11 @@ from rsft_cluster.generators.completing import Row
 from rsft_cluster.generators.engine.engine import Engine, Limits
 from rsft_cluster.generators.engine.packing import pack
 from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_shapes
+from rsft_cluster.generators.loading import load_model
 from rsft_cluster.generators.stopping import StopRule
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_KV_BYTES = 2 << 30
 """Memory for keys and values on a CPU."""
 GPU_SHARE = 0.85
@@ -123,17 +122,7 @@ def _kv_bytes(model: PreTrainedModel) -> int:
 def _load_model(policy: PolicySpec) -> PreTrainedModel:
     # A progress bar an actor would drown the job's log.
     disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            policy.model,
-            revision=policy.revision,
-            dtype=DTYPES[policy.dtype],
-            attn_implementation=policy.attention,
-            use_safetensors=True,
-            trust_remote_code=policy.trust_remote_code,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"policy.model {policy.model}: cannot be loaded: {error}") from error
+    model = load_model(policy)
     model.eval()
     model.to(policy.device)  # pyright: ignore[reportArgumentType] a decorator hides the signature
     return model

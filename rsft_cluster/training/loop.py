@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from ray.train.torch import get_device
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,7 +29,8 @@ from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError, StageError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.encoding import num_context_tokens
-from rsft_cluster.store import localise
+from rsft_cluster.generators.loading import load_model
+from rsft_cluster.policies import localised
 from rsft_cluster.training.batches import (
     Batch,
     DataOrder,
@@ -87,8 +88,7 @@ class _Data:
 
 def train(job: TrainingJob) -> TrainingOutcome | RsftError:
     """Run one worker's part of a training and return the outcome, or the error that all workers agree on."""
-    if "://" in job.policy.model:
-        job = replace(job, policy=replace(job.policy, model=str(localise(job.policy.model))))
+    job = replace(job, policy=localised(job.policy))
     try:
         return _train(job)
     except (ConfigError, StageError) as error:
@@ -196,13 +196,7 @@ def _load_engine(job: TrainingJob, batch_size: int) -> DeepSpeedEngine:
 
 
 def _load_model(policy: PolicySpec) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(
-        policy.model,
-        revision=policy.revision,
-        dtype=getattr(torch, policy.dtype),
-        attn_implementation=policy.attention,
-        trust_remote_code=policy.trust_remote_code,
-    )
+    model = load_model(policy)
     model.config.use_cache = False
     return model
 
