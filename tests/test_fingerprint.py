@@ -64,7 +64,8 @@ def another(key, value, folder):
         "training.schedule": "linear", "training.init": "previous", "training.zero_stage": 1, "training.epochs": 2.0,
         "training.replay": str(folder / "other.jsonl"), "training.betas": [0.9, 0.99], "sampling.min_p": 0.25,
         "sampling.stop_token_ids": [7], "scoring.constraints": [{"use": "finished", "weight": 2.0}], "run": "other",
-        "cluster.address": "auto", "policy.revision": "abc", "policy.adapter": "/adapter", "sampling.determinism": "none", "prompts.system": "Be brief.", "prompts.columns.id": "id",
+        "cluster.address": "auto", "policy.revision": "abc", "prompts.system": "Be brief.", "prompts.columns.id": "id",
+        "policy.adapter": "/adapter", "sampling.determinism": "none",
     }  # fmt: skip
     key = key.removeprefix("evaluation.") if key.startswith("evaluation.prompts") else key
     if key in special:
