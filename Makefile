@@ -39,6 +39,9 @@ test: $(READY) ## Tests that need no cluster
 test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
 	$(BIN)/python -m pytest -m ray tests
 
+test-gpu: $(READY) ## Tests on a GPU: exactness, determinism, speed, one round; skips where there is none
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
 test-all: check test test-ray ## All of them
 
 demo: $(READY) ## Two-digit addition, three rounds and two controls, in a few minutes

@@ -81,15 +81,17 @@ def save(
     seed: int = 0,
     scale: float = 1.0,
     generation_config: Mapping[str, Any] | None = None,
+    max_parameters: int = 500_000,
+    dtype: torch.dtype = torch.float32,
 ) -> str:
     """Write a model folder with random weights, multiplied by `scale`: larger is surer of its next token."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(scale)
-    assert model.num_parameters() < 500_000
+    assert model.num_parameters() < max_parameters
     model.save_pretrained(path)
     tokens.save_pretrained(path)
     if generation_config is not None:
