@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from jobs.benchmarks.roofline import Roofline
 
@@ -93,17 +94,17 @@ class Comparison:
 
     def table(self) -> Table:
         """Return a table with a row a contestant."""
+        failures = [standing.error for standing in self.standings.values() if standing.error]
         table = Table(title=self._title(), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.caption, table.caption_justify = Text("\n".join(failures)) if failures else None, "left"
         table.add_column("contestant")
         columns = (
             "tok/s", "range", "s a run", "prompts", "rsft is", "of bound", "first call", "peak MB", "cores", "others",
         )  # fmt: skip
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
-        for name, standing in self.standings.items():
+        for name in self.standings:
             table.add_row(name, *self._cells(name), style="bold" if name == "rsft" else None)
-            if standing.error:
-                table.add_row(f"[red]{standing.error}[/red]")
         return table
 
     def _cells(self, name: str) -> list[str]:

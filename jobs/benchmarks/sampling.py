@@ -177,8 +177,8 @@ def _start(bench: Bench, standings: dict[str, Standing], stack: ExitStack, conso
         shortest = sorted(bench.prompts[name], key=len)[:2]
         with _noted(standings[name], console):
             first, again = (side.run({"prompts": shortest, "seed": SEED}) for _ in range(2))
-            # The answers are the same, but for vLLM, which draws as it goes.
-            standings[name].first_call_seconds = first.seconds - again.seconds * first.num_tokens / again.num_tokens
+            # Both give the same answers, but for vLLM, which draws as it goes: it is compared by its steps.
+            standings[name].first_call_seconds = first.seconds - again.seconds * first.num_steps / again.num_steps
     return {name: side for name, side in warming.items() if standings[name].error is None}
 
 

@@ -48,6 +48,11 @@ class Ran:
         """Tokens of all answers."""
         return sum(map(sum, self.lengths))
 
+    @property
+    def num_steps(self) -> int:
+        """Tokens of the longest answer."""
+        return max(map(max, self.lengths))
+
 
 class Side:
     """One contestant's process."""
