@@ -157,6 +157,11 @@ class SamplingConfig(_Part):
         """Whether candidates of several units may be decoded together."""
         return self.determinism != "unit"
 
+    @property
+    def independent_rows(self) -> bool:
+        """Whether not a bit of a candidate may depend on those that are decoded with it."""
+        return self.determinism == "sample"
+
 
 class ScoringConfig(_Part):
     """How candidates are judged."""

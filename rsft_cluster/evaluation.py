@@ -39,6 +39,7 @@ def evaluation_passes(config: EvaluationConfig, sampling: SamplingConfig) -> tup
         "stop": sampling.stop,
         "stop_token_ids": sampling.stop_token_ids,
         "batch_size": sampling.batch_size,
+        "independent_rows": sampling.independent_rows,
     }
     greedy = Pass(num_candidates=1, temperature=0.0, **shared)
     return (greedy, Pass(num_candidates=config.num_samples, temperature=config.temperature, **shared))

@@ -60,6 +60,7 @@ class Pass(Record):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     batch_size: int
+    independent_rows: bool = False
 
 
 class Plan(Record):

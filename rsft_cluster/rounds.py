@@ -124,14 +124,14 @@ def plan_round(run: Run, number: int, prompts: str, policy: PolicyRef | None = N
     def make() -> Plan:
         chosen = policy or run.log.entries()[-1].policy
         verify(chosen)
-        sampling = run.config.sampling.model_dump()
+        sampling = run.config.sampling
         return write_plan(
             run.round(number),
             round_number=number,
             stream=f"round-{number:04d}",
             seed=run.config.seed,
             policy=chosen,
-            passes=(Pass(**{k: sampling[k] for k in Pass.model_fields}),),
+            passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
             prompts=prompts,
             fingerprint=run.fingerprint,
         )

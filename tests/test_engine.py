@@ -152,8 +152,8 @@ def test_in_float32_not_a_bit_depends_on_the_neighbours(tmp_path):
     prompts = letters(*range(1, 72, 5))
     keys = keys_of(prompts, 8)
 
-    def bits(prompts, keys, num_rows):
-        decoding = replace(LONG, batch_size=num_rows)
+    def bits(prompts, keys, num_rows, independent=True):
+        decoding = replace(LONG, batch_size=num_rows, independent_rows=independent)
         return {
             (prompts[c.prompt].prompt_id, c.index): (c.token_ids, c.logprob, c.target_logprob)
             for c in generator.generate(prompts, decoding, keys)
@@ -164,6 +164,9 @@ def test_in_float32_not_a_bit_depends_on_the_neighbours(tmp_path):
     assert bits(prompts[::-1], keys[::-1], 57) == whole
     alone = [bits(prompts[i : i + 1], keys[i : i + 1], 8) for i in range(len(prompts))]
     assert {place: row for part in alone for place, row in part.items()} == whole
+    hurried = bits(prompts[::-1], keys[::-1], 57, independent=False)
+    assert {place: ids for place, (ids, *_) in hurried.items()} == {place: ids for place, (ids, *_) in whole.items()}
+    assert hurried != bits(prompts, keys, 128, independent=False)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
@@ -271,7 +274,8 @@ def test_blocks_of_rows_stay_together(llama, monkeypatch):
 def test_fewer_rows_are_decoded_when_memory_runs_out_and_the_draws_are_the_same(llama, num_rows, caplog):
     prompts = letters(*[6] * 12)
     keys = keys_of(prompts, 8)
-    expected = drawn(llama, prompts, LONG, keys)
+    decoding = replace(LONG, batch_size=64)
+    expected = drawn(llama, prompts, decoding, keys)
 
     def check(_model, _args, kwargs):
         positions = kwargs["position_ids"][0]
@@ -279,7 +283,7 @@ def test_fewer_rows_are_decoded_when_memory_runs_out_and_the_draws_are_the_same(
             raise torch.OutOfMemoryError(f"no room for {len(positions)} rows")
 
     hook = llama.model.register_forward_pre_hook(check, with_kwargs=True)
-    found = drawn(llama, prompts, LONG, keys)
+    found = drawn(llama, prompts, decoding, keys)
     hook.remove()
     assert found == expected
     assert f"next={num_rows}" in caplog.text

@@ -67,7 +67,9 @@ class Decoding:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
-    batch_size: int = 64
+    batch_size: int = 128
+    independent_rows: bool = False
+    """Whether in float32 on a CPU not a bit of a completion may depend on what is decoded with it; costs a little."""
 
     def processors(self) -> tuple[str, ...]:
         """Return what shapes the next-token distribution, in the order in which it applies."""

@@ -1,8 +1,9 @@
 """Attention over blocks, and the door through which a Hugging Face model calls it.
 
 A decode step reads every block once for all the rows that it belongs to: a prompt's block for the prompt's candidates
-together, a row's block for the row. Each block gives a part (unnormalised output, highest score, mass), and a row's
-parts are merged by their log-sum-exp (Juravsky et al. 2024, "Hydragen"; Dao et al. 2023, "Flash-Decoding").
+together, a row's block for the row. Each block gives a part, relative to the highest score of all of a row's parts,
+and these are added up: softmax split over the sequence (Dao et al. 2023, "Flash-Decoding") and over shared prefixes
+(Juravsky et al. 2024, "Hydragen").
 """
 
 import math
@@ -20,8 +21,11 @@ from transformers import AttentionInterface, PreTrainedModel
 NAME = "rsft_blocks"
 """Under this name transformers knows the attention; no mask is registered for it, so the model makes none."""
 
+FAINTEST = -80.0
+"""Below the highest score, what counts as this far below: e^-80 of it changes no float, and is no denormal one."""
+
 HIDDEN = -1e30
-"""Added to scores that are not to be seen; finite, so that a wholly hidden block gives zeros and not NaN."""
+"""Added to scores that are not to be seen; finite, so that differences stay numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,40 +135,87 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What blocks contribute: one part for each block, kv head and row that it belongs to."""
+class Region:
+    """Blocks that stand together in the store."""
 
     places: Places
-    output: Tensor
-    """(parts, group, value_dim), not yet divided by the mass."""
-    highest: Tensor
-    """(parts, group, 1), float32: the score that counts as 1 in `output` and `mass`."""
-    mass: Tensor
-    """(parts, group, 1), float32."""
+    keys: Tensor
+    """(blocks, kv heads, dim, BLOCK)"""
+    values: Tensor
+    """(blocks, kv heads, BLOCK, value_dim)"""
+    mask: Tensor
+    """(blocks, width or 1, BLOCK): 0, or HIDDEN."""
 
 
-def attend_blocks(
-    query: Tensor, places: Places, keys: Tensor, values: Tensor, mask: Tensor, softcap: float | None
-) -> Parts:
-    """Return the parts of blocks for their rows.
+def attend_blocks(query: Tensor, regions: Sequence[Region], *, softcap: float | None, exact_sums: bool) -> Tensor:
+    """Return (rows * kv heads, group, value_dim) for `query` (rows * kv heads, group, dim), scaled.
 
-    `query` is (rows * kv heads, group, dim), scaled; `keys` (blocks, kv heads, dim, BLOCK) and `values` (blocks,
-    kv heads, BLOCK, dim) are as stored; `mask` (blocks, width or 1, BLOCK) is 0 or HIDDEN.
+    Places that no block belongs to are 0. With `exact_sums` a row's parts are added in float64, so that their order,
+    which follows where blocks happen to lie, does not show in a float32.
     """
+    num_places = len(query)
+    scores = [_scores(query, region, softcap) for region in regions]
+    highest = [s.amax(-1, keepdim=True) for s in scores]
+    peak = _peak(regions, highest, num_places)
+    masses, outputs = [], []
+    for region, part in zip(regions, scores, strict=True):
+        num_blocks, heads, size, value_dim = region.values.shape
+        read, _ = region.places.of(heads)
+        # Clamped: exp is up to two hundred times slower on a CPU where its result is no normal float.
+        weights = part.sub_(peak.index_select(0, read)).clamp_(FAINTEST, 0.0).exp_()
+        masses.append(weights.sum(-1, keepdim=True))
+        flat = weights.view(num_blocks * heads, -1, size).to(region.values.dtype)
+        output = torch.bmm(flat, region.values.reshape(-1, size, value_dim))
+        outputs.append(output.view(len(part), -1, value_dim))
+    dtype = torch.float64 if exact_sums else torch.float32
+    total, whole = (_sum(regions, parts, num_places, dtype) for parts in (masses, outputs))
+    return (whole / total.clamp(min=1e-30)).to(query.dtype)
+
+
+def _scores(query: Tensor, region: Region, softcap: float | None) -> Tensor:
+    """Return (parts, group, BLOCK), float32: a part for each block, kv head and row that it belongs to."""
     group, dim = query.shape[1:]
-    num_blocks, heads, size, value_dim = values.shape
-    width = places.rows.shape[1]
-    read, _ = places.of(heads)
+    num_blocks, heads, _, size = region.keys.shape
+    width = region.places.rows.shape[1]
+    read, _ = region.places.of(heads)
     picked = query.index_select(0, read).view(num_blocks * heads, width * group, dim)
-    scores = _products(picked, keys.reshape(-1, dim, size))
+    scores = _products(picked, region.keys.reshape(-1, dim, size))
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
-    scores.view(num_blocks, heads, width, group, size).add_(mask[:, None, :, None, :])
-    highest = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(highest).exp_()
-    mass = weights.sum(-1, keepdim=True)
-    output = torch.bmm(weights.to(values.dtype), values.reshape(-1, size, value_dim))
-    return Parts(places, output.view(-1, group, value_dim), highest.view(-1, group, 1), mass.view(-1, group, 1))
+    scores.view(num_blocks, heads, width, group, size).add_(region.mask[:, None, :, None, :])
+    return scores.view(-1, group, size)
+
+
+def _peak(regions: Sequence[Region], highest: Sequence[Tensor], num_places: int) -> Tensor:
+    """Return the highest score of every place, (places, group, 1)."""
+    if regions[0].places.parts is not None:
+        return torch.cat(list(_gathered(regions, highest, HIDDEN)), 1).amax(1)
+    peak = highest[0].new_full((num_places + 1, *highest[0].shape[1:]), HIDDEN)
+    for region, part in zip(regions, highest, strict=True):
+        _, add = region.places.of(region.values.shape[1])
+        peak.scatter_reduce_(0, add[:, None, None].expand_as(part), part, "amax")
+    return peak[:-1]
+
+
+def _sum(regions: Sequence[Region], parts: Sequence[Tensor], num_places: int, dtype: torch.dtype) -> Tensor:
+    """Return the sum of every place's parts, (places, group, dim).
+
+    On a GPU they are gathered: adding from many threads would sum in another order every time.
+    """
+    if regions[0].places.parts is not None:
+        return torch.stack([part.to(dtype).sum(1) for part in _gathered(regions, parts, 0.0)]).sum(0)
+    whole = parts[0].new_zeros((num_places + 1, *parts[0].shape[1:]), dtype=dtype)
+    for region, part in zip(regions, parts, strict=True):
+        _, add = region.places.of(region.values.shape[1])
+        whole.index_add_(0, add, part.to(dtype))
+    return whole[:-1]
+
+
+def _gathered(regions: Sequence[Region], parts: Sequence[Tensor], fill: float) -> Iterator[Tensor]:
+    """Yield the parts of every place, region by region, (places, most, group, dim), filled up with `fill`."""
+    for region, part in zip(regions, parts, strict=True):
+        index, none = region.places.parts_of(region.values.shape[1])
+        yield part[index].masked_fill(none[..., None, None], fill)
 
 
 def scaled(query: Tensor, how: Scoring) -> Tensor:
@@ -179,49 +230,6 @@ def _products(query: Tensor, key: Tensor) -> Tensor:
     if query.is_cuda and query.dtype != torch.float32:
         return torch.bmm(query, key, out_dtype=torch.float32)
     return torch.bmm(query, key).float()
-
-
-def merge(parts: Sequence[Parts], heads: int, num_rows: int) -> Tensor:
-    """Return (rows * kv heads, group, value_dim) float32 from each row's and head's parts, 0 without any."""
-    if parts[0].places.parts is not None:
-        return _merge_gathered(parts, heads)
-    return _merge_scattered(parts, heads, num_rows * heads)
-
-
-def _merge_scattered(parts: Sequence[Parts], heads: int, num_places: int) -> Tensor:
-    """Add each part to its row.
-
-    Sums are float64, so that their order, which follows where blocks happen to lie, does not show in a float32.
-    """
-    highest, output = parts[0].highest, parts[0].output
-    peak = highest.new_full((num_places + 1, *highest.shape[1:]), HIDDEN)
-    for part in parts:
-        _, add = part.places.of(heads)
-        peak.scatter_reduce_(0, add[:, None, None].expand_as(part.highest), part.highest, "amax")
-    total = highest.new_zeros(peak.shape, dtype=torch.float64)
-    whole = highest.new_zeros((num_places + 1, *output.shape[1:]), dtype=torch.float64)
-    for part in parts:
-        _, add = part.places.of(heads)
-        weight = (part.highest - peak.index_select(0, add)).exp_()
-        total.index_add_(0, add, (part.mass * weight).double())
-        whole.index_add_(0, add, (part.output * weight).double())
-    return (whole[:num_places] / total[:num_places].clamp(min=1e-30)).float()
-
-
-def _merge_gathered(parts: Sequence[Parts], heads: int) -> Tensor:
-    """Gather each row's parts: on a GPU adding from many threads would sum in another order every time."""
-    found = [part.places.parts_of(heads) for part in parts]
-    highest = [
-        part.highest[index].masked_fill(none[..., None, None], HIDDEN)
-        for part, (index, none) in zip(parts, found, strict=True)
-    ]
-    peak = torch.cat(highest, 1).amax(1, keepdim=True)
-    total = whole = torch.zeros((), device=peak.device)
-    for part, (index, none), high in zip(parts, found, highest, strict=True):
-        weight = (high - peak).exp_().masked_fill_(none[..., None, None], 0.0)
-        total = total + (part.mass[index] * weight).sum(1)
-        whole = whole + (part.output[index] * weight).sum(1)
-    return whole / total.clamp(min=1e-30)
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, how: Scoring, *, window: int | None) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor
 from rsft_cluster.generators.engine.attention import (
     HIDDEN,
     Places,
+    Region,
     Scoring,
     attend_blocks,
     attend_causally,
-    merge,
     scaled,
 )
 from rsft_cluster.generators.engine.blocks import BLOCK, PRIVATE, SHARED, BlockStore
@@ -31,8 +31,8 @@ _EVERYTHING = 1 << 40
 """More tokens than any row has: the padding row sees all of every block, and is read by nobody."""
 
 
-_CACHES = ("_writes", "_masks")
-"""Fields of a batch that are made from the others, in each step anew."""
+_NOT_COPIED = ("store", "exact_sums", "_writes", "_masks")
+"""Fields of a batch that copies share, or that are made from the others in each step anew."""
 
 
 def padded(num: int) -> int:
@@ -102,6 +102,8 @@ class DecodeBatch:
     """One new token for every row, and all that a step needs to know; a step leaves it ready for the next one."""
 
     store: BlockStore
+    exact_sums: bool
+    """Whether not a bit may depend on where blocks lie."""
     tokens: Tensor
     """(rows): the last token of each row, whose keys and values are stored by this step."""
     keys: Tensor
@@ -126,7 +128,9 @@ class DecodeBatch:
     _masks: "dict[int | None, tuple[Tensor, Tensor]] | None" = None
 
     @classmethod
-    def of(cls, rows: Rows, store: BlockStore, *, grid: int = 1, gathers: bool = False) -> Self:
+    def of(
+        cls, rows: Rows, store: BlockStore, *, grid: int = 1, gathers: bool = False, exact_sums: bool = False
+    ) -> Self:
         """Return the batch of all rows.
 
         Numbers of blocks are rounded up to the `grid`, and widths to powers of 2 where there is one, so that few
@@ -164,6 +168,7 @@ class DecodeBatch:
         own_tokens[size] = _EVERYTHING
         return cls(
             store=store,
+            exact_sums=exact_sums,
             tokens=column(rows.last[:num]),
             keys=column(rows.key[:num]),
             steps=column(rows.length[:num]),
@@ -185,7 +190,7 @@ class DecodeBatch:
 
     def clone(self) -> Self:
         """Return a copy with tensors of its own, over the same store."""
-        own = {f.name: getattr(self, f.name).clone() for f in fields(self) if f.name not in ("store", *_CACHES)}
+        own = {f.name: getattr(self, f.name).clone() for f in fields(self) if f.name not in _NOT_COPIED}
         return replace(self, **own)
 
     def advance(self, tokens: Tensor) -> None:
@@ -210,14 +215,13 @@ class DecodeBatch:
         grouped = scaled(query, how).transpose(0, 1).reshape(self.num_rows * heads, -1, query.shape[-1])
         private_mask, shared_mask = self._mask(shape.window)
         keys, values = self.store.keys[layer], self.store.values[layer]
-        low, high = (
-            slice(self.private.num_blocks),
-            slice(self.store.num_blocks - self.shared.num_blocks, self.store.num_blocks),
-        )
-        parts = [attend_blocks(grouped, self.private, keys[low], values[low], private_mask, how.softcap)]
+        low = slice(self.private.num_blocks)
+        regions = [Region(self.private, keys[low], values[low], private_mask)]
         if self.shared.num_blocks:
-            parts.append(attend_blocks(grouped, self.shared, keys[high], values[high], shared_mask, how.softcap))
-        return merge(parts, heads, self.num_rows).to(query.dtype).view(self.num_rows, -1, value.shape[-1])
+            high = slice(self.store.num_blocks - self.shared.num_blocks, self.store.num_blocks)
+            regions.append(Region(self.shared, keys[high], values[high], shared_mask))
+        attended = attend_blocks(grouped, regions, softcap=how.softcap, exact_sums=self.exact_sums)
+        return attended.view(self.num_rows, -1, value.shape[-1])
 
     def _mask(self, window: int | None) -> tuple[Tensor, Tensor]:
         """Return what rows see of their own blocks and of their prompts', made once a step."""
@@ -249,15 +253,21 @@ class _Writes:
 
     def __init__(self, blocks: Tensor, offsets: Tensor) -> None:
         self._blocks, self._offsets = blocks, offsets
-        self._flat: dict[int, tuple[Tensor, Tensor]] = {}
+        self._flat: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def write(self, store: BlockStore, layer: int, key: Tensor, value: Tensor) -> None:
         """Store key and value, each (heads, tokens, dim)."""
-        heads = key.shape[0]
-        if heads not in self._flat:
+        heads, dim = key.shape[0], key.shape[-1]
+        if (heads, dim) not in self._flat:
             head = torch.arange(heads, device=key.device)
             block = (self._blocks[:, None] * heads + head).flatten()
-            self._flat[heads] = block, self._offsets.repeat_interleave(heads)
-        block, offset = self._flat[heads]
-        store.keys[layer].flatten(0, 1)[block, :, offset] = key.transpose(0, 1).flatten(0, 1)
-        store.values[layer].flatten(0, 1)[block, offset] = value.transpose(0, 1).flatten(0, 1)
+            offset = self._offsets.repeat_interleave(heads)
+            column = torch.arange(dim, device=key.device)
+            self._flat[heads, dim] = (
+                ((block[:, None] * dim + column) * BLOCK + offset[:, None]).flatten(),
+                (block * BLOCK + offset),
+            )
+        key_places, value_places = self._flat[heads, dim]
+        store.keys[layer].view(-1).index_copy_(0, key_places, key.transpose(0, 1).flatten())
+        values = store.values[layer]
+        values.view(-1, values.shape[-1]).index_copy_(0, value_places, value.transpose(0, 1).flatten(0, 1))

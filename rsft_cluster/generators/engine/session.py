@@ -226,7 +226,13 @@ class Session:
         """Draw one token for every row, or a few, and end the rows that are over."""
         rows, steps = self._rows, self._steps
         self._at_work = self._groups[int(rows.group[0])]
-        batch = DecodeBatch.of(rows, self._store, grid=steps.grid, gathers=steps.gathers)
+        batch = DecodeBatch.of(
+            rows,
+            self._store,
+            grid=steps.grid,
+            gathers=steps.gathers,
+            exact_sums=self._decoding.independent_rows,
+        )
         live = np.arange(rows.num)
         over: dict[int, FinishReason] = {}
         for drawn in steps(batch, self._decoding, self._last_position):
