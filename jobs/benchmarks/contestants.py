@@ -62,16 +62,22 @@ def generate_batch(spec: Spec) -> Engine:
 
 def rsft(spec: Spec) -> Engine:
     """Return this project's generator, asked for all candidates of a prompt at once."""
-    generator, decoding = _generator(spec)
+    return _answering(spec, *_generator(spec))
 
-    def run(request: Run) -> Answers:
-        keys = [[_key(request, i, j) for j in range(spec["candidates"])] for i in range(len(request["prompts"]))]
-        answers: Answers = [[[] for _ in row] for row in keys]
-        for completion in _completions(generator, request["prompts"], decoding, keys):
-            answers[completion.prompt][completion.index] = list(completion.token_ids)
-        return answers
 
-    return run
+def rsft_drained(spec: Spec) -> Engine:
+    """Return the same generator, given as many prompts as fill its rows, and the next ones when all are finished."""
+    return _answering(spec, *_generator(spec), at_once=max(1, spec["rows"] // spec["candidates"]))
+
+
+def rsft_unpacked(spec: Spec) -> Engine:
+    """Return the same generator without packed weights."""
+    return _answering(spec, *_generator(spec, packed=False))
+
+
+def rsft_batches(spec: Spec) -> Engine:
+    """Return this project's plain batched decoding, which models get that the engine does not fit."""
+    return _answering(spec, *_generator(spec, engine="batches"))
 
 
 def rsft_copies(spec: Spec) -> Engine:
@@ -91,7 +97,17 @@ def rsft_copies(spec: Spec) -> Engine:
 
 
 BUILDERS: dict[str, Callable[[Spec], Engine]] = {
-    builder.__name__: builder for builder in (generate, sorted_generate, generate_batch, rsft, rsft_copies)
+    builder.__name__: builder
+    for builder in (
+        generate,
+        sorted_generate,
+        generate_batch,
+        rsft,
+        rsft_copies,
+        rsft_drained,
+        rsft_unpacked,
+        rsft_batches,
+    )
 }
 
 
@@ -145,12 +161,29 @@ def _generation_config(spec: Spec) -> GenerationConfig:
     )
 
 
-def _generator(spec: Spec) -> tuple[TransformersGenerator, Decoding]:
+def _answering(
+    spec: Spec, generator: TransformersGenerator, decoding: Decoding, *, at_once: int | None = None
+) -> Engine:
+    def run(request: Run) -> Answers:
+        prompts = request["prompts"]
+        keys = [[_key(request, i, j) for j in range(spec["candidates"])] for i in range(len(prompts))]
+        answers: Answers = [[[] for _ in row] for row in keys]
+        size = at_once or len(prompts)
+        for start in range(0, len(prompts), size):
+            part = slice(start, start + size)
+            for completion in _completions(generator, prompts[part], decoding, keys[part]):
+                answers[start + completion.prompt][completion.index] = list(completion.token_ids)
+        return answers
+
+    return run
+
+
+def _generator(spec: Spec, **params: Any) -> tuple[TransformersGenerator, Decoding]:
     policy = PolicySpec(spec["model"], dtype=spec["dtype"], threads=spec["threads"])
     decoding = Decoding(
         max_tokens=spec["max_tokens"], batch_size=spec["rows"], stop_token_ids=tuple(spec["end_token_ids"])
     )
-    return TransformersGenerator(policy), decoding
+    return TransformersGenerator(policy, **params), decoding
 
 
 def _completions(

@@ -17,6 +17,9 @@ RATIOS = {
     "vs_generate_batch": "generate_batch",
     "vs_vllm": "vllm",
     "vs_copies": "rsft_copies",
+    "vs_drained": "rsft_drained",
+    "vs_unpacked": "rsft_unpacked",
+    "vs_batches": "rsft_batches",
 }
 """The tokens a second of `rsft` divided by those of another contestant, by the name of the ratio."""
 

@@ -9,6 +9,9 @@ useful tokens: those of an answer up to its end token.
     generate_batch    transformers' continuous batching
     rsft              this project's generator
     rsft_copies       the same, asked for each candidate as a prompt of its own: what shared prompts save
+    rsft_drained      the same in batches: what refilling saves       (--ablation)
+    rsft_unpacked     the same without packed weights                 (--ablation)
+    rsft_batches      this project's plain batched decoding           (--ablation)
     vllm              vLLM, in a Python of its own: --vllm-python, or RSFT_VLLM_PYTHON
 """
 
@@ -35,6 +38,7 @@ from jobs.benchmarks.sides import Side, SideError
 from rsft_cluster.report import results
 
 CONTESTANTS = ("generate", "sorted_generate", "generate_batch", "rsft", "rsft_copies", "vllm")
+ABLATION = ("rsft", "rsft_drained", "rsft_copies", "rsft_unpacked", "rsft_batches")
 SHORTEST, LONGEST = 16, 256
 SEED = 0
 
@@ -89,14 +93,16 @@ def parse() -> argparse.Namespace:
     add("--max-tokens", type=int, default=256)
     add("--rows", type=int, default=64, help="sequences that are decoded together")
     add("--repetitions", type=int, default=3)
-    add("--contestants", nargs="+", choices=CONTESTANTS)
+    add("--contestants", nargs="+", choices=sorted({*CONTESTANTS, *ABLATION}))
     add("--shared-prompt", action="store_true", help=f"prompts of {LONGEST} tokens: rsft against rsft_copies")
+    add("--ablation", action="store_true", help="the engine without one of its parts in turn")
     add("--vllm-python", default=os.environ.get("RSFT_VLLM_PYTHON"), help="a Python that has vLLM")
     add("--cache", type=Path, default=Path("build/benchmarks"), help="where models and logs are kept")
     add("--out", type=Path, default=Path("bench-sampling.json"))
     arguments = parser.parse_args()
     arguments.candidates = arguments.candidates or (16 if arguments.shared_prompt else 8)
-    arguments.contestants = arguments.contestants or (CONTESTANTS[3:5] if arguments.shared_prompt else CONTESTANTS)
+    default = CONTESTANTS[3:5] if arguments.shared_prompt else ABLATION if arguments.ablation else CONTESTANTS
+    arguments.contestants = arguments.contestants or default
     return arguments
 
 

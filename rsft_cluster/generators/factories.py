@@ -1,11 +1,23 @@
 """Generators whose engines are heavy, as functions that import them where they are built: on the worker."""
 
+from typing import Literal
+
 from rsft_cluster.generators.base import Generator, PolicySpec
 
 
-def transformers(policy: PolicySpec) -> Generator:
-    """Return a generator that decodes a Hugging Face causal language model."""
+def transformers(
+    policy: PolicySpec,
+    *,
+    engine: Literal["blocks", "batches"] = "blocks",
+    kv_bytes: int | None = None,
+    packed: bool = True,
+) -> Generator:
+    """Return a generator that samples from a Hugging Face causal language model.
+
+    `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding; `kv_bytes` bounds the memory
+    for keys and values; `packed` is whether weights are packed for a CPU.
+    """
     # torch and transformers take seconds to import, and configs are bound on machines that have no use for them.
     from rsft_cluster.generators.transformers import TransformersGenerator  # noqa: PLC0415
 
-    return TransformersGenerator(policy)
+    return TransformersGenerator(policy, engine=engine, kv_bytes=kv_bytes, packed=packed)
