@@ -133,8 +133,8 @@ class SamplingConfig(_Part):
     """Candidates decoded at once by one worker, each finished one followed by the next; halved when memory runs out."""
     determinism: Literal["unit", "sample", "none"] = "unit"
     """What an accepted set depends on. `unit`: on the units, not on workers, crashes and retries. `sample`: not on the
-    units either, in float32 on CPUs. `none`: last bits may depend on what was decoded together. With the last two,
-    workers decode several units at once, so that no row idles while a unit ends."""
+    units either, in float32 on CPUs, mixtures of experts excepted. `none`: last bits may depend on what was decoded
+    together. With the last two, workers decode several units at once, so that no row idles while a unit ends."""
     workers: int = Field(default=1, ge=1)
     """Sampling actors."""
     num_gpus: float = Field(default=0, ge=0)
@@ -331,10 +331,12 @@ class RunConfig(_Part):
 
     @model_validator(mode="after")
     def _sample_determinism_is_kept(self) -> Self:
-        if self.sampling.determinism == "sample" and (self.policy.dtype != "float32" or self.sampling.num_gpus > 0):
+        sampling, dtype = self.sampling, self.policy.dtype
+        holds = dtype == "float32" and sampling.num_gpus == 0 and sampling.threads == 1
+        if sampling.determinism == "sample" and not holds:
             raise ValueError(
-                "sampling.determinism: sample holds in float32 on CPUs alone; with "
-                f"{self.policy.dtype} and {self.sampling.num_gpus:g} GPUs choose unit or none"
+                "sampling.determinism: sample holds in float32 on CPUs, with one thread a worker, alone; with "
+                f"{dtype}, {sampling.num_gpus:g} GPUs and {sampling.threads} threads choose unit or none"
             )
         return self
 

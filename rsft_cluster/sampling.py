@@ -53,7 +53,8 @@ class UnitSampler:
 
     def _one_pass(self, answered: "_Answered", wave: int, way: Pass) -> Iterator[int]:
         """Answer every prompt by one pass; yield the units that are finished with it, which none is but by the last."""
-        prompts = answered.prompts
+        asked = answered.asked()
+        prompts = [answered.prompts[position] for position in asked]
         first = sum(earlier.num_candidates for earlier in self._plan.passes[:wave])
         indices = range(first, first + way.num_candidates)
         is_last = wave + 1 == len(self._plan.passes)
@@ -61,16 +62,20 @@ class UnitSampler:
             [sampling_key(self._plan.seed, self._plan.stream, p.prompt_id, index) for index in indices] for p in prompts
         ]
         answered.expect(way.num_candidates)
-        if is_last:
-            yield from (unit for unit in range(answered.num_units) if answered.is_finished(unit))
+        finished = {unit for unit in range(answered.num_units) if is_last and answered.is_finished(unit)}
+        yield from sorted(finished)
         for answer in self._generator.generate(prompts, decoding_of(way), keys):
-            unit = answered.unit_of[answer.prompt]
+            position = asked[answer.prompt]
+            unit = answered.unit_of[position]
             if isinstance(answer, Refusal):
-                answered.refuse(answer)
+                answered.refuse(position, answer.reason)
+            elif answer.index not in range(way.num_candidates):
+                raise StageError(f"the generator answered with index {answer.index} of {way.num_candidates} candidates")
             else:
                 index = first + answer.index
-                answered.add(answer.prompt, index, self._row(answer, prompts, keys, wave, index))
-            if is_last and answered.is_finished(unit):
+                answered.add(position, index, self._row(answer, prompts, keys, wave, index))
+            if is_last and answered.is_finished(unit) and unit not in finished:
+                finished.add(unit)
                 yield unit
         answered.check_complete()
 
@@ -127,12 +132,15 @@ class _Answered:
         self._rows[position][index] = row
         self._num_missing[self.unit_of[position]] -= position not in self._refused
 
-    def refuse(self, refusal: Refusal) -> None:
+    def asked(self) -> list[int]:
+        """Return the positions of the prompts that were not refused."""
+        return [position for position in range(len(self.prompts)) if position not in self._refused]
+
+    def refuse(self, position: int, reason: str) -> None:
         """Take a refusal: nothing more is expected of this prompt."""
-        position = refusal.prompt
         if position not in self._refused:
             self._num_missing[self.unit_of[position]] -= self._num_expected - len(self._rows[position])
-        self._refused[position] = refusal.reason
+        self._refused[position] = reason
 
     def is_finished(self, unit: int) -> bool:
         """Say whether everything expected of a unit is there."""

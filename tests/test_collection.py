@@ -14,6 +14,7 @@ from rsft_cluster.collection.plan import Survey, halves, is_done, planned_units,
 from rsft_cluster.collection.seal import reasons, seal
 from rsft_cluster.config import AcceptanceConfig
 from rsft_cluster.errors import StageError, StoreError
+from rsft_cluster.generators.base import Refusal
 from rsft_cluster.generators.scripted import ScriptedGenerator
 from rsft_cluster.records import Unit
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform
@@ -113,6 +114,44 @@ def test_units_done_together_are_committed_one_by_one_and_equal_those_done_alone
     assert [row["num_prompts"] for row in rows] == [4, 4, 2]
     assert len(made.folder.store.files(made.folder.at("commits"))) == 3
     assert made.finish().content == undisturbed.content
+
+
+def test_a_unit_is_finished_once_though_a_prompt_of_it_is_refused(tmp_path, monkeypatch):
+    made = collection(tmp_path)
+    twice = made.work.plan.model_copy(update={"passes": made.work.plan.passes * 2})
+    made.work = replace(made.work, plan=twice)
+    asked = []
+
+    def refusing(self, prompts, decoding, keys):
+        asked.append(len(prompts))
+        for answer in original(self, prompts, decoding, keys):
+            is_refused = prompts[answer.prompt].reference == "2"
+            yield Refusal(answer.prompt, "no") if is_refused else answer
+
+    original = ScriptedGenerator.generate
+    monkeypatch.setattr(ScriptedGenerator, "generate", refusing)
+    rows = made.do_together(made.units())
+    assert [row["unit"] for row in rows] == [unit.unit for unit in made.units()]
+    assert [row["num_candidates"] for row in rows] == [24, 32, 16]
+    assert asked == [10, 9]
+
+
+@pytest.mark.parametrize("fault", ["twice", "index"])
+def test_an_answer_too_many_fails_the_unit_that_is_not_out_yet(tmp_path, monkeypatch, fault):
+    made = collection(tmp_path)
+    original = ScriptedGenerator.generate
+
+    def faulty(self, prompts, decoding, keys):
+        answers = list(original(self, prompts, decoding, keys))
+        yield from answers[:-1]
+        yield answers[-1] if fault == "twice" else replace(answers[-1], index=-1)
+        if fault == "twice":
+            yield answers[-1]
+
+    monkeypatch.setattr(ScriptedGenerator, "generate", faulty)
+    *_, last = made.do_together(made.units())
+    said = {"twice": b"twice", "index": b"with index -1 of 4 candidates"}
+    assert said[fault] in last["failure"]
 
 
 def test_a_generator_that_fails_in_the_second_of_three_units_costs_the_units_that_were_not_finished(

@@ -1,10 +1,13 @@
 """A policy with a LoRA adapter: merged as it loads, known by both its files, refused where it cannot be merged."""
 
+from pathlib import Path
+
 import models
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from projects import settings
+from safetensors.torch import load_file, save_file
 from test_generators import drawn, keys_of, raw
 from transformers import AutoModelForCausalLM
 
@@ -96,6 +99,15 @@ def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
     other = models.tiny_llama(tmp_path, hidden_size=64)
     with pytest.raises(ConfigError, match=r"policy\.adapter .* does not fit"):
         load_model(PolicySpec(other, adapter=adapter))
+
+
+def test_an_adapter_whose_weights_have_other_names_is_refused_and_not_taken_for_nothing(llama, adapter, tmp_path):
+    weights = load_file(f"{adapter}/adapter_model.safetensors")
+    renamed = {name.replace("base_model.model.", "base_model.model._orig_mod."): w for name, w in weights.items()}
+    save_file(renamed, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(Path(adapter, "adapter_config.json").read_text())
+    with pytest.raises(ConfigError, match="missing adapter keys"):
+        load_model(PolicySpec(llama, adapter=str(tmp_path)))
 
 
 def test_an_adapter_is_not_merged_into_shards():

@@ -48,13 +48,13 @@ def collect(
         return folder.store.read_record(folder.manifest, Manifest)
     progress = Progress(work.plan.num_prompts)
     budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
-    num_idle, is_first = 0, True
-    while units := _next_units(folder, work, cluster, progress, report):
+    num_idle = 0
+    while chosen := _next_units(folder, work, cluster, progress, report):
+        units, are_fresh = chosen
         num_done = progress.num_prompts_done
-        # What is found unfinished again may have met a crash: alone, a unit takes no other one with it.
-        at_once = UNITS_AT_ONCE if is_first and sampling.mixes_units else 1
+        # What was begun before may have met a crash: alone, a unit takes no other one with it.
+        at_once = UNITS_AT_ONCE if are_fresh and sampling.mixes_units else 1
         _one_pass(run_pass(work, units, sampling, at_once=at_once), progress, budget, report)
-        is_first = False
         num_idle = 0 if progress.num_prompts_done > num_done else num_idle + 1
         if num_idle >= cluster.max_idle_passes:
             raise StageError(
@@ -72,14 +72,18 @@ def collect(
 
 def _next_units(
     folder: Folder, work: Work, cluster: ClusterConfig, progress: Progress, report: Callable[[Progress], None]
-) -> list[Unit]:
-    """Return the units to do next, none when all are done; counts what earlier invocations did at the first call."""
+) -> tuple[list[Unit], bool] | None:
+    """Return the units to do next and whether they were never begun, None when all are done.
+
+    Counts what earlier invocations did at the first call.
+    """
     state = survey(folder)
     units = list(islice(_unfinished(folder, work, state, cluster), UNITS_A_PASS))
+    fresh = [unit for unit in units if unit.unit not in state.attempts]
     if not progress.num_prompts_done:
         progress.num_prompts_found = progress.num_prompts_done = _num_done(folder, work, state)
         report(progress)
-    return units
+    return (fresh or units, bool(fresh)) if units else None
 
 
 def _unfinished(folder: Folder, work: Work, state: Survey, cluster: ClusterConfig) -> Iterator[Unit]:

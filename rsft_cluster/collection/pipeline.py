@@ -73,6 +73,9 @@ def _configure() -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a unit that fails with its actor is found missing and done again
     context.execution_options.preserve_order = False
+    context.target_max_block_size = (
+        1  # a unit leaves its worker by itself, and does not wait for others to fill a block
+    )
     # A unit may take longer than Ray Data's half hour without a finished block; units have deadlines of their own.
     context.execution_no_progress_timeout_s = -1
     for name in ("ray.data", "ray.data._internal"):

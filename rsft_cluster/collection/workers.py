@@ -108,8 +108,11 @@ class Sample:
             while waiting:
                 with _deadline(limit_s):
                     i, sampled = next(answers)
+                    if len(waiting) == 1:
+                        _check_over(answers)
+                row = _sampled_row(texts[i], prompts[i], sampled)
                 del waiting[i]
-                yield _sampled_row(texts[i], prompts[i], sampled)
+                yield row
         except Exception as error:
             failure = _packed(error, UnitFailedError)
             for i in waiting:
@@ -211,6 +214,12 @@ class ScoreAndCommit:
         mark = ".faulty" if num_errors > self._work.scoring.max_error_rate * num_verdicts else ""
         store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
         return commit
+
+
+def _check_over(answers: Iterator[tuple[int, SampledUnit]]) -> None:
+    """Read on after the last unit: a generator that answers anything twice is found out there."""
+    for i, _ in answers:
+        raise StageError(f"unit {i} of a batch was answered twice")
 
 
 def _sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:

@@ -3,6 +3,7 @@
 Sampling and training load the same way, so that both see the same numbers.
 """
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -39,7 +40,10 @@ def _merged(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     except ImportError as error:
         raise ConfigError("policy.adapter: needs peft; install rsft-cluster[lora]") from error
     try:
-        adapted = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        with warnings.catch_warnings():
+            # Weights that are not found would be left at zero, and the adapter at nothing.
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
+        return cast("Any", adapted).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, UserWarning) as error:
         raise ConfigError(f"policy.adapter {adapter}: does not fit {model.name_or_path}: {error}") from error
-    return cast("Any", adapted).merge_and_unload()

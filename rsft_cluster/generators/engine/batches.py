@@ -161,8 +161,12 @@ class DecodeBatch:
         private = np.where(store.kind[:end] == PRIVATE, store.holder[:end], size)
         groups = np.where(store.kind[start:] == SHARED, store.holder[start:], 0)
         members = rows.by_group(int(groups.max(initial=0)) + 1, fill=size)
+        width = members.shape[1]
         if grid > 1:
-            members = np.pad(members, ((0, 0), (0, _power(members.shape[1]) - members.shape[1])), constant_values=size)
+            width = _power(width)
+        if exact_sums:
+            width = max(width, 2)  # a product of one row alone is summed in another order
+        members = np.pad(members, ((0, 0), (0, width - members.shape[1])), constant_values=size)
         shared = np.where((store.kind[start:] == SHARED)[:, None], members[groups], size)
         own_tokens = column(own, size + 1)
         own_tokens[size] = _EVERYTHING

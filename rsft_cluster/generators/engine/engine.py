@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from rsft_cluster.generators.base import Completion, Decoding, Refusal
 from rsft_cluster.generators.completing import Row, out_of_memory
 from rsft_cluster.generators.engine.attention import installed
-from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape, block_bytes
+from rsft_cluster.generators.engine.blocks import BlockStore, LayerShape, block_bytes
 from rsft_cluster.generators.engine.forward import Forward
 from rsft_cluster.generators.engine.groups import Group
-from rsft_cluster.generators.engine.session import Session, row_blocks
+from rsft_cluster.generators.engine.session import AHEAD, Session, row_blocks
 from rsft_cluster.generators.engine.steps import GraphSteps, PlainSteps, Steps
 from rsft_cluster.generators.stopping import StopRule
 
@@ -55,15 +55,16 @@ class Engine:
         num_rows = most = min(decoding.batch_size, sum(map(len, prompts)))
         with installed(self._model):
             while queue:
-                session = self._session(queue, num_rows, decoding, rule)
+                session = None
                 try:
+                    session = self._session(queue, num_rows, decoding, rule)
                     yield from session.run()
                 except torch.OutOfMemoryError:
                     logger.debug("event=out_of_memory", exc_info=True)
                 else:
                     return
                 # Outside of the handler: the traceback held the tensors of the failed step.
-                at_work = session.retreat()
+                at_work = session.retreat() if session else queue[0]
                 del session
                 self._free_memory()
                 if num_rows > 1:
@@ -78,8 +79,10 @@ class Engine:
         needed = _blocks_needed(queue, num_rows, row_blocks(decoding, self.steps))
         affordable = self._limits.kv_bytes // block_bytes(self._layers, self._model.dtype)
         num_blocks = min(needed, affordable)
-        if self.store is None or self.store.num_blocks < num_blocks:
-            self.store = None
+        if self._model.device.type == "cuda":
+            num_blocks = affordable  # recorded steps are bound to their store, so it is made once
+        if self.store is None or self.store.num_blocks != num_blocks:
+            self._free_memory()
             self.store = BlockStore(self._layers, num_blocks, dtype=self._model.dtype, device=self._model.device)
         self.store.clear()
         return Session(
@@ -95,14 +98,16 @@ class Engine:
 
     def _free_memory(self) -> None:
         self.store = None
+        self.steps.forget()
         gc.collect()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _blocks_needed(queue: Sequence[Group], num_rows: int, blocks_a_row: int) -> int:
-    """Return how many blocks suffice in the worst case: every row full, and prompts prefilled for as many more."""
-    prompts = sorted((-(-len(g.token_ids) // BLOCK) for g in queue), reverse=True)
-    fewest = min(len(g.rows) for g in queue)
-    at_once = 2 * num_rows // fewest + 2
-    return num_rows * blocks_a_row + sum(prompts[:at_once])
+    """Return how many blocks suffice in the worst case: every row full and of another prompt, and a few prompts more.
+
+    A call gets exactly these: what is decoded together must not depend on what an earlier call left behind.
+    """
+    prompts = sorted((group.num_blocks for group in queue), reverse=True)
+    return num_rows * blocks_a_row + sum(prompts[: num_rows + num_rows // AHEAD + 2])

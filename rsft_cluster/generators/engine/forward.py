@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rsft_cluster.generators.encoding import num_context_tokens
+
 
 class Forward:
     """Calls the model without a cache: keys and values are stored where attention is called."""
@@ -14,6 +16,8 @@ class Forward:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         accepted = inspect.signature(model.forward).parameters
+        self.last_position = (num_context_tokens(model.config) or 1 << 30) - 1
+        """The last one that the model has."""
         self._keeps = "logits_to_keep" in accepted
 
     def __call__(self, tokens: Tensor, positions: Tensor, *, keep: Sequence[int] | None = None) -> Tensor:

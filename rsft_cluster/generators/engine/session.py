@@ -60,7 +60,6 @@ class Session:
         self._is_end = np.zeros(max(rule.end_token_ids, default=0) + 2, np.bool_)
         self._is_end[list(rule.end_token_ids)] = True
         self._row_blocks = row_blocks(decoding, steps)
-        self._last_position = max(len(group.token_ids) for group in queue) + decoding.max_tokens - 1
         self._rows = Rows(num_rows, max_tokens=decoding.max_tokens, max_blocks=self._row_blocks)
         self._endings: list[Ending] = []
         self._at_work: Group | None = None
@@ -147,17 +146,15 @@ class Session:
         return True
 
     def _draw_first(self, groups: Sequence[Group], logits: torch.Tensor) -> None:
-        """Draw the first token of every waiting candidate."""
-        sizes = [len(group.waiting) for group in groups]
-        keys = np.concatenate([group.keys[list(group.waiting)] for group in groups])
-        owners = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(sizes)).to(logits.device)
-        tensor = torch.from_numpy(keys).to(logits.device)
-        drawn = draw(logits[owners], keys=tensor, steps=torch.zeros_like(tensor), decoding=self._decoding)
-        host = to_host(stacked(drawn))
-        at = 0
-        for group, size in zip(groups, sizes, strict=True):
-            group.first = dict(zip(group.waiting, host[:, at : at + size].T, strict=True))
-            at += size
+        """Draw the first token of every waiting candidate, as many at once as there are rows."""
+        places = [(i, j) for i, group in enumerate(groups) for j in group.waiting]
+        for start in range(0, len(places), self._rows.capacity):
+            part = places[start : start + self._rows.capacity]
+            keys = torch.tensor([int(groups[i].keys[j]) for i, j in part], device=logits.device)
+            owners = torch.tensor([i for i, _ in part], device=logits.device)
+            drawn = draw(logits[owners], keys=keys, steps=torch.zeros_like(keys), decoding=self._decoding)
+            for (i, j), one in zip(part, to_host(stacked(drawn)).T, strict=True):
+                groups[i].first[j] = one
 
     # Rows
 
@@ -235,7 +232,7 @@ class Session:
         )
         live = np.arange(rows.num)
         over: dict[int, FinishReason] = {}
-        for drawn in steps(batch, self._decoding, self._last_position):
+        for drawn in steps(batch, self._decoding, self._forward.last_position):
             over |= self._push(live, drawn[:, live])
             live = live[[row not in over for row in live.tolist()]] if over else live
         for row in sorted(over, reverse=True):

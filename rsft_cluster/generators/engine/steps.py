@@ -4,7 +4,9 @@ At rates where a step lasts a millisecond, Python between its hundreds of kernel
 CUDA graph launches them all at once, and the host looks at what was drawn only every few steps.
 """
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -17,6 +19,8 @@ from rsft_cluster.generators.drawing import Draw, draw
 from rsft_cluster.generators.engine.attention import Places, reading
 from rsft_cluster.generators.engine.batches import DecodeBatch
 from rsft_cluster.generators.engine.forward import Forward
+
+logger = logging.getLogger(__name__)
 
 NUM_GRAPHS = 64
 """Graphs kept; the oldest is dropped."""
@@ -35,6 +39,10 @@ class Steps(Protocol):
 
     def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
         """Return tokens, log-probabilities and target log-probabilities, (steps, 3, rows)."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of everything that holds a store."""
         ...
 
 
@@ -60,6 +68,9 @@ class PlainSteps:
         """Take the steps."""
         drawn = [step(self._forward, batch, decoding, last_position) for _ in range(self.num_steps)]
         return to_host(torch.stack(drawn))
+
+    def forget(self) -> None:
+        """Nothing is held."""
 
 
 def step(forward: Forward, batch: DecodeBatch, decoding: Decoding, last_position: int) -> Tensor:
@@ -93,10 +104,30 @@ class GraphSteps:
         self._forward = forward
         self._recordings: dict[tuple[object, ...], _Recording] = {}
         self._pool: Any = None
+        self._plain: PlainSteps | None = None
+        """Instead of recordings, for a model that cannot be recorded."""
 
     @torch.inference_mode()
     def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
         """Take the steps."""
+        with _without_deterministic_mode():
+            if self._plain is None:
+                try:
+                    return self._replayed(batch, decoding, last_position)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    logger.warning("event=steps_not_recorded reason=%s", str(error).splitlines()[0])
+                    self.forget()
+                    self._plain = PlainSteps(self._forward, num_steps=self.num_steps, gathers=True)
+            return self._plain(batch, decoding, last_position)
+
+    def forget(self) -> None:
+        """Let go of the recordings: each holds the store that it was made with."""
+        self._recordings.clear()
+        self._pool = None
+
+    def _replayed(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
         shape = (*(tuple(t.shape) for t in _tensors(batch)), id(batch.store), decoding, last_position)
         if shape not in self._recordings:
             while len(self._recordings) >= NUM_GRAPHS:
@@ -124,6 +155,20 @@ class GraphSteps:
             drawn = step(self._forward, static, decoding, last_position)
         self._pool = self._pool or graph.pool()
         return _Recording(graph, static, drawn)
+
+
+@contextmanager
+def _without_deterministic_mode() -> Iterator[None]:
+    """Let writes to distinct places be plain writes: the mode sorts them first, and no result depends on their order.
+
+    Everything else in a step sums in a fixed order by itself.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 def _tensors(batch: DecodeBatch) -> Iterator[Tensor]:
