@@ -148,7 +148,7 @@ class DecodeBatch:
         def places(members: np.ndarray) -> Places:
             parts = listed(members.ravel(), size, fill=-1) if gathers else None
             if grid > 1 and parts is not None:
-                parts = np.pad(parts, ((0, 0), (0, _power(parts.shape[1]) - parts.shape[1])), constant_values=-1)
+                parts = _widened(parts, _power(parts.shape[1]), fill=-1)
             return Places(up(members), size, None if parts is None else up(parts))
 
         own = rows.own[:num]
@@ -166,7 +166,7 @@ class DecodeBatch:
             width = _power(width)
         if exact_sums:
             width = max(width, 2)  # a product of one row alone is summed in another order
-        members = np.pad(members, ((0, 0), (0, width - members.shape[1])), constant_values=size)
+        members = _widened(members, width, fill=size)
         shared = np.where((store.kind[start:] == SHARED)[:, None], members[groups], size)
         own_tokens = column(own, size + 1)
         own_tokens[size] = _EVERYTHING
@@ -246,6 +246,10 @@ class DecodeBatch:
 def _power(number: int) -> int:
     """Return the smallest power of 2 from `number` on."""
     return 1 << (number - 1).bit_length()
+
+
+def _widened(table: np.ndarray, width: int, *, fill: int) -> np.ndarray:
+    return np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=fill)
 
 
 def _hiding(hidden: Tensor) -> Tensor:

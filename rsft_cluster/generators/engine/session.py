@@ -78,8 +78,7 @@ class Session:
         """Put every unfinished prompt back into the queue, in order; return the one that was worked on first."""
         at_work = self._at_work
         assert at_work is not None
-        unfinished = {*map(id, self._groups.values())} - {*map(id, self._queue)}
-        back = [g for g in self._groups.values() if id(g) in unfinished]
+        back = [group for group in self._groups.values() if group not in self._queue]
         for group in self._groups.values():
             group.forget()
         self._queue.extendleft(sorted(back, key=lambda g: g.prompt, reverse=True))
