@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rsft_cluster.acceptance import bind_rule, decide
+from rsft_cluster.acceptance import bind_rule, decide, target_of
 from rsft_cluster.acceptance.base import JUDGED
-from rsft_cluster.config import Constraint, PolicyConfig, PromptsConfig, RunConfig
+from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.config import AcceptanceConfig, Constraint, PolicyConfig, PromptsConfig, RunConfig
 from rsft_cluster.config_file import check_place
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import ConfigError, RsftError, StoreError
@@ -133,8 +134,8 @@ def _plugins(found: _Check) -> None:
     with found.of("acceptance.rule"):
         rule = bind_rule(config.acceptance)
         with _trying(config.acceptance.rule.use):
-            decide(_made_up_candidates(), rule, max_per_prompt=None, dedupe=False)
-        found.say("acceptance", f"targets {rule.load().target}")
+            decide(_made_up_candidates(), Selecting(rule, AcceptanceConfig(dedupe=False)))
+        found.say("acceptance", f"targets {target_of(rule)}")
     with found.of("promotion.rule"):
         promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
         with _trying(config.promotion.rule.use):
@@ -163,6 +164,7 @@ def _made_up_candidates() -> pa.Table:
             "num_tokens": 3,
             "logprob": -3.0,
             "target_logprob": -3.0,
+            "survival": 1.0,
             "content": f"t{i}",
             "u": 0.5,
         }

@@ -17,6 +17,11 @@ def acceptance_uniform(seed: int, stream: str, prompt_id: str, index: int) -> fl
     return (_hash64(seed, stream, prompt_id, index, "accept") >> 11) * 2.0**-53
 
 
+def repeated_uniform(u: float, times: int) -> float:
+    """Return a further uniform that follows from a stored one: the one after so many repetitions."""
+    return (_hash64(float(u).hex(), times, "again") >> 11) * 2.0**-53
+
+
 def _hash64(*parts: object) -> int:
     text = "\x1f".join(str(p) for p in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

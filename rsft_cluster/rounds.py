@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.cluster import connect
 from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.plan import Folder, write_plan
@@ -265,8 +266,8 @@ def _collect(
         policy=spec,
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
-        rule=bind_rule(acceptance),
-        acceptance=acceptance,
+        how=Selecting(bind_rule(acceptance), acceptance),
+        decides=True,
         unit_timeout_s=sampling.unit_timeout_s,
     )
     return collect(work, sampling, run.config.cluster, reporter.collecting)

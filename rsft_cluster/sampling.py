@@ -95,6 +95,7 @@ class UnitSampler:
             "finish_reason": answer.finish_reason,
             "logprob": answer.logprob,
             "target_logprob": answer.target_logprob,
+            "survival": 1.0,
             "seed": keys[answer.prompt][answer.index],
             "policy": self._plan.policy.name,
         }

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rsft_cluster.errors import SchemaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _schema(name: str, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -55,10 +55,13 @@ CANDIDATE = _schema(
         _required("finish_reason", pa.string()),
         _required("logprob", pa.float64()),
         _required("target_logprob", pa.float64()),
+        _required("survival", pa.float64()),
         _required("seed", pa.uint64()),
         _required("policy", pa.string()),
     ],
 )
+"""`survival` is the share of the completion's probability that earlier rejections had left when it was drawn: 1, but
+for adaptive sampling."""
 
 VERDICT = pa.struct(
     [
@@ -67,25 +70,46 @@ VERDICT = pa.struct(
         pa.field("passed", pa.bool_()),
         _required("reason", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("fatal_at", pa.int32()),
         _required("duration_s", pa.float64()),
     ]
 )
-"""What one constraint said. `score` and `passed` are null exactly when `error` is set."""
+"""What one constraint said. `score` and `passed` are null exactly when `error` is set. `fatal_at` is the place, in
+characters of the completion, of the first one that made it wrong whatever followed, where the constraint names it."""
 
 SCORE = _schema(
     "score",
     [
         _required("candidate_id", pa.string()),
         _required("prompt_id", pa.string()),
+        _required("index", pa.int32()),
         pa.field("score", pa.float64()),
         pa.field("passed", pa.bool_()),
         _required("verdicts", pa.list_(_required("verdict", VERDICT))),
+        _required("num_tokens", pa.int32()),
+        _required("logprob", pa.float64()),
+        _required("target_logprob", pa.float64()),
+        _required("survival", pa.float64()),
+        _required("content", pa.string()),
+        pa.field("decision", pa.string()),
         _required("u", pa.float64()),
+        _required("rule_probability", pa.float64()),
+        pa.field("cell", pa.string()),
+        _required("cell_weight", pa.float64()),
+        pa.field("swaps_agree", pa.bool_()),
         _required("acceptance_probability", pa.float64()),
+        pa.field("repeat_of", pa.int32()),
+        pa.field("rank", pa.int32()),
         _required("accepted", pa.bool_()),
         _required("reason", pa.string()),
     ],
 )
+"""All that the decision rests on, so that it can be made again from this row alone.
+
+`content` is a digest of the token ids, `decision` what a completion decides (fairness). The acceptance probability is
+the rule's, times the weight of the fairness cell, divided by the survival; 0 where `swaps_agree` is false. `repeat_of`
+is the index of the candidate that this one repeats, `rank` its place among those drawn, from 0.
+"""
 
 ACCEPTED = _schema(
     "accepted",

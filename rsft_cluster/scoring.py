@@ -201,6 +201,7 @@ def _row(constraint: config.Constraint, outcome: _Outcome) -> dict[str, object]:
         "passed": verdict.passed if verdict else None,
         "reason": _text(outcome.reason),
         "error": _storable(outcome.error) if outcome.error is not None else None,
+        "fatal_at": verdict.fatal_at if verdict else None,
         "duration_s": outcome.duration_s,
     }
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.acceptance.base import JUDGED, Chosen
 from rsft_cluster.constraints.base import BatchConstraint, Candidate, Verdict
 from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Generator, Prompt, Refusal
 from rsft_cluster.keys import acceptance_uniform, sampling_key
@@ -67,7 +67,8 @@ def check_rule(
     order = np.random.default_rng(1).permutation(judged.num_rows)
     shuffled = _probabilities(rule, judged.take(pa.array(order)), params)
     assert np.array_equal(shuffled, probabilities[order]), "probabilities depend on the order of the rows"
-    for prompt in judged.column("prompt_id").unique().to_pylist():
+    alone_suffices = getattr(rule, "scope", "") != "round"
+    for prompt in judged.column("prompt_id").unique().to_pylist() if alone_suffices else ():
         rows = np.flatnonzero(np.array(judged.column("prompt_id").to_pylist()) == prompt)
         alone = _probabilities(rule, judged.take(pa.array(rows)), params)
         assert np.array_equal(alone, probabilities[rows]), f"group {prompt} is decided differently alone"
@@ -126,6 +127,7 @@ def _made_up_groups() -> pa.Table:
                     "num_tokens": int(rng.integers(1, 9)),
                     "logprob": -float(rng.random()),
                     "target_logprob": -float(rng.random()),
+                    "survival": 1.0,
                     "content": f"content-{rng.integers(0, 1 + size // 2)}",
                     "u": acceptance_uniform(0, "check", f"prompt-{group}", index),
                 }
@@ -141,6 +143,7 @@ def _probabilities(
     rule: Callable[..., Any], judged: pa.Table, params: Mapping[str, Any] | None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     found = rule(judged, **(params or {}))
+    found = found.probabilities if isinstance(found, Chosen) else found
     assert isinstance(found, pa.Array | pa.ChunkedArray), f"a rule returns a pyarrow array, not {type(found).__name__}"
     assert len(found) == judged.num_rows, f"{len(found)} probabilities for {judged.num_rows} candidates"
     assert pa.types.is_floating(found.type), f"probabilities are floats, not {found.type}"

@@ -6,6 +6,7 @@ import pyarrow as pa
 from factories import prompt
 
 from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.plan import Folder, is_done, planned_units, survey, write_plan
 from rsft_cluster.collection.seal import seal
 from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
@@ -71,6 +72,6 @@ def collection(path, *, num_prompts=10, unit_size=4, num_candidates=4, session="
         store_uri=store.uri, folder=folder.path, session=session, plan=plan, policy=PolicySpec("/m"),
         generator=bind(Plugin(use="scripted", params=settings.get("generator", {})), "generators", num_leading=1),
         scoring=ScoringConfig(constraints=settings.get("constraints", ("finished", "answer_matches"))),
-        rule=bind_rule(acceptance), acceptance=acceptance, unit_timeout_s=60,
+        how=Selecting(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=60,
     )  # fmt: skip
     return Collection(work, folder)

@@ -65,7 +65,11 @@ def another(key, value, folder):
         "training.replay": str(folder / "other.jsonl"), "training.betas": [0.9, 0.99], "sampling.min_p": 0.25,
         "sampling.stop_token_ids": [7], "scoring.constraints": [{"use": "finished", "weight": 2.0}], "run": "other",
         "cluster.address": "auto", "policy.revision": "abc", "prompts.system": "Be brief.", "prompts.columns.id": "id",
-        "policy.adapter": "/adapter", "sampling.determinism": "none",
+        "policy.adapter": "/adapter", "sampling.determinism": "none", "sampling.adaptive": {"kind": "soft"},
+        "acceptance.near_duplicates": 0.5, "acceptance.prefer": "index", "acceptance.schedule": {"min_score": [0.1, 0.2]},
+        "budget.allocation": "variance", "fairness": {
+            "protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"
+        },
     }  # fmt: skip
     key = key.removeprefix("evaluation.") if key.startswith("evaluation.prompts") else key
     if key in special:

@@ -1,12 +1,16 @@
 """Acceptance: which judged candidates become training examples. JUDGED -> probability, accepted, reason.
 
-A rule gives each candidate a probability; `decide` compares it with the candidate's stored u, drops repeats
-and applies the cap. Pure and independent of row order, so deciding again on stored facts gives the same
+A rule gives each candidate a probability, fairness may lower it; `decide` compares it with the candidate's stored u,
+drops repeats and applies the caps. Pure and independent of row order, so deciding again on stored facts gives the same
 answer.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -14,22 +18,37 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsft_cluster import config
-from rsft_cluster.acceptance.base import JUDGED
-from rsft_cluster.acceptance.groups import codes, first_in_group, rank_in_group
+from rsft_cluster.acceptance.base import JUDGED, Chosen
+from rsft_cluster.acceptance.fairness import Fairness, judge_fairness
+from rsft_cluster.acceptance.groups import codes
+from rsft_cluster.acceptance.selecting import Flags, Selecting, rank_drawn, repeats, wanted
 from rsft_cluster.errors import PluginError, SchemaError, StageError
 from rsft_cluster.plugins import Bound, bind
-
-Flags = NDArray[np.bool_]
 
 DECIDED = pa.schema(
     [
         pa.field("candidate_id", pa.string(), nullable=False),
+        pa.field("rule_probability", pa.float64(), nullable=False),
+        pa.field("cell", pa.string()),
+        pa.field("cell_weight", pa.float64(), nullable=False),
+        pa.field("swaps_agree", pa.bool_()),
         pa.field("acceptance_probability", pa.float64(), nullable=False),
+        pa.field("repeat_of", pa.int32()),
+        pa.field("rank", pa.int32()),
         pa.field("accepted", pa.bool_(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
 """What `decide` returns, one row a candidate."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Every candidate's decision, and what was chosen by looking at all of them."""
+
+    table: pa.Table
+    """DECIDED rows, in the order of the judged ones."""
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
 
 def bind_rule(acceptance: config.AcceptanceConfig) -> Bound:
@@ -45,27 +64,58 @@ def bind_rule(acceptance: config.AcceptanceConfig) -> Bound:
     return bound
 
 
-def decide(judged: pa.Table, rule: Bound, *, max_per_prompt: int | None, dedupe: bool) -> pa.Table:
-    """Return DECIDED, in the order of the rows of `judged`, whose groups must be whole.
+def target_of(rule: Bound) -> str:
+    """Return the distribution that a bound rule targets, in words, with its parameters in them."""
+    function = rule.load()
+    defaults = {n: p.default for n, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    target = str(function.target)
+    for name, value in {**defaults, **rule.params}.items():
+        target = target.replace(f"{{{name}}}", str(value))
+    return target
 
-    A candidate is accepted when its u is below the probability that the rule gives; then, of several with
-    the same tokens in a prompt the one of lowest index stays; then the `max_per_prompt` best by score, ties
-    by index. What could not be judged is never accepted.
+
+def decide(judged: pa.Table, how: Selecting) -> Decided:
+    """Decide on every candidate; `judged` must hold whole what the scope of `how` asks for.
+
+    A candidate is accepted when its u is below its probability. Then, of several with the same tokens (or nearly the
+    same text) in a prompt, the one of lowest index stays, and then as many as the caps allow. What could not be judged
+    is never accepted.
     """
     judged = _judged(judged)
-    probability = _probabilities(rule, judged)
+    probability, chosen = _probabilities(how.rule, judged)
     usable = _numpy(judged, "passed", is_valid=True)
     probability[~usable] = 0.0
-    drawn: Flags = _numpy(judged, "u") < probability
-    accepted, original = _without_repeats(judged, drawn) if dedupe else (drawn, None)
-    kept = _within_cap(judged, accepted, max_per_prompt)
-    reasons = _reasons(judged, probability)
-    if original is not None:
-        reasons = pc.if_else(drawn & ~accepted, _repeat_reasons(judged, original), reasons)
-    reasons = pc.if_else(accepted & ~kept, f"over the cap of {max_per_prompt}", reasons)
+    fair = judge_fairness(judged, how.fairness)
+    final = np.clip(probability * fair.weights / _numpy(judged, "survival"), 0.0, 1.0)
+    final[fair.disagree] = 0.0
+    drawn: Flags = _numpy(judged, "u") < final
+    original = repeats(judged, drawn, how.acceptance)
+    fresh = drawn & (original < 0)
+    rank = rank_drawn(judged, fresh, how)
+    cap = np.full(len(rank), how.acceptance.max_per_prompt or len(rank) + 1)
+    cap = np.minimum(cap, wanted(judged, drawn, how.budget)) if how.budget else cap
+    kept = fresh & (rank < cap)
+    dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(kept), dtype=bool)
+    reasons = _reasons(judged, probability, final, fair)
+    reasons = pc.if_else(drawn & ~fresh, _repeat_reasons(original), reasons)
+    reasons = pc.if_else(fresh & ~kept, _cap_reasons(cap), reasons)
+    reasons = pc.if_else(kept & dropped, "every candidate of its prompt passed", reasons)
+    kept &= ~dropped
     reasons = pc.if_else(kept, "kept", reasons)
-    columns = [judged.column("candidate_id"), pa.array(probability), pa.array(kept), reasons]
-    return pa.table(columns, schema=DECIDED)
+    columns = [
+        judged.column("candidate_id"),
+        pa.array(probability),
+        fair.cells,
+        pa.array(fair.weights),
+        fair.agreement,
+        pa.array(final),
+        pa.array(original, mask=original < 0),
+        pa.array(rank, mask=~fresh),
+        pa.array(kept),
+        reasons,
+    ]
+    columns = [c.cast(f.type) for c, f in zip(columns, DECIDED, strict=True)]
+    return Decided(pa.table(columns, schema=DECIDED), {**chosen, **fair.chosen})
 
 
 def _judged(table: pa.Table) -> pa.Table:
@@ -75,9 +125,10 @@ def _judged(table: pa.Table) -> pa.Table:
     return table.select(JUDGED.names).cast(JUDGED)
 
 
-def _probabilities(rule: Bound, judged: pa.Table) -> NDArray[np.float64]:
-    """Return what the rule says, checked: one finite number in [0, 1] a row."""
+def _probabilities(rule: Bound, judged: pa.Table) -> tuple[NDArray[np.float64], Mapping[str, float]]:
+    """Return what the rule says, checked: one finite number in [0, 1] a row; and what it chose."""
     found = rule(judged)
+    found, chosen = (found.probabilities, found.numbers) if isinstance(found, Chosen) else (found, {})
     if not isinstance(found, pa.Array | pa.ChunkedArray):
         raise StageError(f"rule {rule.use}: returned a {type(found).__name__}, expected a pyarrow array")
     if len(found) != judged.num_rows:
@@ -94,41 +145,39 @@ def _probabilities(rule: Bound, judged: pa.Table) -> NDArray[np.float64]:
             f"rule {rule.use}: {len(wrong)} probabilities are not in [0, 1], the first "
             f"being {probability[wrong[0]]} for candidate {place}"
         )
-    return probability
+    return probability, chosen
 
 
-def _without_repeats(judged: pa.Table, drawn: Flags) -> tuple[Flags, NDArray[np.int64]]:
-    """Return which drawn rows are first of their tokens, and for every row the index of that first."""
-    index = _numpy(judged, "index")
-    same = codes(judged, "prompt_id", "content")
-    first = first_in_group(same, (~drawn, index))
-    return drawn & (first == np.arange(len(first))), index[first]
-
-
-def _within_cap(judged: pa.Table, accepted: Flags, max_per_prompt: int | None) -> Flags:
-    if max_per_prompt is None:
-        return accepted
+def _all_passed(judged: pa.Table) -> Flags:
+    """Return the rows of prompts of which every candidate passed; one candidate alone says nothing."""
     prompts = codes(judged, "prompt_id")
-    best_first = -np.nan_to_num(_numpy(judged, "score"))
-    rank = rank_in_group(prompts, (~accepted, best_first, _numpy(judged, "index")))
-    return accepted & (rank < max_per_prompt)
+    size = np.bincount(prompts)
+    num_passed = np.bincount(prompts, weights=pc.fill_null(judged.column("passed"), False).to_numpy())
+    return ((size > 1) & (num_passed == size))[prompts]
 
 
-def _reasons(judged: pa.Table, probability: NDArray[np.float64]) -> pa.ChunkedArray:
+def _reasons(
+    judged: pa.Table, probability: NDArray[np.float64], final: NDArray[np.float64], fair: Fairness
+) -> pa.ChunkedArray:
     """Return, for every row, why it would not be drawn."""
     drew = pc.binary_join_element_wise(
         "u",
         pc.round(judged.column("u"), 3).cast(pa.string()),
         "is not below the probability",
-        pc.round(pa.array(probability), 3).cast(pa.string()),
+        pc.round(pa.array(final), 3).cast(pa.string()),
         " ",
     )
-    reasons = pc.if_else(probability > 0.0, drew, "the rule gives it probability 0")
+    reasons = pc.if_else(final > 0.0, drew, "the rule gives it probability 0")
+    reasons = pc.if_else(pa.array(fair.disagree), "decided otherwise under another protected value", reasons)
     failed = pc.and_(pc.invert(judged.column("passed")), pa.array(probability == 0.0))
     return pc.if_else(judged.column("passed").is_null(), "error", pc.if_else(failed, "not passed", reasons))
 
 
-def _repeat_reasons(judged: pa.Table, original: NDArray[np.int64]) -> pa.Array:
+def _cap_reasons(cap: NDArray[np.int64]) -> pa.Array:
+    return pc.binary_join_element_wise("over the cap of", pa.array(cap).cast(pa.string()), " ")
+
+
+def _repeat_reasons(original: NDArray[np.int64]) -> pa.Array:
     return pc.binary_join_element_wise("same tokens as candidate index", pa.array(original).cast(pa.string()), " ")
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import passed, rule
 
 
-@rule(target="the sampled distribution, restricted to candidates that passed")
+@rule(target="the sampled distribution, restricted to candidates that passed", scope="candidate")
 def all_passed(judged: pa.Table) -> pa.ChunkedArray:
     """Return 1 for what passed and 0 for the rest."""
     return passed(judged).cast(pa.float64())

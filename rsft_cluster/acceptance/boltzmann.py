@@ -12,10 +12,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores
+from rsft_cluster.acceptance.base import passed, rule, scores, tilted
 
 
-@rule(target="sampled distribution x passed x exp(min(score, cap) / beta), normalised for each prompt")
+@rule(
+    target="sampled distribution x passed x exp(min(score, {cap}) / {beta}), normalised for each prompt",
+    scope="candidate",
+)
 def boltzmann(
     judged: pa.Table,
     *,
@@ -24,4 +27,4 @@ def boltzmann(
 ) -> pa.Array:
     """Return exp((min(score, cap) - cap) / beta) for what passed and 0 for the rest."""
     excess = np.minimum(scores(judged).to_numpy(), cap) - cap
-    return pa.array(passed(judged).to_numpy() * np.exp(excess / beta))
+    return tilted(excess / beta, passed(judged).to_numpy())

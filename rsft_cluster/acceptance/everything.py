@@ -9,7 +9,7 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import rule
 
 
-@rule(target="the sampled distribution itself: nothing is rejected")
+@rule(target="the sampled distribution itself: nothing is rejected", scope="candidate")
 def everything(judged: pa.Table) -> pa.ChunkedArray:
     """Return 1 for whatever has a verdict."""
     return judged.column("passed").is_valid().cast(pa.float64())

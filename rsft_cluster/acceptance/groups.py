@@ -41,3 +41,11 @@ def _order(groups: Numbers, keys: tuple[Numbers, ...]) -> tuple[NDArray[np.int64
     begins = np.ones(len(order), dtype=bool)
     begins[1:] = ordered[1:] != ordered[:-1]
     return order, np.flatnonzero(begins)[np.cumsum(begins) - 1]
+
+
+def largest_in_group(groups: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, for every row, the largest value in its group."""
+    _, group = np.unique(groups, return_inverse=True)
+    largest = np.full(int(group.max(initial=-1)) + 1, -np.inf)
+    np.maximum.at(largest, group, values)
+    return largest[group]

@@ -13,7 +13,10 @@ from pydantic import Field
 from rsft_cluster.acceptance.base import passed, rule, scores
 
 
-@rule(target="the sampled distribution, restricted to candidates that passed with at least min_score")
+@rule(
+    target="the sampled distribution, restricted to candidates that passed with at least the score {min_score}",
+    scope="candidate",
+)
 def threshold(judged: pa.Table, *, min_score: Annotated[float, Field(ge=0, le=1)]) -> pa.Array:
     """Return 1 for what passed and scored at least `min_score`."""
     kept = passed(judged).to_numpy() & (scores(judged).to_numpy() >= min_score)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from rsft_cluster.acceptance import target_of
 from rsft_cluster.collection.pipeline import run_pass
 from rsft_cluster.collection.plan import (
     Folder,
@@ -62,7 +63,7 @@ def collect(
                 f"without one done; the first is {units[0].unit}. "
                 + (f"Last failure: {progress.failures[-1]}" if progress.failures else "Their workers died.")
             )
-    manifest = seal(folder, work.plan, target=work.rule.load().target, generator=work.generator.describe())
+    manifest = seal(folder, work.plan, target=target_of(work.how.rule), generator=work.generator.describe())
     whole = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
     totals = manifest.totals
     whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)

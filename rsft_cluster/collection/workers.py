@@ -5,7 +5,6 @@ through, counts on the way out. A unit is never cut apart, so rules that look at
 """
 
 import faulthandler
-import hashlib
 import json
 import os
 import pickle
@@ -21,20 +20,19 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 
-from rsft_cluster.acceptance import decide
-from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.collection.deciding import decided_table, undecided_table
 from rsft_cluster.collection.plan import Folder, read_prompts_of
-from rsft_cluster.config import AcceptanceConfig, ScoringConfig
+from rsft_cluster.config import ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.plugins import Bound
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling import SampledUnit, UnitSampler
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest, rows_to_table
-from rsft_cluster.scoring import Judge, Judgement
+from rsft_cluster.scoring import Judge
 from rsft_cluster.store import Store
 
 SAMPLED = pa.schema(
@@ -77,8 +75,9 @@ class Work:
     policy: PolicySpec
     generator: Bound
     scoring: ScoringConfig
-    rule: Bound
-    acceptance: AcceptanceConfig
+    how: Selecting
+    decides: bool
+    """Whether units decide; else their scores stay undecided, and nothing is accepted before the seal of the round."""
     unit_timeout_s: float
 
     def open(self) -> Folder:
@@ -155,7 +154,9 @@ class ScoreAndCommit:
         self, unit: Unit, prompts: pa.Table, candidates: pa.Table, quarantined: dict[str, str], sampling_s: object
     ) -> pa.Table:
         judgements = self._judge.judge(as_candidates(prompts, candidates))
-        scores = score_table(candidates, judgements, self._work.rule, self._work.acceptance, self._work.plan)
+        scores = undecided_table(candidates, judgements, self._work.plan, self._work.how.fairness)
+        if self._work.decides:
+            scores = decided_table(scores, prompts, candidates, self._work.how)
         tables = {
             "candidates": (candidates, CANDIDATE),
             "scores": (scores, SCORE),
@@ -251,50 +252,6 @@ def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
         )
         for row in candidates.to_pylist()
     ]
-
-
-def score_table(
-    candidates: pa.Table, judgements: list[Judgement], rule: Bound, acceptance: AcceptanceConfig, plan: Plan
-) -> pa.Table:
-    """Return the SCORE rows of judged candidates, decided by the rule, in the candidates' order."""
-    ids, prompts = candidates.column("candidate_id"), candidates.column("prompt_id")
-    indices = candidates.column("index").to_pylist()
-    uniforms = [
-        acceptance_uniform(plan.seed, plan.stream, p, i) for p, i in zip(prompts.to_pylist(), indices, strict=True)
-    ]
-    tokens = [np.asarray(t.as_py(), dtype=np.int32) for t in candidates.column("token_ids")]
-    judged = pa.table(
-        {
-            "candidate_id": ids,
-            "prompt_id": prompts,
-            "index": candidates.column("index"),
-            "score": pa.array([j.score for j in judgements], pa.float64()),
-            "passed": pa.array([j.passed for j in judgements], pa.bool_()),
-            "num_tokens": pa.array([len(t) for t in tokens], pa.int32()),
-            "logprob": candidates.column("logprob"),
-            "target_logprob": candidates.column("target_logprob"),
-            "content": pa.array(
-                [hashlib.blake2b(t.tobytes(), digest_size=12).hexdigest() for t in tokens], pa.string()
-            ),
-            "u": pa.array(uniforms, pa.float64()),
-        }
-    ).cast(JUDGED)
-    decided = decide(judged, rule, max_per_prompt=acceptance.max_per_prompt, dedupe=acceptance.dedupe)
-    rows = [
-        {
-            "candidate_id": d["candidate_id"],
-            "prompt_id": p,
-            "score": j.score,
-            "passed": j.passed,
-            "verdicts": j.verdicts,
-            "u": u,
-            "acceptance_probability": d["acceptance_probability"],
-            "accepted": d["accepted"],
-            "reason": d["reason"] if j.passed or d["accepted"] else j.reason,
-        }
-        for d, p, j, u in zip(decided.to_pylist(), prompts.to_pylist(), judgements, uniforms, strict=True)
-    ]
-    return rows_to_table(rows, SCORE)
 
 
 def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:

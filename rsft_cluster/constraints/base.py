@@ -60,8 +60,13 @@ class Verdict:
     score: float
     passed: bool
     reason: str = ""
+    fatal_at: int | None = None
+    """Place, in characters of the completion, of the first one that made it wrong whatever followed; None where the
+    constraint does not know. Training can unlearn exactly that (`training.unlikelihood`)."""
 
     def __post_init__(self) -> None:
+        if self.fatal_at is not None and self.fatal_at < 0:
+            raise ValueError(f"fatal_at counts characters from 0, not {self.fatal_at!r}")
         if not (math.isfinite(self.score) and 0.0 <= self.score <= 1.0):
             raise ValueError(f"a score is finite and in [0, 1], not {self.score!r}")
 

@@ -1,0 +1,153 @@
+"""`RunConfig`: one run, typed, frozen, whole; JSON Schema for editors.
+
+Validating fills in every default, so what is stored says everything that will happen. This package knows what a valid
+config looks like; files are `config_file.py`, whether plug-ins exist `plugins.py`, whether a cluster can serve it
+`cluster.py`.
+"""
+
+import json
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
+from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
+from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
+from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, SamplingConfig
+from rsft_cluster.config.training import TrainingConfig
+
+RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+__all__ = [
+    "OPERATIONAL", "RUN_NAME", "AcceptanceConfig", "AdaptiveConfig", "BudgetConfig", "ClusterConfig", "Columns",
+    "Constraint", "ConstraintField", "EvaluationConfig", "FairnessConfig", "Part", "Plugin", "PluginField",
+    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RunConfig", "SamplingConfig", "ScoringConfig",
+    "TrainingConfig", "flatten", "is_operational", "json_schema",
+]  # fmt: skip
+
+
+class EvaluationConfig(Part):
+    """How policies are compared, on prompts that are never trained on."""
+
+    prompts: PromptsConfig
+    """Held-out prompts. Those that also stand among the training prompts are an error."""
+    num_samples: int = Field(default=8, ge=1)
+    """Sampled completions a prompt, for pass@1 and pass@k."""
+    k: int | None = Field(default=None, ge=1)
+    """pass@k; by default num_samples."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the sampled completions; one greedy completion comes beside them."""
+    workers: int | None = Field(default=None, ge=1)
+    """Sampling actors of an evaluation; by default those of `sampling`. Fewer start faster where prompts are few."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k is not None and self.k > self.num_samples:
+            raise ValueError(f"k = {self.k} needs at least so many samples; num_samples is {self.num_samples}")
+        return self
+
+
+class PromotionConfig(Part):
+    """When the challenger replaces the incumbent."""
+
+    rule: PluginField = Plugin(use="paired_bootstrap")
+    """The promotion rule."""
+
+
+class ClusterConfig(Part):
+    """The Ray cluster that the run works on."""
+
+    address: str | None = None
+    """`auto` or host:port joins a cluster; without it a local one is started, or the job's own is used."""
+    max_idle_passes: int = Field(default=20, ge=1)
+    """Passes over unfinished units without one done before the stage gives up."""
+    crashes_before_split: int = Field(default=3, ge=1)
+    """Crashed attempts at a unit before it is halved; a single prompt is quarantined then."""
+
+
+class RunConfig(Part):
+    """One run: every round from prompts to decisions."""
+
+    run: str = Field(pattern=RUN_NAME)
+    """Name of the run: lower-case letters, digits, dot, dash and underscore."""
+    store: str = "runs"
+    """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it."""
+    seed: int = Field(default=0, ge=0)
+    """Fixes every draw and every order."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds after round 0, which evaluates the policy as it is."""
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    sampling: SamplingConfig = SamplingConfig()
+    budget: BudgetConfig = BudgetConfig()
+    scoring: ScoringConfig
+    acceptance: AcceptanceConfig = AcceptanceConfig()
+    fairness: FairnessConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig
+    promotion: PromotionConfig = PromotionConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _adapters_are_merged_whole(self) -> Self:
+        if self.policy.adapter is not None and self.training.zero_stage == 3:
+            raise ValueError(
+                "policy.adapter cannot be merged into weights that are loaded in shards; choose training.zero_stage 2, "
+                "or merge it into a model folder first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sample_determinism_is_kept(self) -> Self:
+        sampling, dtype = self.sampling, self.policy.dtype
+        holds = dtype == "float32" and sampling.num_gpus == 0 and sampling.threads == 1
+        if sampling.determinism == "sample" and not holds:
+            raise ValueError(
+                "sampling.determinism: sample holds in float32 on CPUs, with one thread a worker, alone; with "
+                f"{dtype}, {sampling.num_gpus:g} GPUs and {sampling.threads} threads choose unit or none"
+            )
+        return self
+
+
+OPERATIONAL = frozenset(
+    {
+        "store",
+        "rounds",
+        "cluster",
+        "sampling.workers",
+        "sampling.num_cpus",
+        "sampling.num_gpus",
+        "sampling.unit_timeout_s",
+        "scoring.workers",
+        "scoring.num_cpus",
+        "scoring.max_error_rate",
+        "training.workers",
+        "training.num_cpus",
+        "training.num_gpus",
+        "training.max_failures",
+        "training.checkpoint_every",
+        "evaluation.workers",
+        "acceptance.min_accepted",
+    }
+)
+"""Keys that may change between two invocations of one run: they move work, not results."""
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a run config, for editors."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2)
+
+
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
+    """Return nested mappings as one level of dotted keys; lists stay values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, child in value.items():
+        flat.update(flatten(child, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def is_operational(key: str) -> bool:
+    """Say whether a dotted key may change while a run is resumed."""
+    return any(key == o or key.startswith(o + ".") for o in OPERATIONAL)

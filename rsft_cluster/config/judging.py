@@ -1,0 +1,84 @@
+"""`scoring:`, `acceptance:` and `fairness:`: what is kept of the answers, and why."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rsft_cluster.config.parts import ConstraintField, Part, Plugin, PluginField
+
+
+class ScoringConfig(Part):
+    """How candidates are judged."""
+
+    constraints: tuple[ConstraintField, ...] = Field(min_length=1)
+    """All of them judge every candidate."""
+    workers: int = Field(default=1, ge=1)
+    """Scoring actors."""
+    num_cpus: float = Field(default=1, gt=0)
+    """CPUs an actor."""
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    """The run stops when more than this share of the verdicts are errors."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [c.name for c in self.constraints]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"constraints share the name {twice}; give each its own `name`")
+        return self
+
+
+class AcceptanceConfig(Part):
+    """Which candidates become training examples."""
+
+    rule: PluginField = Plugin(use="all_passed")
+    """The acceptance rule."""
+    max_per_prompt: int | None = Field(default=None, ge=1)
+    """Keep at most so many a prompt, by score and then by index."""
+    dedupe: bool = True
+    """Keep one of several candidates with the same token ids, the one with the lowest index."""
+    near_duplicates: float | None = Field(default=None, gt=0, le=1)
+    """Drop also a candidate whose text is at least so similar to one of a lower index (1 - edit distance / length)."""
+    prefer: Literal["score", "index", "diverse"] = "score"
+    """Which ones `max_per_prompt` keeps: the best scores, the lowest indices, or those farthest from each other by edit
+    distance. Only `index` leaves the rule's target as it is."""
+    drop_all_passed: bool = False
+    """Keep nothing of a prompt whose candidates all passed: there is nothing left to learn from it."""
+    schedule: dict[str, tuple[float, ...]] = {}
+    """Parameters of the rule that change from round to round: a list each, whose last value holds on."""
+    min_accepted: int = Field(default=1, ge=1)
+    """Fewer accepted candidates than this in a round end the run with exit code 65."""
+
+
+class FairnessConfig(Part):
+    """What decisions may not depend on, and how that is seen to."""
+
+    protected: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Protected attributes of the prompts and their values, like `gender: [female, male]`."""
+    decision: str
+    """Regular expression whose first group is the decision in a completion."""
+    positive: str
+    """The decision that is to the applicant's advantage."""
+    counterfactual: bool = True
+    """Ask each prompt under every combination of protected values, and keep candidates of one index only if all
+    decisions agree. Prompts hold `{gender}` where the value stands."""
+    cells: Literal["none", "demographic_parity", "equalised_odds"] = "none"
+    """Weigh acceptance by cell of protected values so that decisions become independent of them, for equalised odds
+    given the merit."""
+    merit: str | None = None
+    """Attribute of the prompts with the right decision, where it is known: needed for equalised odds."""
+    min_cell: int = Field(default=30, ge=1)
+    """Fewer candidates than this in a cell stop the round: weights of so few mean nothing."""
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> Self:
+        for name, values in self.protected.items():
+            if len(set(values)) < 2 or len(set(values)) != len(values):
+                raise ValueError(f"protected.{name} needs at least two different values, got {list(values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _merit_is_known(self) -> Self:
+        if self.cells == "equalised_odds" and self.merit is None:
+            raise ValueError("cells: equalised_odds needs `merit`, the attribute with the right decision")
+        return self

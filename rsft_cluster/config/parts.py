@@ -1,0 +1,49 @@
+"""What every part of a config is made of: frozen, strict models, and plug-ins by name."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Part(BaseModel):
+    """Base of all parts: immutable, strict about unknown keys, docstrings as help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Plugin(Part):
+    """A plug-in by name and the parameters it is bound with."""
+
+    use: str
+    """A built-in's name, or `package.module:attribute` for your own."""
+    params: dict[str, Any] = {}
+    """Keyword arguments; checked against the plug-in's signature when the config loads."""
+
+
+def _plugin(value: object) -> object:
+    return {"use": value} if isinstance(value, str) else value
+
+
+PluginField = Annotated[Plugin, BeforeValidator(_plugin, json_schema_input_type=str | Plugin)]
+
+
+class Constraint(Plugin):
+    """A constraint and the part it plays in the score."""
+
+    name: str = ""
+    """How verdicts name it; by default the last part of `use`. Unique within a run."""
+    required: bool = True
+    """A candidate passes only if every required constraint passed."""
+    weight: float = Field(default=1.0, ge=0)
+    """Share in the weighted mean that is the score; 0 leaves it out of the score."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, value: object) -> object:
+        if isinstance(value, dict) and not value.get("name") and isinstance(value.get("use"), str):
+            return {**value, "name": re.split(r"[.:]", value["use"])[-1]}
+        return value
+
+
+ConstraintField = Annotated[Constraint, BeforeValidator(_plugin, json_schema_input_type=str | Constraint)]

@@ -1,0 +1,98 @@
+"""`sampling:` and `budget:`: how the policy answers, and how often."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rsft_cluster.config.parts import Part, Plugin, PluginField
+
+
+class AdaptiveConfig(Part):
+    """Rejections are remembered while sampling: what was rejected once is not drawn again (adaptive rejection)."""
+
+    kind: Literal["hard", "soft"] = "hard"
+    """`hard` takes rejected completions off the proposal; `soft` takes off what the acceptance rule rejects on average,
+    so that a completion seen before is drawn as often as it is kept, and kept for sure."""
+    draws_at_once: int = Field(default=4, ge=1)
+    """Candidates of one prompt drawn before their verdicts are taken into account."""
+
+
+class SamplingConfig(Part):
+    """How the policy answers. Every setting is explicit: a checkpoint's own defaults never apply."""
+
+    generator: PluginField = Plugin(use="transformers")
+    """What produces completions."""
+    num_candidates: int = Field(default=8, ge=1)
+    """K, the candidates a prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Divides the logits. 0 is greedy and needs num_candidates = 1."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Keep the smallest set of tokens with at least this probability. 1 keeps all."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep the k likeliest tokens. 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Drop tokens less likely than this times the likeliest. 0 keeps all."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest completion; one that reaches it without a stop is `length`, not finished."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Strings that end a completion; the stop string stays in the text."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a completion, beside the tokenizer's end-of-sequence tokens."""
+    unit_size: int = Field(default=64, ge=1)
+    """Prompts a unit: what is sampled, retried and committed as a whole."""
+    batch_size: int = Field(default=128, ge=1)
+    """Candidates decoded at once by one worker, each finished one followed by the next; halved when memory runs out."""
+    determinism: Literal["unit", "sample", "none"] = "unit"
+    """What an accepted set depends on. `unit`: on the units, not on workers, crashes and retries. `sample`: not on the
+    units either, in float32 on CPUs, mixtures of experts excepted. `none`: last bits may depend on what was decoded
+    together. With the last two, workers decode several units at once, so that no row idles while a unit ends."""
+    adaptive: AdaptiveConfig | None = None
+    """Adaptive rejection sampling, for short or repeating outputs. Off by default."""
+    workers: int = Field(default=1, ge=1)
+    """Sampling actors."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs an actor."""
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs an actor."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of an actor's matrix products, where it has no GPU."""
+    unit_timeout_s: float = Field(default=3600, gt=0)
+    """A unit that takes longer counts as crashed."""
+
+    @model_validator(mode="after")
+    def _greedy_is_single(self) -> Self:
+        if self.temperature == 0 and self.num_candidates > 1:
+            raise ValueError("temperature 0 is greedy: all candidates would be equal; set num_candidates: 1")
+        return self
+
+    @property
+    def mixes_units(self) -> bool:
+        """Whether candidates of several units may be decoded together."""
+        return self.determinism != "unit"
+
+    @property
+    def independent_rows(self) -> bool:
+        """Whether not a bit of a candidate may depend on those that are decoded with it."""
+        return self.determinism == "sample"
+
+
+class BudgetConfig(Part):
+    """How candidates are spread over prompts, wave by wave."""
+
+    wave_size: int | None = Field(default=None, ge=1)
+    """Candidates that a prompt gets in one wave. Without it every prompt gets `sampling.num_candidates` at once; with
+    it, that is the most a prompt gets in a round."""
+    until_accepted: int = Field(default=1, ge=1)
+    """k: a prompt with so many accepted candidates gets no more, and its k lowest indices are kept."""
+    futile_below: float = Field(default=0.0, ge=0, lt=1)
+    """Give a prompt up when the chance that its pass rate can still bring k accepted candidates is below this, by the
+    Beta posterior over what was seen so far. 0 never gives up."""
+    allocation: Literal["uniform", "difficulty", "variance"] = "uniform"
+    """`difficulty` lets easy prompts keep fewer than k, in proportion to 1 - acceptance (DART-Math); `variance` gives a
+    wave to prompts in proportion to 1 / sqrt(acceptance), which keeps the gradient's variance small (GVM-RAFT)."""
+    skip_solved: bool = False
+    """Leave out prompts that already had k accepted candidates in an earlier round."""
+    max_candidates: int | None = Field(default=None, ge=1)
+    """Most candidates sampled for training over the whole run."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens sampled for training over the whole run; kept to by whole waves, of forecast length."""
