@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance import bind_rule, selecting
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.cluster import connect
 from rsft_cluster.collection.collect import collect
@@ -38,6 +38,7 @@ from rsft_cluster.runs import (
 )
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
+from rsft_cluster.waves import sample_in_waves
 
 EVALUATION = "evaluation"
 
@@ -144,8 +145,14 @@ def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
     """Sample, score and accept what a plan asks for; raises NothingAcceptedError when too little is kept."""
     acceptance = run.config.acceptance
     folder = run.round(plan.round)
+    how = selecting(run.config, plan.round)
     with reporter.stage(f"round {plan.round}: sample and score"):
-        manifest = _collect(run, folder, plan, acceptance, reporter)
+        if how.scope == "round" or run.config.budget.is_set:
+            manifest = sample_in_waves(
+                run, plan, how, lambda at, wave: _collect(run, at, wave, how, reporter, decides=False), reporter
+            )
+        else:
+            manifest = _collect(run, folder, plan, how, reporter)
     if manifest.totals.num_accepted < acceptance.min_accepted:
         told = ", ".join(f"{count} x {reason!r}" for reason, count in reasons(folder, manifest).most_common(5))
         raise NothingAcceptedError(
@@ -234,8 +241,9 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
         planned = run.keep(folder.plan, Plan, plan)
         with reporter.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
-            workers = run.config.evaluation.workers
-            manifest = _collect(run, folder, planned, AcceptanceConfig(dedupe=False), reporter, workers=workers)
+            acceptance = AcceptanceConfig(dedupe=False)
+            how = Selecting(bind_rule(acceptance), acceptance)
+            manifest = _collect(run, folder, planned, how, reporter, workers=run.config.evaluation.workers)
             return evaluate(folder, manifest, run.config.evaluation)
 
     return run.keep(folder.at("evaluation.json"), Evaluation, make)
@@ -245,10 +253,11 @@ def _collect(
     run: Run,
     folder: Folder,
     plan: Plan,
-    acceptance: AcceptanceConfig,
+    how: Selecting,
     reporter: Reporter,
     *,
     workers: int | None = None,
+    decides: bool = True,
 ) -> Manifest:
     sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
     spec = policy_spec(
@@ -266,8 +275,8 @@ def _collect(
         policy=spec,
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
-        how=Selecting(bind_rule(acceptance), acceptance),
-        decides=True,
+        how=how,
+        decides=decides,
         unit_timeout_s=sampling.unit_timeout_s,
     )
     return collect(work, sampling, run.config.cluster, reporter.collecting)

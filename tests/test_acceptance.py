@@ -350,6 +350,10 @@ def test_a_million_rows_are_decided_in_seconds() -> None:
             "num_tokens": np.full(num, 9, dtype=np.int32),
             "logprob": np.zeros(num),
             "target_logprob": np.zeros(num),
+            "survival": np.ones(num),
+            "decision": pa.nulls(num, pa.string()),
+            "attributes": pa.nulls(num, JUDGED.field("attributes").type),
+            "text": pa.nulls(num, pa.string()),
             "content": pa.array([f"{i:032x}" for i in rng.integers(0, 4, num).tolist()]),
             "u": rng.random(num),
         }

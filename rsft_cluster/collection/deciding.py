@@ -67,7 +67,7 @@ def attributes_of(prompts: pa.Table) -> Attributes:
 
 
 def judged_table(scores: pa.Table, attributes: Attributes, texts: Sequence[str] | None) -> pa.Table:
-    """Return the JUDGED rows of SCORE rows, in their order; texts only where completions are compared."""
+    """Return the JUDGED rows of SCORE rows, in their order; attributes and texts only where a decision needs them."""
     given = {
         "attributes": pa.array(
             [attributes[p] for p in scores.column("prompt_id").to_pylist()], JUDGED.field("attributes").type

@@ -98,6 +98,17 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _budget_fits(self) -> Self:
+        most = self.sampling.num_candidates
+        for name in ("wave_size", "until_accepted"):
+            asked = getattr(self.budget, name) if self.budget.wave_size is not None else None
+            if asked is not None and asked > most:
+                raise ValueError(
+                    f"budget.{name} is {asked}, but a prompt gets sampling.num_candidates = {most} at most"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sample_determinism_is_kept(self) -> Self:
         sampling, dtype = self.sampling, self.policy.dtype
         holds = dtype == "float32" and sampling.num_gpus == 0 and sampling.threads == 1
