@@ -65,7 +65,7 @@ def decide_waves(waves: Sequence[SealedWave], how: Selecting) -> tuple[pa.Table,
             scores, texts = store.read_table(one.scores, columns=NARROW), None
             if how.needs_text:
                 texts = store.read_table(one.candidates, columns=["text"]).column(0).to_pylist()
-            attributes = attributes_of(read_prompts_of(store, one.unit)) if how.fairness else {}
+            attributes = attributes_of(read_prompts_of(store, one.unit)) if how.fairness else None
             parts.append(scores)
             judged.append(judged_table(scores, attributes, texts))
     scores = pa.concat_tables(parts)
