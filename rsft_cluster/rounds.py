@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rsft_cluster.acceptance import bind_rule, selecting
+from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.cluster import connect
 from rsft_cluster.collection.collect import collect
@@ -74,6 +75,7 @@ def run_rounds(
 @contextmanager
 def opened(config: RunConfig, *, trust_remote_code: bool = False) -> Iterator[Run]:
     """Hold a config's run for the length of the block: store probed, lease held, fingerprint claimed."""
+    check_compatible(config)
     store = open_store(config)
     base = base_policy(config.policy)
     with hold(store) as lease:

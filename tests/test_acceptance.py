@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rsft_cluster.acceptance import DECIDED, bind_rule, decide
 from rsft_cluster.acceptance.base import JUDGED
-from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.acceptance.base import rule as declare
+from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import PluginError, SchemaError, StageError
 from rsft_cluster.keys import acceptance_uniform
@@ -47,7 +47,8 @@ def judged(*rows: dict) -> pa.Table:
         counts[prompt] = index + 1
         defaults = {
             "candidate_id": f"{prompt}-{index}", "prompt_id": prompt, "index": index, "score": 1.0, "passed": True,
-            "num_tokens": 3, "logprob": -1.0, "target_logprob": -1.0, "survival": 1.0, "content": f"{prompt}-{index}", "u": 0.5,
+            "num_tokens": 3, "logprob": -1.0, "target_logprob": -1.0, "survival": 1.0, "u": 0.5,
+            "content": f"{prompt}-{index}",
         }  # fmt: skip
         full.append({**defaults, **row})
     return pa.Table.from_pylist(full, schema=JUDGED)
