@@ -12,6 +12,7 @@ from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.inspection import Filter, inspect
 from rsft_cluster.lease import hold
 from rsft_cluster.plugins import bind
 from rsft_cluster.records import Manifest, Pass, Plan, PolicyRef
@@ -190,3 +191,16 @@ def test_a_damaged_wave_is_noticed(made, tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(Exception, match="parquet"):
         made(**UNTIL_TWO)
+
+
+def test_candidates_of_all_waves_are_shown_with_their_decisions(made, tmp_path) -> None:
+    store = Store(str(tmp_path / "runs" / "waves"))
+    with pytest.raises(Killed):
+        made(dies_after=1, **UNTIL_TWO)
+    early = list(inspect(store, 1, Filter()))
+    assert len(early) == 24
+    assert {r["state"] for r in early} == {"rejected"}
+    manifest = made(**UNTIL_TWO)
+    rows = list(inspect(store, 1, Filter()))
+    assert len(rows) == manifest.totals.num_candidates
+    assert sum(r["state"] == "accepted" for r in rows) == manifest.totals.num_accepted > 0

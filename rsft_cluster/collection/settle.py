@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from rsft_cluster.acceptance import Decided, decide, target_of
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.deciding import attributes_of, judged_table, with_decisions
-from rsft_cluster.collection.plan import Folder, read_prompts_of
+from rsft_cluster.collection.plan import Folder, read_prompts_of, settled_name
 from rsft_cluster.collection.seal import accepted_digest, sealed_units
 from rsft_cluster.collection.workers import accepted_table
 from rsft_cluster.records import FileRef, Manifest, Plan, PromptState, Totals, Unit
@@ -119,7 +119,7 @@ class _Settled:
 
 def _write(folder: Folder, wave: SealedWave, one: JudgedUnit, rows: pa.Table) -> _Settled:
     """Write a unit's decided scores and what it keeps."""
-    store, name = folder.store, f"{wave.plan.wave:04d}-{one.unit.unit}"
+    store, name = folder.store, settled_name(wave.plan, one.unit)
     scores, kept = with_decisions(store.read_table(one.scores), rows), ACCEPTED.empty_table()
     # Candidates are wide: those of a unit that keeps nothing are not read.
     if pc.any(scores.column("accepted")).as_py():
