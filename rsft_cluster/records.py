@@ -196,6 +196,8 @@ class Evaluation(Record):
     mean_tokens: float
     distinct_2: float
     """Distinct ÷ all token bigrams over the sampled completions."""
+    self_bleu: float
+    """Mean BLEU of a completion against the others of its prompt: 1 when all are the same."""
     entropy: float
     """Nats a token: minus the mean log-probability of sampled tokens under the policy."""
     num_errors: int
@@ -215,6 +217,8 @@ class Decision(Record):
     challenger_value: float
     difference_low: float
     difference_high: float
+    alarms: tuple[str, ...] = ()
+    """What the health monitors say of the challenger."""
 
 
 class Promotion(Record):
