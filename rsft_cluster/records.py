@@ -235,6 +235,17 @@ class Promotion(Record):
     """Fencing epoch of the lease under which the entry was written."""
 
 
+class AuditHead(Record):
+    """The end of a round's chain of audit lines: whoever has it can tell whether a line was changed, added or lost."""
+
+    round: int
+    num_lines: int
+    head: str
+    """Hash of the last line, which depends on all lines before it and on the round before."""
+    sealed_at: str
+    """UTC, ISO 8601."""
+
+
 class TrainingResult(Record):
     """What a training stage publishes beside the model: the model is whole once this stands."""
 

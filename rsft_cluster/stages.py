@@ -2,6 +2,7 @@
 
 from rsft_cluster.acceptance import bind_rule, selecting
 from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.audit.lines import head_of, head_path
 from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.seal import reasons
@@ -11,7 +12,7 @@ from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.evaluation import evaluate, evaluation_passes
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import folder_digest, policy_spec, verify
-from rsft_cluster.records import Evaluation, Manifest, Pass, Plan, PolicyRef, TrainingResult
+from rsft_cluster.records import AuditHead, Evaluation, Manifest, Pass, Plan, PolicyRef, TrainingResult
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.runs import Run
 from rsft_cluster.training.job import TrainingJob
@@ -54,6 +55,8 @@ def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
             )
         else:
             manifest = _collect(run, folder, plan, how, reporter)
+    if run.arm == "rounds":
+        run.keep(head_path(plan.round), AuditHead, lambda: head_of(run.store, plan.round))
     if manifest.totals.num_accepted < acceptance.min_accepted:
         told = ", ".join(f"{count} x {reason!r}" for reason, count in reasons(folder, manifest).most_common(5))
         raise NothingAcceptedError(

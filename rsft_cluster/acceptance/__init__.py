@@ -35,11 +35,17 @@ DECIDED = pa.schema(
         pa.field("acceptance_probability", pa.float64(), nullable=False),
         pa.field("repeat_of", pa.int32()),
         pa.field("rank", pa.int32()),
+        pa.field("cap", pa.int32()),
         pa.field("accepted", pa.bool_(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
 """What `decide` returns, one row a candidate."""
+
+
+DROPPED = "every candidate of its prompt passed"
+"""The reason of what `drop_all_passed` leaves out."""
+NO_CAP = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,14 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
     original = repeats(judged, drawn, how.acceptance)
     fresh = drawn & (original < 0)
     rank = rank_drawn(judged, fresh, how)
-    cap = np.full(len(rank), how.acceptance.max_per_prompt or len(rank) + 1)
+    cap = np.full(len(rank), how.acceptance.max_per_prompt or NO_CAP)
     cap = np.minimum(cap, wanted(judged, drawn, how.budget)) if how.budget else cap
     kept = fresh & (rank < cap)
     dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(kept), dtype=bool)
     reasons = _reasons(judged, probability, final, fair)
     reasons = pc.if_else(drawn & ~fresh, _repeat_reasons(original), reasons)
     reasons = pc.if_else(fresh & ~kept, _cap_reasons(cap), reasons)
-    reasons = pc.if_else(kept & dropped, "every candidate of its prompt passed", reasons)
+    reasons = pc.if_else(kept & dropped, DROPPED, reasons)
     kept &= ~dropped
     reasons = pc.if_else(kept, "kept", reasons)
     columns = [
@@ -123,6 +129,7 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
         pa.array(final),
         pa.array(original, mask=original < 0),
         pa.array(rank, mask=~fresh),
+        pa.array(cap, mask=cap == NO_CAP),
         pa.array(kept),
         reasons,
     ]
