@@ -86,7 +86,7 @@ class Judge:
 
 
 def combined(verdicts: Sequence[tuple[bool, float, float, bool]]) -> tuple[float, bool]:
-    """Return score and passed of (required, weight, score, passed) a constraint: the weighted mean, and all required."""
+    """Return score and passed, given (required, weight, score, passed) of each constraint."""
     passed = all(has_passed for required, _, _, has_passed in verdicts if required)
     total = sum(weight for _, weight, _, _ in verdicts)
     weighted = sum(weight * score for _, weight, score, _ in verdicts)

@@ -207,7 +207,7 @@ def test_leaving_repeats_out_keeps_each_with_the_chance_of_being_drawn_at_all(la
     target = lang.tilted(policy)
     kept = pool.grouped(size).kept("all_passed", dedupe=True)
     num_groups = NUM // size
-    for y, p in sorted(target.items(), key=lambda item: -item[1])[:12]:
+    for y in sorted(target, key=lambda y: -target[y])[:12]:
         chance = 1 - (1 - policy[y]) ** size
         assert kept.count(y) / num_groups == pytest.approx(
             chance, abs=4 * math.sqrt(chance * (1 - chance) / num_groups) + 1e-9

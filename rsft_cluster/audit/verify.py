@@ -65,9 +65,8 @@ def verify_run(store: Store) -> Verified:
             last, num_lines = line["hash"], num_lines + 1
         head = store.read_record(path, AuditHead)
         if (head.head, head.num_lines) != (last, num_lines):
-            found.add(
-                f"round {number}: {num_lines} lines end in {last[:12]}, sealed were {head.num_lines} in {head.head[:12]}"
-            )
+            sealed = f"sealed were {head.num_lines} in {head.head[:12]}"
+            found.add(f"round {number}: {num_lines} lines end in {last[:12]}, {sealed}")
         previous = head.head
         for problem in decided_otherwise(store, number):
             found.add(f"round {number}: {problem}")
