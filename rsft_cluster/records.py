@@ -235,6 +235,16 @@ class Promotion(Record):
     """Fencing epoch of the lease under which the entry was written."""
 
 
+class PilotChoice(Record):
+    """What a pilot chose for a round, and on what grounds."""
+
+    temperature: float
+    min_score: float | None
+    num_prompts: int
+    balance: tuple[tuple[float, float | None, float], ...]
+    """(temperature, min_score, balance score) of every combination that was tried."""
+
+
 class AuditHead(Record):
     """The end of a round's chain of audit lines: whoever has it can tell whether a line was changed, added or lost."""
 

@@ -1,5 +1,9 @@
 """The stages of a round, each resuming at its artefact: plan, sample and accept, train, evaluate."""
 
+from dataclasses import replace
+
+import pyarrow as pa
+
 from rsft_cluster.acceptance import bind_rule, selecting
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.audit.lines import head_of, head_path
@@ -7,14 +11,16 @@ from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import AcceptanceConfig
+from rsft_cluster.config import AcceptanceConfig, SamplingConfig
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.pilot import COLUMNS, choose
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import folder_digest, policy_spec, verify
-from rsft_cluster.records import AuditHead, Evaluation, Manifest, Pass, Plan, PolicyRef, TrainingResult
+from rsft_cluster.records import AuditHead, Evaluation, Manifest, Pass, PilotChoice, Plan, PolicyRef, TrainingResult
 from rsft_cluster.report.progress import Reporter
-from rsft_cluster.runs import Run
+from rsft_cluster.runs import Run, config_of_round, pilot_path
+from rsft_cluster.schemas import PROMPT
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 from rsft_cluster.waves import sample_in_waves
@@ -22,25 +28,64 @@ from rsft_cluster.waves import sample_in_waves
 EVALUATION = "evaluation"
 
 
+def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
+    """Return the run as its round is to be done: with the temperature and threshold that a pilot finds best."""
+    pilot, config = run.config.pilot, run.config
+    if pilot is None:
+        return run
+
+    stream = f"pilot-{number:04d}"
+
+    def judged(temperature: float) -> pa.Table:
+        folder = Folder(run.store, run.round(number).at("pilot", f"{temperature:g}"))
+        sampling = config.sampling.model_copy(update={"temperature": temperature})
+        plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, sampling, first_prompts, stream=stream))
+        manifest = _collect(run, folder, plan, selecting(config, number), reporter, decides=False)
+        return pa.concat_tables([run.store.read_table(ref, columns=list(COLUMNS)) for ref in manifest.scores])
+
+    first_prompts = run.round(number).at("pilot", "prompts.parquet")
+    if not run.store.exists(pilot_path(number)):
+        batches = run.store.first_rows(prompts, pilot.num_prompts)
+        run.store.write_batches(first_prompts, batches, PROMPT, rows=config.sampling.unit_size)
+        with reporter.stage(f"round {number}: pilot"):
+            choice = choose(pilot, {t: judged(t) for t in pilot.temperatures})
+        run.keep(pilot_path(number), PilotChoice, lambda: choice)
+        threshold = "" if choice.min_score is None else f", threshold {choice.min_score:g}"
+        reporter.note(f"round {number}: the pilot chose temperature {choice.temperature:g}{threshold}")
+    return replace(run, config=config_of_round(config, run.store, number))
+
+
 def plan_round(run: Run, number: int, prompts: str, policy: PolicyRef | None = None) -> Plan:
     """Return the plan of a round, for the incumbent or for the policy given."""
+    folder, sampling = run.round(number), run.config.sampling
+    stream = f"round-{number:04d}"
+    return run.keep(
+        folder.plan, Plan, lambda: _plan(run, folder, number, sampling, prompts, stream=stream, policy=policy)
+    )
 
-    def make() -> Plan:
-        chosen = policy or run.log.entries()[-1].policy
-        verify(chosen)
-        sampling = run.config.sampling
-        return write_plan(
-            run.round(number),
-            round_number=number,
-            stream=f"round-{number:04d}",
-            seed=run.config.seed,
-            policy=chosen,
-            passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
-            prompts=prompts,
-            fingerprint=run.fingerprint,
-        )
 
-    return run.keep(run.round(number).plan, Plan, make)
+def _plan(
+    run: Run,
+    folder: Folder,
+    number: int,
+    sampling: SamplingConfig,
+    prompts: str,
+    *,
+    stream: str,
+    policy: PolicyRef | None = None,
+) -> Plan:
+    chosen = policy or run.log.entries()[-1].policy
+    verify(chosen)
+    return write_plan(
+        folder,
+        round_number=number,
+        stream=stream,
+        seed=run.config.seed,
+        policy=chosen,
+        passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
+        prompts=prompts,
+        fingerprint=run.fingerprint,
+    )
 
 
 def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:

@@ -264,7 +264,7 @@ def test_a_schedule_moves_the_rules_parameters_from_round_to_round() -> None:
     assert [bind_rule(acceptance, n).params["min_score"] for n in (1, 2, 3)] == [0.2, 0.6, 0.6]
     with pytest.raises(ConfigError, match="min_scor"):
         check_compatible(run_config(acceptance={"rule": "threshold", "schedule": {"min_scor": [0.5]}}))
-    with pytest.raises(ConfigError, match="min_score is 1.5"):
+    with pytest.raises(ConfigError, match=r"min_score is 1\.5"):
         check_compatible(run_config(acceptance={"rule": "threshold", "schedule": {"min_score": [0.5, 1.5]}}))
 
 

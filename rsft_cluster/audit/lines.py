@@ -12,6 +12,7 @@ from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.inspection import Filter, inspect
 from rsft_cluster.records import AuditHead, Manifest, Plan
+from rsft_cluster.runs import config_of_round
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
 
@@ -23,9 +24,9 @@ COPIED = (
 """What a line takes over from candidate and score as it stands there."""
 
 
-def config_of(store: Store) -> RunConfig:
-    """Return the config that a run was begun with."""
-    return RunConfig.model_validate_json(store.read("config.json"))
+def config_of(store: Store, number: int) -> RunConfig:
+    """Return the config that a run was begun with, as a round has it."""
+    return config_of_round(RunConfig.model_validate_json(store.read("config.json")), store, number)
 
 
 def head_path(number: int) -> str:
@@ -64,7 +65,7 @@ def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
     if not store.exists(path):
         there = ", ".join(map(str, audited_rounds(store))) or "none"
         raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
-    config, manifest = config_of(store), store.read_record(path, Manifest)
+    config, manifest = config_of(store, number), store.read_record(path, Manifest)
     plan = store.read_record(f"rounds/{number:04d}/plan/plan.json", Plan)
     yield _facts(store.read("config.json"), manifest)
     decided_by = _decided_by(config, number)

@@ -98,7 +98,7 @@ def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
 
 def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     """Yield the candidates of a sealed round about which deciding again, on the whole round, says something else."""
-    how = selecting(config_of(store), number)
+    how = selecting(config_of(store, number), number)
     folder = Folder(store, f"rounds/{number:04d}")
     plan = store.read_record(folder.plan, Plan)
     chosen = store.read_record(folder.manifest, Manifest).chosen

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
 from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
-from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, SamplingConfig
+from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, PilotConfig, SamplingConfig
 from rsft_cluster.config.training import TrainingConfig
 
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -33,6 +33,7 @@ __all__ = [
     "FairnessConfig",
     "HealthConfig",
     "Part",
+    "PilotConfig",
     "Plugin",
     "PluginField",
     "PolicyConfig",
@@ -144,6 +145,7 @@ class RunConfig(Part):
     prompts: PromptsConfig
     sampling: SamplingConfig = SamplingConfig()
     budget: BudgetConfig = BudgetConfig()
+    pilot: PilotConfig | None = None
     scoring: ScoringConfig
     acceptance: AcceptanceConfig = AcceptanceConfig()
     fairness: FairnessConfig | None = None
@@ -166,6 +168,14 @@ class RunConfig(Part):
     def _sft_has_examples(self) -> Self:
         if "sft_only" in self.controls.arms and self.training.replay is None:
             raise ValueError("controls: sft_only learns from training.replay alone, and none is given")
+        return self
+
+    @model_validator(mode="after")
+    def _pilot_has_a_threshold(self) -> Self:
+        if self.pilot is not None and self.pilot.min_scores and self.acceptance.rule.use != "threshold":
+            raise ValueError(
+                "pilot.min_scores are thresholds of the acceptance rule `threshold`, and the rule is another"
+            )
         return self
 
     @model_validator(mode="after")
