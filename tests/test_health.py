@@ -68,7 +68,7 @@ def test_self_bleu_is_one_for_equal_completions_and_low_for_unlike_ones() -> Non
     unlike = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13, 14, 15]]
     near = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 9, 5]]
     assert self_bleu([same]) == pytest.approx(1.0)
-    assert self_bleu([unlike]) < 0.15
+    assert self_bleu([unlike]) < 0.2  # nothing in common, but for the smoothing
     assert self_bleu([unlike]) < self_bleu([near]) < 1.0
     assert self_bleu([[[1, 2]], []]) == 0.0
 
