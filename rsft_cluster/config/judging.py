@@ -34,14 +34,14 @@ class AcceptanceConfig(Part):
     rule: PluginField = Plugin(use="all_passed")
     """The acceptance rule."""
     max_per_prompt: int | None = Field(default=None, ge=1)
-    """Keep at most so many a prompt, by score and then by index."""
+    """Keep at most so many a prompt; which ones, says `prefer`."""
     dedupe: bool = True
     """Keep one of several candidates with the same token ids, the one with the lowest index."""
     near_duplicates: float | None = Field(default=None, gt=0, le=1)
     """Drop also a candidate whose text is at least so similar to one of a lower index (1 - edit distance / length)."""
-    prefer: Literal["score", "index", "diverse"] = "score"
-    """Which ones `max_per_prompt` keeps: the best scores, the lowest indices, or those farthest from each other by edit
-    distance. Only `index` leaves the rule's target as it is."""
+    prefer: Literal["index", "score", "diverse"] = "index"
+    """Which ones `max_per_prompt` keeps: the lowest indices, which leaves the rule's target as it is; the best scores,
+    ties by index; or, the best-scored first, those farthest from each other by edit distance."""
     drop_all_passed: bool = False
     """Keep nothing of a prompt whose candidates all passed: there is nothing left to learn from it."""
     schedule: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
