@@ -14,7 +14,7 @@ from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, Scorin
 from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
 from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, SamplingConfig
-from rsft_cluster.config.training import TrainingConfig
+from rsft_cluster.config.training import TrainingConfig, UnlearningConfig
 
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -22,7 +22,7 @@ __all__ = [
     "OPERATIONAL", "RUN_NAME", "AcceptanceConfig", "AdaptiveConfig", "BudgetConfig", "ClusterConfig", "Columns",
     "Constraint", "ConstraintField", "EvaluationConfig", "FairnessConfig", "Part", "Plugin", "PluginField",
     "PolicyConfig", "PromotionConfig", "PromptsConfig", "RunConfig", "SamplingConfig", "ScoringConfig",
-    "TrainingConfig", "flatten", "is_operational", "json_schema",
+    "TrainingConfig", "UnlearningConfig", "flatten", "is_operational", "json_schema",
 ]  # fmt: skip
 
 
