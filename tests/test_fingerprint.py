@@ -67,7 +67,8 @@ def another(key, value, folder):
         "cluster.address": "auto", "policy.revision": "abc", "prompts.system": "Be brief.", "prompts.columns.id": "id",
         "policy.adapter": "/adapter", "sampling.determinism": "none", "sampling.adaptive": {"kind": "soft"},
         "acceptance.near_duplicates": 0.5, "acceptance.prefer": "index", "acceptance.schedule": {"min_score": [0.1, 0.2]},
-        "training.rejection": {"weight": 0.2}, "training.unlikelihood": {}, "budget.allocation": "variance", "fairness": {
+        "training.rejection": {"weight": 0.2}, "training.unlikelihood": {}, "budget.allocation": "variance",
+        "fairness": {
             "protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"
         },
     }  # fmt: skip

@@ -22,7 +22,7 @@ class UnlearningConfig(Part):
     def _does_little(self) -> Self:
         if self.weight > MAX_UNLEARNING:
             raise ValueError(
-                f"weight {self.weight:g} is above {MAX_UNLEARNING:g}: what unlearning gains is small and had at 0.1, and "
+                f"weight {self.weight:g} is above {MAX_UNLEARNING:g}: what unlearning gains is small and had at 0.1; "
                 "larger weights were measured to slow learning or to make the policy collapse"
             )
         return self
@@ -111,7 +111,7 @@ class TrainingConfig(Part):
         for key, whose in (("kl_weight", "the policy of round 0"), ("ema_decay", "the mean of the weights")):
             if self.zero_stage == 3 and getattr(self, key):
                 raise ValueError(
-                    f"{key}: {whose} would lie whole on a worker, and zero_stage 3 is for models that do not fit there; "
+                    f"{key}: {whose} lies whole on a worker, and zero_stage 3 is for models that do not fit there; "
                     f"choose zero_stage 2, or {key}: 0"
                 )
         return self

@@ -14,8 +14,8 @@ the completion tokens of example i:
 - U, over the tokens with which rejected candidates went wrong: value_i = -log(1 - pi(token)), T_i = 1 (unlikelihood,
   Welleck et al. 2020);
 - KL, over the examples of the NLL: value_i = the sum over tokens of KL(pi || base) of the next token, over the whole
-  vocabulary. This direction is the penalty of the KL-regularised objective whose optimum acceptance samples from; summed
-  along completions of pi it is the KL of whole completions (chain rule), here along those that pi learns to make.
+  vocabulary. This direction is the penalty of the KL-regularised objective whose optimum acceptance samples from;
+  summed along completions of pi it is the KL of whole completions (chain rule), here along those that pi learns.
 
 The denominators are known before any forward pass, so workers and micro batches add up to exactly this.
 """

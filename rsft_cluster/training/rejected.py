@@ -95,7 +95,7 @@ def fatal_token(token_ids: Sequence[int], fatal_at: int, decode: Decode) -> int 
     upto = fatal_at + 1
     # A longer prefix agrees with the text wherever a shorter one does.
     sizes = range(1, len(token_ids) + 1)
-    return bisect_left(sizes, True, key=lambda size: decode(token_ids[:size])[:upto] == text[:upto])  # noqa: FBT003
+    return bisect_left(sizes, True, key=lambda size: decode(token_ids[:size])[:upto] == text[:upto])
 
 
 def _completing(prompt: TokenIds, completion: TokenIds, place: int, weight: float) -> Example:
