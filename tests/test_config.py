@@ -148,8 +148,8 @@ def test_no_bytes_lead_to_anything_but_a_config_or_a_config_error(write):
         (settings(training={"zero_stage": 4}), "training.zero_stage: expected 0, 1, 2 or 3, found 4"),
         (
             settings(training={"rejection": {"weight": 0.5}}),
-            "training.rejection: weight 0.5 is above 0.3: what unlearning gains is small and had at 0.1; larger weights "
-            "were measured to slow learning or to make the policy collapse",
+            "training.rejection: weight 0.5 is above 0.3: what unlearning gains is small and had at 0.1; larger "
+            "weights were measured to slow learning or to make the policy collapse",
         ),
         (
             settings(training={"zero_stage": 3, "kl_weight": 0.1}),

@@ -74,7 +74,7 @@ class TrainingConfig(Part):
     that the policy came with. Above 0 each worker also holds the policy of round 0."""
     neftune_alpha: float = Field(default=0.0, ge=0)
     """Noise on the embeddings of what is learned, uniform within alpha / sqrt(tokens x embedding size) (NEFTune, Jain
-    et al. 2023, where 5 is usual)."""
+    et al. 2023, where 5 is usual). A KL is that of the policy so disturbed."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """The trained policy is the mean of the weights after each step, one of n steps ago counting decay^n. 0 takes the
     last weights."""
