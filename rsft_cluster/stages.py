@@ -14,6 +14,7 @@ from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import AcceptanceConfig, SamplingConfig
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.pilot import COLUMNS, choose
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import folder_digest, policy_spec, verify
@@ -124,7 +125,12 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter)
     def make() -> TrainingResult:
         manifests = [run.store.read_record(run.round(r).manifest, Manifest) for r in accumulated(run, number)]
         accepted = tuple(run.store.uri_of(ref.path) for m in manifests for ref in m.accepted if ref.num_rows)
-        return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter)
+        judged = tuple(
+            (run.store.uri_of(candidates.path), run.store.uri_of(scores.path))
+            for m in manifests
+            for candidates, scores in zip(m.candidates, m.scores, strict=True)
+        )
+        return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter, judged)
 
     result = run.keep(run.round(number).at("training.json"), TrainingResult, make)
     # Checkpoints hold whole optimizer states, and are of no use once the model is published.
@@ -135,27 +141,40 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter)
 
 
 def train_policy(
-    run: Run, number: int, initial: PolicyRef, accepted: tuple[str, ...], reporter: Reporter
+    run: Run,
+    number: int,
+    initial: PolicyRef,
+    accepted: tuple[str, ...],
+    reporter: Reporter,
+    judged: tuple[tuple[str, str], ...] = (),
 ) -> TrainingResult:
-    """Fine-tune one policy on accepted samples and the replay file; the model lies in the round's folder."""
+    """Fine-tune one policy on accepted samples and the replay file; the model lies in the round's folder.
+
+    `judged` are the files of candidates and scores that a loss over rejected candidates reads.
+    """
     config, folder = run.config.training, run.round(number)
-    verify(initial)
-    spec = policy_spec(
-        initial,
-        run.config.policy,
-        trust_remote_code=run.trust_remote_code,
-        threads=config.threads,
-        gpu=config.num_gpus > 0,
-    )
+
+    def spec(policy: PolicyRef) -> PolicySpec:
+        verify(policy)
+        return policy_spec(
+            policy,
+            run.config.policy,
+            trust_remote_code=run.trust_remote_code,
+            threads=config.threads,
+            gpu=config.num_gpus > 0,
+        )
+
     job = TrainingJob(
         name=f"{run.arm.replace('/', '-')}-{number:04d}",
-        policy=spec,
+        policy=spec(initial),
         examples=accepted,
         replay=config.replay,
         config=config,
         seed=run.config.seed + number,
         output_uri=run.store.uri_of(folder.at("model")),
         storage_uri=run.store.uri_of(folder.at("training")),
+        judged=judged,
+        base=spec(run.base) if config.kl_weight else None,
     )
     run.store.delete_folder(folder.at("model"))
     with reporter.stage(f"round {number}: train"):

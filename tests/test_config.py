@@ -146,6 +146,16 @@ def test_no_bytes_lead_to_anything_but_a_config_or_a_config_error(write):
         (settings(training={"betas": [0.9]}), "training.betas.1: is missing"),
         (settings(training={"betas": [0.9, 0.9, 1]}), "training.betas: expected a list of 2, found [0.9, 0.9, 1]"),
         (settings(training={"zero_stage": 4}), "training.zero_stage: expected 0, 1, 2 or 3, found 4"),
+        (
+            settings(training={"rejection": {"weight": 0.5}}),
+            "training.rejection: weight 0.5 is above 0.3: what unlearning gains is small and had at 0.1; larger "
+            "weights were measured to slow learning or to make the policy collapse",
+        ),
+        (
+            settings(training={"zero_stage": 3, "kl_weight": 0.1}),
+            "training: kl_weight: the policy of round 0 lies whole on a worker, and zero_stage 3",
+        ),
+        (settings(training={"zero_stage": 3, "ema_decay": 0.9}), "training: ema_decay: the mean of the weights lies"),
         (settings(training={"learning_rate": "small"}), 'expected a number, found "small"'),
         (settings(acceptance={"dedupe": "yes"}), 'acceptance.dedupe: expected true or false, found "yes"'),
         (settings(policy__dtype="float16"), "policy.dtype: expected 'float32' or 'bfloat16', found \"float16\""),

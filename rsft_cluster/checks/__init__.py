@@ -138,8 +138,9 @@ def _describe(found: Findings, model: ModelFiles) -> None:
     if model.has_code:
         found.say("policy", "Python code comes with the model: read it, then give --trust-remote-code", warns=True)
     share = training.batch_size / (training.workers * training.micro_batch_size)
-    # Weights, gradients and AdamW's two moments, the moments and master weights in float32.
-    total = model.num_parameters * (2 * BYTES[policy.dtype] + (8 if policy.dtype == "float32" else 12))
+    # Weights, gradients and AdamW's two moments, the moments and master weights in float32; a base and a mean beside.
+    each = (3 if training.kl_weight else 2) * BYTES[policy.dtype] + (8 if policy.dtype == "float32" else 12)
+    total = model.num_parameters * (each + (4 if training.ema_decay else 0))
     sharded = total / training.workers if training.zero_stage == 3 else total
     found.say(
         "training",

@@ -14,7 +14,7 @@ from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, Scorin
 from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
 from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, PilotConfig, SamplingConfig
-from rsft_cluster.config.training import TrainingConfig
+from rsft_cluster.config.training import TrainingConfig, UnlearningConfig
 
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -43,6 +43,7 @@ __all__ = [
     "SamplingConfig",
     "ScoringConfig",
     "TrainingConfig",
+    "UnlearningConfig",
     "flatten",
     "is_operational",
     "json_schema",
