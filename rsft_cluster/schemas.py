@@ -41,6 +41,9 @@ PROMPT = _schema(
     ],
 )
 
+SWAP_GROUP = "swap_group"
+"""Attribute that prompts share which are the same but for protected values (fairness)."""
+
 CANDIDATE = _schema(
     "candidate",
     [
