@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rsft_cluster.acceptance import bind_rule
 from rsft_cluster.acceptance.selecting import Selecting
@@ -10,9 +11,9 @@ from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import AcceptanceConfig, RunConfig
+from rsft_cluster.config import AcceptanceConfig, FairnessConfig, RunConfig
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.evaluation import evaluate, evaluate_fairness, evaluation_passes
 from rsft_cluster.fingerprint import claim, fingerprint
 from rsft_cluster.lease import hold
 from rsft_cluster.plugins import bind
@@ -20,6 +21,7 @@ from rsft_cluster.policies import base_policy, folder_digest, policy_spec, verif
 from rsft_cluster.records import (
     Decision,
     Evaluation,
+    FairnessReport,
     Manifest,
     Pass,
     Plan,
@@ -215,7 +217,7 @@ def train_policy(
 
 def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, reporter: Reporter) -> Evaluation:
     """Answer the held-out prompts with a policy and return the figures."""
-    folder = run.evaluation(number)
+    folder, fairness = run.evaluation(number), run.config.fairness
 
     def plan() -> Plan:
         verify(policy)
@@ -234,8 +236,18 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
         planned = run.keep(folder.plan, Plan, plan)
         with reporter.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
-            workers = run.config.evaluation.workers
-            manifest = _collect(run, folder, planned, AcceptanceConfig(dedupe=False), reporter, workers=workers)
+            manifest = _collect(
+                run,
+                folder,
+                planned,
+                AcceptanceConfig(dedupe=False),
+                reporter,
+                workers=run.config.evaluation.workers,
+                fairness=fairness and fairness.observing(),
+            )
+            if fairness:
+                make_report = partial(evaluate_fairness, folder, planned, manifest, fairness)
+                run.keep(folder.at("fairness.json"), FairnessReport, make_report)
             return evaluate(folder, manifest, run.config.evaluation)
 
     return run.keep(folder.at("evaluation.json"), Evaluation, make)
@@ -249,6 +261,7 @@ def _collect(
     reporter: Reporter,
     *,
     workers: int | None = None,
+    fairness: FairnessConfig | None = None,
 ) -> Manifest:
     sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
     spec = policy_spec(
@@ -266,7 +279,7 @@ def _collect(
         policy=spec,
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
-        how=Selecting(bind_rule(acceptance), acceptance),
+        how=Selecting(bind_rule(acceptance), acceptance, fairness=fairness),
         decides=True,
         unit_timeout_s=sampling.unit_timeout_s,
     )
