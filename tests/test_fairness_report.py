@@ -1,5 +1,7 @@
 """Figures of fairness: what they are by hand, by another library, and how sure they are."""
 
+from io import StringIO
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -98,9 +100,8 @@ def test_a_flip_is_a_whole_tuple_that_is_not_decided_alike():
 
 
 def test_each_index_is_a_tuple_of_its_own():
-    people = [
-        (person(**c, swap_group="a"), ["yes", "no" if i == 2 else "yes"]) for i, c in enumerate(FAIR.combinations)
-    ]
+    second = ["yes", "yes", "no", "yes"]
+    people = [(person(**c, swap_group="a"), ["yes", d]) for c, d in zip(FAIR.combinations, second, strict=True)]
     found = decision_figures(*tables(people), FAIR)
     assert found.flip_rate is not None
     assert found.flip_rate.value == 0.5
@@ -136,10 +137,8 @@ def test_dependent_decisions_of_a_case_make_intervals_wider_not_narrower():
 def test_equal_decisions_give_an_equal_report_in_any_order_of_rows():
     prompts, scores = tables(HAND)
     order = np.random.default_rng(0).permutation(len(HAND))
-    found, again = (decision_figures(prompts, s, FAIR) for s in (scores, scores.take(order)))
-    assert found.model_dump(exclude={"attributes"}) != {}
-    assert found.attributes[0].groups[0].selection_rate.value == again.attributes[0].groups[0].selection_rate.value
-    assert decision_figures(prompts, scores, FAIR) == found
+    found = decision_figures(prompts, scores, FAIR)
+    assert decision_figures(prompts.take(order), scores.take(order[::-1]), FAIR) == found
 
 
 def test_greedy_and_sampled_decisions_are_told_apart_and_survive_json():
@@ -171,9 +170,7 @@ def test_fairlearn_says_the_same():
         rate = 0.2 + 0.4 * (merit == "yes") + 0.2 * (gender == "man") - 0.1 * (age == "old")
         people.append((person(gender, age, merit), ["yes" if d < rate else "no"]))
     found = decision_figures(*tables(people), FAIR)
-    truth, decided = (
-        [v == "yes" for v in values] for values in zip(*((p["merit"], d[0]) for p, d in people), strict=True)
-    )
+    truth, decided = [p["merit"] == "yes" for p, _ in people], [d == ["yes"] for _, d in people]
     for figures, names in zip(found.attributes, (("gender",), ("age",), ("gender", "age")), strict=True):
         features = [" ".join(p[n] for n in names) for p, _ in people]
         args = {"y_true": truth, "y_pred": decided, "sensitive_features": features}
@@ -190,7 +187,7 @@ def test_fairlearn_says_the_same():
 def test_the_table_names_groups_gaps_and_a_broken_four_fifths_rule():
     people = [(a, [d[0], *d]) for a, d in HAND]
     report = fairness_report(*tables(people), FAIR)
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120, record=True, file=StringIO())
     console.print(fairness_table(report, way="sampled", title="By gender and age"))
     text = console.export_text()
     for said in ("By gender and age", "gender=woman", "gap of gender x age", "below 4/5: 0.333", "1 undecided"):
