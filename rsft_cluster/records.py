@@ -205,6 +205,69 @@ class Evaluation(Record):
     """A row a prompt: what the promotion rule compares."""
 
 
+class Estimate(Record):
+    """A figure, and the 95 % percentile interval of its bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Gap(Record):
+    """How far a rate differs between two groups: the one where it is highest and the one where it is lowest."""
+
+    highest: str
+    lowest: str
+    difference: Estimate
+    """Of the two rates. The groups stay the same over the bootstrap, so the interval may reach below 0."""
+    ratio: Estimate | None
+    """Lowest ÷ highest; below 0.8 it breaks the four-fifths rule. None where the highest is 0."""
+
+
+class GroupFigures(Record):
+    """How a group fares; None where nobody of it is known to have that merit."""
+
+    group: str
+    num_decisions: int
+    selection_rate: Estimate | None
+    true_positive_rate: Estimate | None
+    """Of those who merit the positive decision, the share that got it."""
+    false_positive_rate: Estimate | None
+    """Of those who do not, the share that got it all the same."""
+
+
+class AttributeFigures(Record):
+    """How the values of one protected attribute fare, or all combinations of them; gaps are None with one group."""
+
+    attribute: str
+    groups: tuple[GroupFigures, ...]
+    selection: Gap | None
+    true_positives: Gap | None
+    false_positives: Gap | None
+
+
+class DecisionFigures(Record):
+    """What was decided, for whom, and how right it was."""
+
+    num_decisions: int
+    num_undecided: int
+    """Completions in which no decision was found: nobody is selected by them."""
+    selection_rate: Estimate
+    merit_accuracy: Estimate | None
+    """Share of decisions that are the merited ones; None where merit is not known."""
+    flip_rate: Estimate | None
+    """Share of swaps of one prompt that were not all decided alike; None without swaps."""
+    attributes: tuple[AttributeFigures, ...]
+
+
+class FairnessReport(Record):
+    """Decisions of a policy on held-out prompts by protected values."""
+
+    positive: str
+    greedy: DecisionFigures
+    sampled: DecisionFigures
+
+
 class Decision(Record):
     """Whether the challenger replaces the incumbent, and why."""
 

@@ -163,6 +163,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
                 config,
                 on_bad=lambda line: _append(bad, line),
                 quarantine=run.store.uri_of(quarantine),
+                fairness=run.config.fairness,
             )
             whole = hashlib.sha256()
             batches = _watched(intake, whole, held_out)

@@ -1,6 +1,7 @@
 """The stages of a round, each resuming at its artefact: plan, sample and accept, train, evaluate."""
 
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -13,12 +14,22 @@ from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import AcceptanceConfig, SamplingConfig
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.evaluation import evaluate, evaluate_fairness, evaluation_passes
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.pilot import COLUMNS, choose
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import folder_digest, policy_spec, verify
-from rsft_cluster.records import AuditHead, Evaluation, Manifest, Pass, PilotChoice, Plan, PolicyRef, TrainingResult
+from rsft_cluster.records import (
+    AuditHead,
+    Evaluation,
+    FairnessReport,
+    Manifest,
+    Pass,
+    PilotChoice,
+    Plan,
+    PolicyRef,
+    TrainingResult,
+)
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.runs import Run, config_of_round, pilot_path
 from rsft_cluster.schemas import PROMPT
@@ -194,7 +205,7 @@ def train_policy(
 
 def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, reporter: Reporter) -> Evaluation:
     """Answer the held-out prompts with a policy and return the figures."""
-    folder = run.evaluation(number)
+    folder, fairness = run.evaluation(number), run.config.fairness
 
     def plan() -> Plan:
         verify(policy)
@@ -214,8 +225,11 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
         with reporter.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
             acceptance = AcceptanceConfig(dedupe=False)
-            how = Selecting(bind_rule(acceptance), acceptance)
+            how = Selecting(bind_rule(acceptance), acceptance, fairness=fairness and fairness.observing())
             manifest = _collect(run, folder, planned, how, reporter, workers=run.config.evaluation.workers)
+            if fairness:
+                make_report = partial(evaluate_fairness, folder, planned, manifest, fairness)
+                run.keep(folder.at("fairness.json"), FairnessReport, make_report)
             return evaluate(folder, manifest, run.config.evaluation)
 
     return run.keep(folder.at("evaluation.json"), Evaluation, make)

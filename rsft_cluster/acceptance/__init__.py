@@ -103,9 +103,9 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
     probability, chosen = _probabilities(how.rule, judged)
     usable = _numpy(judged, "passed", is_valid=True)
     probability[~usable] = 0.0
-    fair = judge_fairness(judged, how.fairness)
-    final = np.clip(probability * fair.weights / _numpy(judged, "survival"), 0.0, 1.0)
-    final[fair.disagree] = 0.0
+    final = np.clip(probability / _numpy(judged, "survival"), 0.0, 1.0)
+    fair = judge_fairness(judged, final, how.fairness)
+    final = np.where(fair.objected, 0.0, final * fair.weights)
     drawn: Flags = _numpy(judged, "u") < final
     original = repeats(judged, drawn, how.acceptance)
     fresh = drawn & (original < 0)
@@ -187,7 +187,7 @@ def _reasons(
         " ",
     )
     reasons = pc.if_else(final > 0.0, drew, "the rule gives it probability 0")
-    reasons = pc.if_else(pa.array(fair.disagree), "decided otherwise under another protected value", reasons)
+    reasons = pc.coalesce(fair.objections, reasons)
     failed = pc.and_(pc.invert(judged.column("passed")), pa.array(probability == 0.0))
     return pc.if_else(judged.column("passed").is_null(), "error", pc.if_else(failed, "not passed", reasons))
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance import DROPPED
 from rsft_cluster.acceptance.base import JUDGED, Chosen
+from rsft_cluster.acceptance.fairness import NO_DECISION
 from rsft_cluster.errors import RsftError
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.plugins import Bound
@@ -62,8 +63,8 @@ def _probability(line: Line) -> list[str]:
         found.append(f"rule_probability is {rule} for what could not be judged")
     elif line["passed"] is not None and line["decided_by"]["scope"] == "candidate":
         found += _rule(line)
-    expected = min(1.0, max(0.0, rule * line["cell_weight"] / line["survival"]))
-    if line["swaps_agree"] is False:
+    expected = min(1.0, rule / line["survival"]) * line["cell_weight"]
+    if line["swaps_agree"] is False or line["reason"] == NO_DECISION:
         expected = 0.0
     if not math.isclose(line["acceptance_probability"], expected, abs_tol=TOLERANCE):
         found.append(f"acceptance_probability is {line['acceptance_probability']}, from the rest follows {expected}")

@@ -201,6 +201,28 @@ class RunConfig(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_of_cells_last(self) -> Self:
+        if self.fairness is None or self.fairness.cells == "none":
+            return self
+        acceptance, training = self.acceptance, self.training
+        needed = {
+            "acceptance.dedupe: false": not acceptance.dedupe,
+            "acceptance.near_duplicates: null": acceptance.near_duplicates is None,
+            "acceptance.max_per_prompt: null": acceptance.max_per_prompt is None,
+            "acceptance.drop_all_passed: false": not acceptance.drop_all_passed,
+            "budget.wave_size: null": self.budget.wave_size is None,
+            "training.per_prompt: false": not training.per_prompt,
+            "training.accumulate: false": not training.accumulate,
+        }
+        missing = [setting for setting, holds in needed.items() if not holds]
+        if missing:
+            raise ValueError(
+                f"fairness.cells: {self.fairness.cells} weighs candidates so that decisions become independent of "
+                f"protected values, and what thins them out or weighs them afterwards would undo it; set {missing}"
+            )
+        return self
+
 
 OPERATIONAL = frozenset(
     {

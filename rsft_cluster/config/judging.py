@@ -1,5 +1,7 @@
 """`scoring:`, `acceptance:` and `fairness:`: what is kept of the answers, and why."""
 
+import re
+from itertools import product
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -60,15 +62,46 @@ class FairnessConfig(Part):
     positive: str
     """The decision that is to the applicant's advantage."""
     counterfactual: bool = True
-    """Ask each prompt under every combination of protected values, and keep candidates of one index only if all
-    decisions agree. Prompts hold `{gender}` where the value stands."""
+    """Ask each prompt under every combination of protected values, and keep candidates of one index only if all of them
+    passed and all decisions agree. Prompts hold `{gender}` where the value stands."""
     cells: Literal["none", "demographic_parity", "equalised_odds"] = "none"
     """Weigh acceptance by cell of protected values so that decisions become independent of them, for equalised odds
     given the merit."""
     merit: str | None = None
-    """Attribute of the prompts with the right decision, where it is known: needed for equalised odds."""
+    """Attribute of the prompts with the right decision, where it is known: needed for equalised odds, otherwise only
+    reported on."""
     min_cell: int = Field(default=30, ge=1)
-    """Fewer candidates than this in a cell stop the round: weights of so few mean nothing."""
+    """Fewer candidates than this in a cell, of those that would be kept without weights, stop the round: weights of so
+    few mean nothing."""
+
+    @property
+    def combinations(self) -> tuple[dict[str, str], ...]:
+        """Every combination of protected values, in a fixed order."""
+        return tuple(dict(zip(self.protected, values, strict=True)) for values in product(*self.protected.values()))
+
+    @property
+    def num_swaps(self) -> int:
+        """How many prompts are made of one."""
+        return len(self.combinations) if self.counterfactual else 1
+
+    @property
+    def decides(self) -> bool:
+        """Whether acceptance depends on it; else decisions are only reported on."""
+        return self.counterfactual or self.cells != "none"
+
+    def observing(self) -> Self:
+        """Return the same without any effect on acceptance."""
+        return self.model_copy(update={"counterfactual": False, "cells": "none"})
+
+    @model_validator(mode="after")
+    def _decision_is_found(self) -> Self:
+        try:
+            num_groups = re.compile(self.decision).groups
+        except re.error as error:
+            raise ValueError(f"decision {self.decision!r} is no regular expression: {error}") from error
+        if not num_groups:
+            raise ValueError(f"decision {self.decision!r} has no group; put parentheses around the decision itself")
+        return self
 
     @model_validator(mode="after")
     def _values_differ(self) -> Self:

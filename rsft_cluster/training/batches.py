@@ -50,18 +50,20 @@ class Example:
 def load_examples(uris: Sequence[str], *, per_prompt: bool) -> list[Example]:
     """Read ACCEPTED files into examples, in an order that depends on their content alone.
 
-    A completion that a prompt got in several rounds counts once, as in the first of them. With `per_prompt`
-    each example is weighted by 1 / (examples of its prompt), on top of its row's weight.
+    A completion that a prompt got in several rounds counts as in the first of them; how often it counts there is the
+    acceptance's to say (`acceptance.dedupe`). With `per_prompt` each example is weighted by 1 / (examples of its
+    prompt), on top of its row's weight.
     """
     rows = [row for uri in uris for row in _accepted_rows(uri)]
     rows.sort(key=lambda r: (r["round"], r["candidate_id"]))
-    distinct: dict[tuple[str, bytes], dict[str, Any]] = {}
+    first_round: dict[tuple[str, bytes], int] = {}
     for row in rows:
-        distinct.setdefault((row["prompt_id"], row["token_ids"].tobytes()), row)
-    num_of = Counter(prompt for prompt, _ in distinct)
+        first_round.setdefault((row["prompt_id"], row["token_ids"].tobytes()), row["round"])
+    rows = [r for r in rows if r["round"] == first_round[r["prompt_id"], r["token_ids"].tobytes()]]
+    num_of = Counter(r["prompt_id"] for r in rows)
     return [
-        Example(r["prompt_token_ids"], r["token_ids"], r["weight"] / (num_of[prompt] if per_prompt else 1))
-        for (prompt, _), r in distinct.items()
+        Example(r["prompt_token_ids"], r["token_ids"], r["weight"] / (num_of[r["prompt_id"]] if per_prompt else 1))
+        for r in rows
     ]
 
 
