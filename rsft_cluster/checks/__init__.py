@@ -141,11 +141,11 @@ def _describe(found: Findings, model: ModelFiles) -> None:
     # Weights, gradients and AdamW's two moments, the moments and master weights in float32; a base and a mean beside.
     each = (3 if training.kl_weight else 2) * BYTES[policy.dtype] + (8 if policy.dtype == "float32" else 12)
     total = model.num_parameters * (each + (4 if training.ema_decay else 0))
-    sharded = total / training.workers if training.zero_stage == 3 else total
+    total /= training.workers if training.zero_stage == 3 else 1
     found.say(
         "training",
         f"{_count(training.workers, 'worker')}, {_count(max(1, round(share)), 'micro-batch', 'es')} a step, at least "
-        f"{_size(sharded)} a worker beside activations",
+        f"{_size(total)} a worker beside activations",
     )
 
 
