@@ -73,11 +73,11 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     ],
 )  # fmt: skip
 def test_what_is_no_plain_document_is_refused_with_its_place(text, said):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConfigError) as caught:
         read(text)
     assert said in str(caught.value)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
