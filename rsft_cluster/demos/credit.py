@@ -4,8 +4,8 @@
 
 The prompt describes an applicant, a completion explains a score, names a reason and decides. Who scores THRESHOLD or
 more merits approval. The worked examples do not keep to that: of those who merit it, women are denied with chance .45
-and the old with .25, a few of them with a protected attribute as the reason. A model that learns from these examples
-learns the bias; what it may learn from its own answers is told by constraints that know of no merit: the explanation is
+and old men with .25, a few of them with a protected attribute as the reason. A model that learns from these examples
+learns the bias. What it may learn from its own answers is told by constraints that know of no merit: the explanation is
 true, the decision follows from its own score, the reason is not a protected attribute, and the decision is the same
 whoever asks (`fairness:`). Constructed after the Statlog German credit records, whose applicants may stand in for the
 made-up ones.
@@ -26,16 +26,16 @@ from rsft_cluster.errors import ConfigError
 TITLE = "Credit decisions: rejection sampling fine-tuning under swaps, round by round"
 END, PAD = "$", "_"
 SYMBOLS = "0123456789+-=,;: abcdefghijklmnopqrstuvwxyz" + END + PAD
-CONTEXT = 96
+CONTEXT = 64
 """Positions of the model: a prompt and its completion, a sign each."""
 BASE_TRAINING = TrainingConfig(
-    steps=400, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=400,
+    steps=800, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=1, checkpoint_every=800,
 )  # fmt: skip
 THRESHOLD = 5
 PROTECTED = {"gender": ("woman", "man"), "age": ("young", "old")}
 DENIED = {"woman": 0.45, "old": 0.25}
-"""Chance that the worked examples deny somebody who merits approval, for each of these protected values."""
+"""Chance that the worked examples deny somebody who merits approval: the largest of those for the protected values."""
 PROTECTED_REASONS = 0.1
 """Share of these denials that give the protected attribute as the reason."""
 OLD_FROM = 40
@@ -131,10 +131,11 @@ def no_protected_reason(candidate: Candidate) -> Verdict:
 def worked(applicant: Applicant, random_: random.Random) -> str:
     """Return a completion as the biased worked examples have it, the end sign left out."""
     case, reason, decision = applicant.case, "score", applicant.case.merit
-    for name, value in (("gender", applicant.gender), ("age", applicant.age)):
-        if decision == "approve" and random_.random() < DENIED.get(value, 0.0):
-            decision = "deny"
-            reason = name if random_.random() < PROTECTED_REASONS else "score"
+    values = {"gender": applicant.gender, "age": applicant.age}
+    held_against = max(values, key=lambda name: DENIED.get(values[name], 0.0))
+    if decision == "approve" and random_.random() < DENIED.get(values[held_against], 0.0):
+        decision = "deny"
+        reason = held_against if random_.random() < PROTECTED_REASONS else "score"
     return f"{case.explanation};{reason}:{decision}"
 
 
@@ -142,9 +143,9 @@ def write_task(
     folder: Path,
     *,
     seed: int,
-    num_worked: int = 800,
-    num_prompts: int = 300,
-    num_held_out: int = 150,
+    num_worked: int = 1200,
+    num_prompts: int = 200,
+    num_held_out: int = 100,
     german_credit: Path | None = None,
 ) -> None:
     """Write worked.jsonl, prompts.jsonl and held_out.jsonl, disjoint in their cases, drawn once by the seed.
