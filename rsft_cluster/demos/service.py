@@ -1,7 +1,7 @@
 """Customer service in English and Chinese: the task, its constraints, and worked replies that make mistakes.
 
-    4821 shipped 3d ¥17|When will it arrive?>Hello! Order 4821 arrives in 3 days. Thank you!$
-    4821 shipped 3d ¥17|能取消吗？>您好！订单4821不能取消。谢谢！$
+    #482 shipped +3d ¥17|When will it arrive?>Hello! Order #482 arrives in 3 days. Thank you!$
+    #482 shipped +3d ¥17|能取消吗？>您好！订单#482不能取消。谢谢！$
 
 The prompt is an order's record (number, status, days to delivery, amount) and a request, up to the `>`. A good reply
 answers in the language of the request, opens and closes politely, copies the order number, states what the record
@@ -27,7 +27,7 @@ from rsft_cluster.constraints.base import Candidate, Verdict
 TITLE = "Customer service in two languages"
 STATUSES = ("pending", "packed", "shipped")
 MISTAKES = ("language", "opening", "number", "facts", "promise", "rambling", "closing")
-MISTAKE_RATE = 0.09
+MISTAKE_RATE = 0.11
 """Share of the worked replies that make each kind of mistake, independently of the others."""
 NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 4000, 800, 200
 
@@ -71,7 +71,7 @@ ENGLISH = Language(
         "cancelled": ("Please cancel it.", "Can I cancel?"),
     },
     openings=("Hello! ", "Hi! ", "Good day! "),
-    order="Order ",
+    order="Order #",
     statements={
         "status": " is {}.",
         "days": " arrives in {} days.",
@@ -93,7 +93,7 @@ CHINESE = Language(
         "cancelled": ("请取消订单。", "能取消吗？"),
     },
     openings=("您好！", "您好，", "你好！"),
-    order="订单",
+    order="订单#",
     statements={"status": "{}。", "days": "还需{}天。", "amount": "退款¥{}。", "cancelled": "{}取消。"},
     values={"pending": "待处理", "packed": "已打包", "shipped": "已发货", "yes": "已", "no": "不能"},
     promises=("保证！", "免费！"),
@@ -105,14 +105,14 @@ FORBIDDEN = re.compile("guarantee|free|promise|保证|免费|承诺", re.IGNOREC
 """What the policy lets nobody promise."""
 
 END, PAD = "$", "_"
-SYMBOLS = "".join(sorted(set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), "0123456789 d¥|>")) - set("{}"))) + END + PAD
+SYMBOLS = "".join(sorted(set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), "0123456789 #+d¥|>")) - set("{}"))) + END + PAD
 CONTEXT = 160
 BASE_TRAINING = TrainingConfig(
     steps=650, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
     weight_decay=0.01, workers=1, checkpoint_every=650,
 )  # fmt: skip
 
-_PROMPT = re.compile(r"(?P<number>\d{4}) (?P<status>\w+) (?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
+_PROMPT = re.compile(r"#(?P<number>\d{3}) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Case:
     def prompt(self, request: str) -> str:
         """Return the prompt: the record, then one of the language's requests for the fact."""
         order = self.order
-        return f"{order.number} {order.status} {order.days}d ¥{order.amount}|{request}>"
+        return f"#{order.number} {order.status} +{order.days}d ¥{order.amount}|{request}>"
 
 
 _REQUESTS = {
@@ -244,10 +244,13 @@ def reply(case: Case, rng: random.Random, mistakes: Collection[str] = ()) -> str
 
 
 def cases(rng: random.Random) -> Iterator[Case]:
-    """Yield cases about different orders, in a drawn sequence."""
-    for number in rng.sample(range(1000, 10000), 9000):
-        order = Order(str(number), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
-        yield Case(order, rng.choice(LANGUAGES), rng.choice(list(_VALUES)))
+    """Yield cases about different orders, without end."""
+    seen: set[Order] = set()
+    while True:
+        order = Order(str(rng.randrange(100, 1000)), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
+        if order not in seen:
+            seen.add(order)
+            yield Case(order, rng.choice(LANGUAGES), rng.choice(list(_VALUES)))
 
 
 def write_task(folder: Path, *, seed: int) -> None:
@@ -270,7 +273,7 @@ def _case(candidate: Candidate) -> Case:
     found = _PROMPT.fullmatch(candidate.prompt)
     if found is None or found["request"] not in _REQUESTS:
         raise ValueError(
-            f"{candidate.prompt!r} is no request; expected something like '4821 shipped 3d ¥17|When will it arrive?>'"
+            f"{candidate.prompt!r} is no request; expected something like '#482 shipped +3d ¥17|When will it arrive?>'"
         )
     language, fact = _REQUESTS[found["request"]]
     return Case(Order(found["number"], found["status"], found["days"], found["amount"]), language, fact)
