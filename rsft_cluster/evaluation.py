@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from rsft_cluster.collection.plan import Folder
 from rsft_cluster.config import EvaluationConfig, SamplingConfig
+from rsft_cluster.diversity import distinct_n, self_bleu
 from rsft_cluster.errors import StageError
 from rsft_cluster.records import Evaluation, Manifest, Pass
 from rsft_cluster.schemas import conform
@@ -30,6 +31,9 @@ PER_PROMPT = pa.schema(
     ]
 )
 """A row a prompt: what promotion rules compare. Candidates whose judgement is an error are left out of all counts."""
+
+MAX_COMPARED_PROMPTS = 100
+"""Prompts whose completions are compared with each other."""
 
 
 def evaluation_passes(config: EvaluationConfig, sampling: SamplingConfig) -> tuple[Pass, ...]:
@@ -69,6 +73,7 @@ def evaluate(folder: Folder, manifest: Manifest, config: EvaluationConfig) -> Ev
         mean_score=float(np.mean(_numbers(per_prompt, "mean_score"))),
         mean_tokens=float(np.mean([len(t) for t in sampled.column("token_ids")])),
         distinct_2=distinct_n(sampled.column("token_ids").to_pylist(), 2),
+        self_bleu=self_bleu(_groups(sampled)),
         entropy=_entropy(sampled),
         num_errors=manifest.totals.num_errors,
         per_prompt=folder.store.write_table(folder.at("per_prompt.parquet"), per_prompt, PER_PROMPT),
@@ -110,10 +115,13 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
     return 1.0 - comb(num_samples - num_passed, k) / comb(num_samples, k)
 
 
-def distinct_n(completions: list[list[int]], n: int) -> float:
-    """Return distinct ÷ all token n-grams over completions (Li et al. 2016); 0 when there are none."""
-    grams = [tuple(ids[i : i + n]) for ids in completions for i in range(len(ids) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
+def _groups(sampled: pa.Table) -> list[list[list[int]]]:
+    """Return the sampled completions of the first prompts, by prompt: self-BLEU is quadratic in a group."""
+    groups: dict[str, list[list[int]]] = {}
+    prompts, completions = (sampled.column(name).to_pylist() for name in ("prompt_id", "token_ids"))
+    for prompt, ids in zip(prompts, completions, strict=True):
+        groups.setdefault(prompt, []).append(ids)
+    return [groups[prompt] for prompt in sorted(groups)[:MAX_COMPARED_PROMPTS]]
 
 
 def _entropy(sampled: pa.Table) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from rsft_cluster.collection.plan import Folder, planned_units, read_prompts_of, survey
+from rsft_cluster.collection.plan import Folder, planned_units, read_prompts_of, settled_name, survey
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.records import Commit, Plan, Unit
+from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Unit
 from rsft_cluster.store import Store
 
 STATES = ("accepted", "rejected", "passed", "failed", "error", "quarantined")
@@ -44,9 +44,7 @@ def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = Fal
     with _undamaged(store, folder.plan):
         plan = store.read_record(folder.plan, Plan)
     constraints: set[str] = set()
-    for unit, path in _committed(folder, plan):
-        with _undamaged(store, path):
-            commit = store.read_record(path, Commit)
+    for unit, commit in _units(folder, plan):
         for row in _rows(store, unit, commit):
             constraints.update(v["constraint"] for v in row.get("verdicts", ()))
             if _matches(row, wanted):
@@ -63,6 +61,28 @@ def _missing(store: Store, number: int, *, evaluation: bool) -> str:
     return (
         f"{store.uri}: round {number} has no {what}; there {'are' if there else 'is'}: {', '.join(there) or 'nothing'}"
     )
+
+
+def _units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
+    """Yield what is committed, wave by wave where there are waves, with the decided scores where they are decided."""
+    store = folder.store
+    settled: dict[str, FileRef] = {}
+    parts = [Folder(store, path) for path in store.folders(folder.at("waves"))]
+    if parts and store.exists(folder.manifest):
+        with _undamaged(store, folder.manifest):
+            manifest = store.read_record(folder.manifest, Manifest)
+        settled = dict(zip(manifest.units, manifest.scores, strict=True))
+    for part in parts or [folder]:
+        if part is not folder:
+            if not store.exists(part.plan):
+                continue
+            with _undamaged(store, part.plan):
+                plan = store.read_record(part.plan, Plan)
+        for unit, path in _committed(part, plan):
+            with _undamaged(store, path):
+                commit = store.read_record(path, Commit)
+            scores = settled.get(settled_name(plan, unit), commit.scores)
+            yield unit, commit.model_copy(update={"scores": scores})
 
 
 def _committed(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, str]]:

@@ -77,6 +77,8 @@ class Plan(Record):
     num_prompts: int
     num_units: int
     fingerprint: str
+    wave: int = 0
+    """Number of the first pass, where a round samples in waves."""
 
 
 class Unit(Record):
@@ -127,6 +129,8 @@ class Totals(Record):
     num_prompts_accepted: int
     num_prompts_unaccepted: int
     num_prompts_quarantined: int
+    num_prompts_skipped: int = 0
+    """Not asked: solved in an earlier round, or left out when the run's budget was spent."""
     num_solved: int
     """Prompts with a passing candidate."""
     num_candidates: int
@@ -141,7 +145,8 @@ class Totals(Record):
     def violations(self) -> list[str]:
         """Return what is inconsistent, in words; empty when every prompt and candidate is accounted for."""
         found = []
-        states = self.num_prompts_accepted + self.num_prompts_unaccepted + self.num_prompts_quarantined
+        asked = self.num_prompts_accepted + self.num_prompts_unaccepted + self.num_prompts_quarantined
+        states = asked + self.num_prompts_skipped
         if states != self.num_prompts:
             found.append(f"{self.num_prompts} prompts planned, {states} accounted for")
         if self.num_decided != self.num_candidates:
@@ -170,6 +175,9 @@ class Manifest(Record):
     """What shapes the next-token distribution, in order; empty when the policy itself was sampled."""
     generator: str
     """What sampled, with its parameters."""
+    num_waves: int = 1
+    chosen: dict[str, float] = {}
+    """Numbers that the decision rests on and that were found by looking at the whole round, like beta."""
 
 
 class Evaluation(Record):
@@ -188,6 +196,8 @@ class Evaluation(Record):
     mean_tokens: float
     distinct_2: float
     """Distinct ÷ all token bigrams over the sampled completions."""
+    self_bleu: float
+    """Mean BLEU of a completion against the others of its prompt: 1 when all are the same."""
     entropy: float
     """Nats a token: minus the mean log-probability of sampled tokens under the policy."""
     num_errors: int
@@ -207,6 +217,8 @@ class Decision(Record):
     challenger_value: float
     difference_low: float
     difference_high: float
+    alarms: tuple[str, ...] = ()
+    """What the health monitors say of the challenger."""
 
 
 class Promotion(Record):

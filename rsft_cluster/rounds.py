@@ -3,43 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rsft_cluster.acceptance import bind_rule
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.cluster import connect
-from rsft_cluster.collection.collect import collect
-from rsft_cluster.collection.plan import Folder, write_plan
-from rsft_cluster.collection.seal import reasons
-from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import AcceptanceConfig, RunConfig
-from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.config import RunConfig
+from rsft_cluster.controls import run_controls
 from rsft_cluster.fingerprint import claim, fingerprint
+from rsft_cluster.health import alarms
 from rsft_cluster.lease import hold
 from rsft_cluster.plugins import bind
-from rsft_cluster.policies import base_policy, folder_digest, policy_spec, verify
-from rsft_cluster.records import (
-    Decision,
-    Evaluation,
-    Manifest,
-    Pass,
-    Plan,
-    PolicyRef,
-    TrainingResult,
-)
+from rsft_cluster.policies import base_policy
+from rsft_cluster.records import Decision, Evaluation, PolicyRef
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import RoundSummary
-from rsft_cluster.runs import (
-    Run,
-    open_store,
-    round_of,
-    summaries,
-    summary,
-    take_in,
-)
-from rsft_cluster.training.job import TrainingJob
-from rsft_cluster.training.trainer import fine_tune
-
-EVALUATION = "evaluation"
+from rsft_cluster.runs import Run, open_store, round_of, summaries, summary, take_in
+from rsft_cluster.stages import evaluate_policy, plan_round, sample_round, train_round
 
 
 def run_rounds(
@@ -67,12 +44,14 @@ def run_rounds(
                 stage = "promote" if summary(run.store, number).stage == "done" else until
                 if not run_round(run, number, train_path, held_out_path, reporter, until=stage):
                     break
+                run_controls(run, number, held_out_path, reporter)
         return summaries(run.store)
 
 
 @contextmanager
 def opened(config: RunConfig, *, trust_remote_code: bool = False) -> Iterator[Run]:
     """Hold a config's run for the length of the block: store probed, lease held, fingerprint claimed."""
+    check_compatible(config)
     store = open_store(config)
     base = base_policy(config.policy)
     with hold(store) as lease:
@@ -113,172 +92,29 @@ def run_round(
     if until == "evaluate":
         return False
     path = run.round(number).at("decision.json")
-    decision = run.keep(path, Decision, lambda: _decide(run, plan.policy, evaluation))
+    decision = run.keep(path, Decision, lambda: _decide(run, number, plan.policy, evaluation))
     _record(run, number, decision, challenger)
+    for alarm in decision.alarms:
+        reporter.note(f"round {number}: alarm: {alarm}")
     reporter.note(f"round {number}: {'promoted' if decision.promoted else 'kept the old policy'}: {decision.reason}")
     return True
 
 
-def plan_round(run: Run, number: int, prompts: str, policy: PolicyRef | None = None) -> Plan:
-    """Return the plan of a round, for the incumbent or for the policy given."""
-
-    def make() -> Plan:
-        chosen = policy or run.log.entries()[-1].policy
-        verify(chosen)
-        sampling = run.config.sampling
-        return write_plan(
-            run.round(number),
-            round_number=number,
-            stream=f"round-{number:04d}",
-            seed=run.config.seed,
-            policy=chosen,
-            passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
-            prompts=prompts,
-            fingerprint=run.fingerprint,
-        )
-
-    return run.keep(run.round(number).plan, Plan, make)
-
-
-def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
-    """Sample, score and accept what a plan asks for; raises NothingAcceptedError when too little is kept."""
-    acceptance = run.config.acceptance
-    folder = run.round(plan.round)
-    with reporter.stage(f"round {plan.round}: sample and score"):
-        manifest = _collect(run, folder, plan, acceptance, reporter)
-    if manifest.totals.num_accepted < acceptance.min_accepted:
-        told = ", ".join(f"{count} x {reason!r}" for reason, count in reasons(folder, manifest).most_common(5))
-        raise NothingAcceptedError(
-            f"round {plan.round}: {manifest.totals.num_accepted} of {manifest.totals.num_candidates} candidates were "
-            f"accepted, acceptance.min_accepted is {acceptance.min_accepted}; {plan.policy.name} stays. "
-            f"Why candidates were rejected: {told}"
-        )
-    return manifest
-
-
-def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter) -> TrainingResult:
-    """Fine-tune on what the rounds so far accepted, from the base or from the incumbent as configured."""
-    config = run.config.training
-
-    def make() -> TrainingResult:
-        rounds = range(1 if config.accumulate else number, number + 1)
-        manifests = [run.store.read_record(run.round(r).manifest, Manifest) for r in rounds]
-        accepted = tuple(run.store.uri_of(ref.path) for m in manifests for ref in m.accepted if ref.num_rows)
-        return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter)
-
-    result = run.keep(run.round(number).at("training.json"), TrainingResult, make)
-    # Checkpoints hold whole optimizer states, and are of no use once the model is published.
-    for folder in run.store.folders(run.round(number).at("training")):
-        for checkpoint in run.store.folders(folder):
-            run.store.delete_folder(checkpoint)
-    return result
-
-
-def train_policy(
-    run: Run, number: int, initial: PolicyRef, accepted: tuple[str, ...], reporter: Reporter
-) -> TrainingResult:
-    """Fine-tune one policy on accepted samples and the replay file; the model lies in the round's folder."""
-    config, folder = run.config.training, run.round(number)
-    verify(initial)
-    spec = policy_spec(
-        initial,
-        run.config.policy,
-        trust_remote_code=run.trust_remote_code,
-        threads=config.threads,
-        gpu=config.num_gpus > 0,
-    )
-    job = TrainingJob(
-        name=f"{run.arm.replace('/', '-')}-{number:04d}",
-        policy=spec,
-        examples=accepted,
-        replay=config.replay,
-        config=config,
-        seed=run.config.seed + number,
-        output_uri=run.store.uri_of(folder.at("model")),
-        storage_uri=run.store.uri_of(folder.at("training")),
-    )
-    run.store.delete_folder(folder.at("model"))
-    with reporter.stage(f"round {number}: train"):
-        outcome = fine_tune(job, reporter.training)
-        reporter.training(outcome.num_steps, outcome.num_steps, outcome.final_loss)
-    name = f"round-{number:04d}"
-    return TrainingResult(
-        policy=PolicyRef(name=name, uri=job.output_uri, digest=folder_digest(job.output_uri)),
-        started_from=initial.name,
-        num_examples=outcome.num_examples,
-        num_replayed=outcome.num_replayed,
-        num_steps=outcome.num_steps,
-        first_loss=outcome.first_loss,
-        final_loss=outcome.final_loss,
-    )
-
-
-def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, reporter: Reporter) -> Evaluation:
-    """Answer the held-out prompts with a policy and return the figures."""
-    folder = run.evaluation(number)
-
-    def plan() -> Plan:
-        verify(policy)
-        return write_plan(
-            folder,
-            round_number=number,
-            stream=EVALUATION,
-            seed=run.config.seed,
-            policy=policy,
-            prompts=held_out,
-            passes=evaluation_passes(run.config.evaluation, run.config.sampling),
-            fingerprint=run.fingerprint,
-        )
-
-    def make() -> Evaluation:
-        planned = run.keep(folder.plan, Plan, plan)
-        with reporter.stage(f"round {number}: evaluate"):
-            # Candidates of an evaluation are judged and never learned from, so duplicates stay.
-            workers = run.config.evaluation.workers
-            manifest = _collect(run, folder, planned, AcceptanceConfig(dedupe=False), reporter, workers=workers)
-            return evaluate(folder, manifest, run.config.evaluation)
-
-    return run.keep(folder.at("evaluation.json"), Evaluation, make)
-
-
-def _collect(
-    run: Run,
-    folder: Folder,
-    plan: Plan,
-    acceptance: AcceptanceConfig,
-    reporter: Reporter,
-    *,
-    workers: int | None = None,
-) -> Manifest:
-    sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
-    spec = policy_spec(
-        plan.policy,
-        run.config.policy,
-        trust_remote_code=run.trust_remote_code,
-        threads=sampling.threads,
-        gpu=sampling.num_gpus > 0,
-    )
-    work = Work(
-        store_uri=run.store.uri,
-        folder=folder.path,
-        session=run.lease.session,
-        plan=plan,
-        policy=spec,
-        generator=bind(sampling.generator, "generators", num_leading=1),
-        scoring=run.config.scoring,
-        how=Selecting(bind_rule(acceptance), acceptance),
-        decides=True,
-        unit_timeout_s=sampling.unit_timeout_s,
-    )
-    return collect(work, sampling, run.config.cluster, reporter.collecting)
-
-
-def _decide(run: Run, incumbent: PolicyRef, challenger: Evaluation) -> Decision:
-    path = run.evaluation(round_of(incumbent)).at("evaluation.json")
-    old = run.store.read_record(path, Evaluation)
-    rule = bind(run.config.promotion.rule, "promotion_rules", num_leading=2)
+def _decide(run: Run, number: int, incumbent: PolicyRef, challenger: Evaluation) -> Decision:
+    """Ask the promotion rule, then the health monitors, which may hold what it would promote."""
+    config = run.config.promotion
+    old = run.store.read_record(run.evaluation(round_of(incumbent)).at("evaluation.json"), Evaluation)
+    rule = bind(config.rule, "promotion_rules", num_leading=2)
     decision = rule(run.store.read_table(old.per_prompt), run.store.read_table(challenger.per_prompt))
-    return decision.model_copy(update={"incumbent": incumbent.name, "challenger": challenger.policy.name})
+    history = [run.store.read_record(run.evaluation(n).at("evaluation.json"), Evaluation) for n in range(number)]
+    found = alarms([*history, challenger], old, config.health)
+    holding = [alarm.says for alarm in found if alarm.name in config.health.hold_on]
+    changes: dict[str, object] = {"alarms": tuple(f"{alarm.name}: {alarm.says}" for alarm in found)}
+    if decision.promoted and holding:
+        reason = f"held, since {'; '.join(holding)} (the rule would promote: {decision.reason})"
+        changes |= {"promoted": False, "reason": reason}
+    names = {"incumbent": incumbent.name, "challenger": challenger.policy.name}
+    return decision.model_copy(update={**names, **changes})
 
 
 def _record(run: Run, number: int, decision: Decision, challenger: PolicyRef) -> None:

@@ -85,7 +85,16 @@ def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:
     else:
         made = (manifest, training, evaluation, decision)
         stage = next((name for name, record in zip(STAGES, made, strict=True) if record is None), "done")
-    return RoundSummary(number, manifest, training, evaluation, decision, stage)
+    return RoundSummary(number, manifest, training, evaluation, decision, _controls(store, number), stage)
+
+
+def _controls(store: Store, number: int) -> dict[str, Evaluation]:
+    found = {}
+    for arm in store.folders("controls"):
+        path = f"{arm}/{number:04d}/evaluation/evaluation.json"
+        if record := read_record(store, path, Evaluation):
+            found[arm.rpartition("/")[2]] = record
+    return found
 
 
 def summaries(store: Store) -> list[RoundSummary]:

@@ -55,13 +55,15 @@ class UnitSampler:
         """Answer every prompt by one pass; yield the units that are finished with it, which none is but by the last."""
         asked = answered.asked()
         prompts = [answered.prompts[position] for position in asked]
-        first = sum(earlier.num_candidates for earlier in self._plan.passes[:wave])
-        indices = range(first, first + way.num_candidates)
+        indices = answered.begin(way.num_candidates)
         is_last = wave + 1 == len(self._plan.passes)
         keys = [
-            [sampling_key(self._plan.seed, self._plan.stream, p.prompt_id, index) for index in indices] for p in prompts
+            [
+                sampling_key(self._plan.seed, self._plan.stream, answered.prompts[p].prompt_id, index)
+                for index in indices[p]
+            ]
+            for p in asked
         ]
-        answered.expect(way.num_candidates)
         finished = {unit for unit in range(answered.num_units) if is_last and answered.is_finished(unit)}
         yield from sorted(finished)
         for answer in self._generator.generate(prompts, decoding_of(way), keys):
@@ -69,11 +71,12 @@ class UnitSampler:
             unit = answered.unit_of[position]
             if isinstance(answer, Refusal):
                 answered.refuse(position, answer.reason)
-            elif answer.index not in range(way.num_candidates):
-                raise StageError(f"the generator answered with index {answer.index} of {way.num_candidates} candidates")
+            elif answer.index not in range(len(indices[position])):
+                wanted = len(indices[position])
+                raise StageError(f"the generator answered with index {answer.index} of {wanted} candidates")
             else:
-                index = first + answer.index
-                answered.add(position, index, self._row(answer, prompts, keys, wave, index))
+                index = indices[position][answer.index]
+                answered.add(position, index, self._row(answer, prompts, keys, self._plan.wave + wave, index))
             if is_last and answered.is_finished(unit) and unit not in finished:
                 finished.add(unit)
                 yield unit
@@ -117,14 +120,24 @@ class _Answered:
         self._rows: list[dict[int, dict[str, object]]] = [{} for _ in rows]
         """Of each prompt, by index."""
         self._refused: dict[int, str] = {}
-        self._num_expected = 0
+        self._asks = [(row.get("first_index", 0), row.get("num_candidates")) for _, row in rows]
+        self._expected = [0 for _ in rows]
         self._num_missing = [0] * len(units)
 
-    def expect(self, num_candidates: int) -> None:
-        """Wait for so many more candidates of every prompt that was not refused."""
-        self._num_expected += num_candidates
+    def begin(self, num_candidates: int) -> list[range]:
+        """Wait for another pass over every prompt that was not refused; return each prompt's indices in it.
+
+        A prompt that says itself how many candidates it is to get (schema ASKED) gets those.
+        """
+        indices = []
         for position, unit in enumerate(self.unit_of):
-            self._num_missing[unit] += 0 if position in self._refused else num_candidates
+            first, own = self._asks[position]
+            count = num_candidates if own is None else own
+            start = first + self._expected[position]
+            indices.append(range(start, start + count))
+            self._expected[position] += count
+            self._num_missing[unit] += 0 if position in self._refused else count
+        return indices
 
     def add(self, position: int, index: int, row: dict[str, object]) -> None:
         """Take a candidate. Raises StageError for one that is there already."""
@@ -140,7 +153,7 @@ class _Answered:
     def refuse(self, position: int, reason: str) -> None:
         """Take a refusal: nothing more is expected of this prompt."""
         if position not in self._refused:
-            self._num_missing[self.unit_of[position]] -= self._num_expected - len(self._rows[position])
+            self._num_missing[self.unit_of[position]] -= self._expected[position] - len(self._rows[position])
         self._refused[position] = reason
 
     def is_finished(self, unit: int) -> bool:
@@ -150,11 +163,13 @@ class _Answered:
     def check_complete(self) -> None:
         """Raise StageError when the generator left something out."""
         for position, rows in enumerate(self._rows):
-            missing = [] if position in self._refused else sorted(set(range(self._num_expected)) - rows.keys())
+            first = self._asks[position][0]
+            expected = range(first, first + self._expected[position])
+            missing = [] if position in self._refused else sorted(set(expected) - rows.keys())
             if missing:
+                num_expected = sum(n for p, n in enumerate(self._expected) if p not in self._refused)
                 raise StageError(
-                    f"the generator left out {sum(self._num_missing)} of "
-                    f"{self._num_expected * (len(self._rows) - len(self._refused))} candidates, "
+                    f"the generator left out {sum(self._num_missing)} of {num_expected} candidates, "
                     f"first index {missing[0]} of prompt {position}"
                 )
 

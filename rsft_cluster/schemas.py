@@ -41,6 +41,12 @@ PROMPT = _schema(
     ],
 )
 
+ASKED = _schema(
+    "asked",
+    [*PROMPT, _required("first_index", pa.int32()), _required("num_candidates", pa.int32())],
+)
+"""Prompts that a later wave asks again: which index its candidates begin at, and how many there are to be."""
+
 CANDIDATE = _schema(
     "candidate",
     [

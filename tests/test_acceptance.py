@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rsft_cluster.acceptance import DECIDED, bind_rule, decide
 from rsft_cluster.acceptance.base import JUDGED
-from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.acceptance.base import rule as declare
+from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import PluginError, SchemaError, StageError
 from rsft_cluster.keys import acceptance_uniform
@@ -47,7 +47,8 @@ def judged(*rows: dict) -> pa.Table:
         counts[prompt] = index + 1
         defaults = {
             "candidate_id": f"{prompt}-{index}", "prompt_id": prompt, "index": index, "score": 1.0, "passed": True,
-            "num_tokens": 3, "logprob": -1.0, "target_logprob": -1.0, "survival": 1.0, "content": f"{prompt}-{index}", "u": 0.5,
+            "num_tokens": 3, "logprob": -1.0, "target_logprob": -1.0, "survival": 1.0, "u": 0.5,
+            "content": f"{prompt}-{index}",
         }  # fmt: skip
         full.append({**defaults, **row})
     return pa.Table.from_pylist(full, schema=JUDGED)
@@ -350,6 +351,10 @@ def test_a_million_rows_are_decided_in_seconds() -> None:
             "num_tokens": np.full(num, 9, dtype=np.int32),
             "logprob": np.zeros(num),
             "target_logprob": np.zeros(num),
+            "survival": np.ones(num),
+            "decision": pa.nulls(num, pa.string()),
+            "attributes": pa.nulls(num, JUDGED.field("attributes").type),
+            "text": pa.nulls(num, pa.string()),
             "content": pa.array([f"{i:032x}" for i in rng.integers(0, 4, num).tolist()]),
             "u": rng.random(num),
         }

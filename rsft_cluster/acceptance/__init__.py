@@ -51,9 +51,15 @@ class Decided:
     chosen: Mapping[str, float] = field(default_factory=dict)
 
 
-def bind_rule(acceptance: config.AcceptanceConfig) -> Bound:
-    """Return the acceptance rule bound to its parameters; PluginError where it is none."""
-    bound = bind(acceptance.rule, "acceptance_rules", num_leading=1)
+def selecting(run: config.RunConfig, round_number: int) -> Selecting:
+    """Return how a round of a run decides."""
+    budget = run.budget if run.budget.wave_size else None
+    return Selecting(bind_rule(run.acceptance, round_number), run.acceptance, budget, run.fairness)
+
+
+def bind_rule(acceptance: config.AcceptanceConfig, round_number: int = 1) -> Bound:
+    """Return the acceptance rule bound to its parameters of a round; PluginError where it is none."""
+    bound = bind(scheduled(acceptance, round_number), "acceptance_rules", num_leading=1)
     attribute = bound.load()
     undeclared = [name for name in ("target", "scope") if not isinstance(getattr(attribute, name, None), str)]
     if undeclared:
@@ -62,6 +68,12 @@ def bind_rule(acceptance: config.AcceptanceConfig) -> Bound:
             'an acceptance rule is decorated with @rule(target="...") of rsft_cluster.acceptance.base'
         )
     return bound
+
+
+def scheduled(acceptance: config.AcceptanceConfig, round_number: int) -> config.Plugin:
+    """Return the rule with the parameters that the schedule gives it in a round, counted from 1."""
+    now = {name: values[min(round_number, len(values)) - 1] for name, values in acceptance.schedule.items()}
+    return acceptance.rule.model_copy(update={"params": {**acceptance.rule.params, **now}})
 
 
 def target_of(rule: Bound) -> str:

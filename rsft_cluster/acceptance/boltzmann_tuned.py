@@ -42,14 +42,17 @@ def boltzmann_tuned(
     excess = np.minimum(scores(judged).to_numpy(), cap) - cap
     if not keep.any():
         return Chosen(tilted(excess, keep))
-    groups = codes(judged, "prompt_id")[keep]
+    # In an order of their own, so that sums round alike however the rows stand.
+    groups, weights = codes(judged, "prompt_id")[keep], excess[keep]
+    order = np.lexsort((weights, groups)) if max_kl is not None else np.argsort(weights)
+    groups, weights = groups[order], weights[order]
     low, high = SMALLEST, LARGEST
     for _ in range(STEPS):
         middle = float(np.sqrt(low * high))
         if acceptance_rate is not None:
-            is_too_small = float(np.mean(np.exp(excess[keep] / middle))) < acceptance_rate
+            is_too_small = float(np.mean(np.exp(weights / middle))) < acceptance_rate
         else:
-            is_too_small = mean_kl(excess[keep] / middle, groups) > (max_kl or 0.0)
+            is_too_small = mean_kl(weights / middle, groups) > (max_kl or 0.0)
         low, high = (middle, high) if is_too_small else (low, middle)
     return Chosen(tilted(excess / high, keep), {"beta": high})
 
@@ -64,4 +67,4 @@ def mean_kl(log_weights: NDArray[np.float64], groups: NDArray[np.int64]) -> floa
     weights = np.exp(log_weights - top[group])
     share = weights / np.bincount(group, weights=weights)[group]
     terms = np.where(share > 0, share * np.log(np.maximum(share * size[group], 1e-300)), 0.0)
-    return float(np.mean(np.bincount(group, weights=terms)))
+    return float(np.mean(np.sort(np.bincount(group, weights=terms))))

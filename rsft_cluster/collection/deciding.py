@@ -66,13 +66,13 @@ def attributes_of(prompts: pa.Table) -> Attributes:
     return dict(zip(ids, attributes, strict=True))
 
 
-def judged_table(scores: pa.Table, attributes: Attributes, texts: Sequence[str] | None) -> pa.Table:
-    """Return the JUDGED rows of SCORE rows, in their order; texts only where completions are compared."""
+def judged_table(scores: pa.Table, attributes: Attributes | None, texts: Sequence[str] | None) -> pa.Table:
+    """Return the JUDGED rows of SCORE rows, in their order; attributes and texts only where a decision needs them."""
+    size, kind = scores.num_rows, JUDGED.field("attributes").type
+    of_each = [attributes[p] for p in scores.column("prompt_id").to_pylist()] if attributes is not None else None
     given = {
-        "attributes": pa.array(
-            [attributes[p] for p in scores.column("prompt_id").to_pylist()], JUDGED.field("attributes").type
-        ),
-        "text": pa.array(texts, pa.string()) if texts is not None else pa.nulls(scores.num_rows, pa.string()),
+        "attributes": pa.nulls(size, kind) if of_each is None else pa.array(of_each, kind),
+        "text": pa.nulls(size, pa.string()) if texts is None else pa.array(texts, pa.string()),
     }
     columns = [given[name] if name in given else scores.column(name) for name in JUDGED.names]
     return pa.table(columns, names=JUDGED.names).cast(JUDGED)
@@ -81,7 +81,8 @@ def judged_table(scores: pa.Table, attributes: Attributes, texts: Sequence[str] 
 def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, how: Selecting) -> pa.Table:
     """Return the SCORE rows of whole groups with their decisions."""
     texts = candidates.column("text").to_pylist() if how.needs_text else None
-    return with_decisions(scores, decide(judged_table(scores, attributes_of(prompts), texts), how).table)
+    attributes = attributes_of(prompts) if how.fairness else None
+    return with_decisions(scores, decide(judged_table(scores, attributes, texts), how).table)
 
 
 def with_decisions(scores: pa.Table, decided: pa.Table) -> pa.Table:

@@ -205,6 +205,11 @@ def quarantine(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
     folder.store.create(folder.at("commits", f"{unit.unit}.quarantine.json"), commit.to_json())
 
 
+def settled_name(plan: Plan, unit: Unit) -> str:
+    """Return how a manifest names a unit of a wave whose round was decided at its seal."""
+    return f"{plan.wave:04d}-{unit.unit}"
+
+
 def read_prompts_of(store: Store, unit: Unit) -> pa.Table:
     """Return the PROMPT rows of a unit."""
     return store.read_row_group(unit.path, unit.row_group).slice(unit.start, unit.num_prompts)

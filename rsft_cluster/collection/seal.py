@@ -4,12 +4,13 @@
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import pyarrow.compute as pc
 
 from rsft_cluster.collection.plan import Folder, planned_units, survey
 from rsft_cluster.errors import StageError, StoreError
-from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals
+from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.sampling import decoding_of
 from rsft_cluster.schemas import digest
 
@@ -20,13 +21,7 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
     Raises StageError where a unit is missing or the conservation law is violated, StoreError where a listed file is
     not there in full. The choice depends on the files alone, so everybody who seals writes the same.
     """
-    state = survey(folder)
-    commits: list[Commit] = []
-    for unit in planned_units(folder, plan):
-        for leaf in state.leaves(unit):
-            if leaf.unit not in state.commits:
-                raise StageError(f"{folder.store.uri_of(folder.path)}: unit {leaf.unit} has no commit; cannot seal")
-            commits.append(folder.store.read_record(state.commits[leaf.unit][0], Commit))
+    commits = [commit for _, commit in sealed_units(folder, plan)]
     for ref in _files(commits, "candidates") + _files(commits, "scores") + _files(commits, "accepted"):
         _check_there(folder, ref)
     totals = _totals(commits, plan)
@@ -42,11 +37,21 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
         scores=_files(commits, "scores"),
         accepted=_files(commits, "accepted"),
         totals=totals,
-        accepted_digest=_accepted_digest(folder, commits),
+        accepted_digest=accepted_digest(folder, _files(commits, "accepted")),
         content=digest([[c.unit, c.content] for c in commits]),
         processors=tuple(sorted({text for way in plan.passes for text in decoding_of(way).processors()})),
         generator=generator,
     )
+
+
+def sealed_units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
+    """Yield every unit of a plan, in order, with the commit that counts; StageError where one has none."""
+    state = survey(folder)
+    for planned in planned_units(folder, plan):
+        for unit in state.leaves(planned):
+            if unit.unit not in state.commits:
+                raise StageError(f"{folder.store.uri_of(folder.path)}: unit {unit.unit} has no commit; cannot seal")
+            yield unit, folder.store.read_record(state.commits[unit.unit][0], Commit)
 
 
 def reasons(folder: Folder, manifest: Manifest) -> Counter[str]:
@@ -90,8 +95,9 @@ def _totals(commits: list[Commit], plan: Plan) -> Totals:
     )
 
 
-def _accepted_digest(folder: Folder, commits: list[Commit]) -> str:
+def accepted_digest(folder: Folder, accepted: Sequence[FileRef]) -> str:
+    """Return a digest of the accepted candidates' ids, in whatever order they stand in the files."""
     ids: list[str] = []
-    for ref in _files(commits, "accepted"):
+    for ref in accepted:
         ids += folder.store.read_table(ref, columns=["candidate_id"]).column(0).to_pylist()
     return digest(sorted(ids))

@@ -6,9 +6,9 @@ config looks like; files are `config_file.py`, whether plug-ins exist `plugins.p
 """
 
 import json
-from typing import Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
 from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
@@ -19,10 +19,32 @@ from rsft_cluster.config.training import TrainingConfig
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 __all__ = [
-    "OPERATIONAL", "RUN_NAME", "AcceptanceConfig", "AdaptiveConfig", "BudgetConfig", "ClusterConfig", "Columns",
-    "Constraint", "ConstraintField", "EvaluationConfig", "FairnessConfig", "Part", "Plugin", "PluginField",
-    "PolicyConfig", "PromotionConfig", "PromptsConfig", "RunConfig", "SamplingConfig", "ScoringConfig",
-    "TrainingConfig", "flatten", "is_operational", "json_schema",
+    "OPERATIONAL",
+    "RUN_NAME",
+    "AcceptanceConfig",
+    "AdaptiveConfig",
+    "BudgetConfig",
+    "ClusterConfig",
+    "Columns",
+    "Constraint",
+    "ConstraintField",
+    "ControlsConfig",
+    "EvaluationConfig",
+    "FairnessConfig",
+    "HealthConfig",
+    "Part",
+    "Plugin",
+    "PluginField",
+    "PolicyConfig",
+    "PromotionConfig",
+    "PromptsConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "ScoringConfig",
+    "TrainingConfig",
+    "flatten",
+    "is_operational",
+    "json_schema",
 ]  # fmt: skip
 
 
@@ -47,11 +69,53 @@ class EvaluationConfig(Part):
         return self
 
 
+class HealthConfig(Part):
+    """When a challenger gives alarm."""
+
+    hold_on: tuple[Literal["collapse", "coverage", "length", "repetition"], ...] = ("collapse", "coverage")
+    """Alarms that keep the old policy, whatever the promotion rule says. The others are told alone."""
+    max_pass_at_k_drop: float = Field(default=0.05, ge=0, le=1)
+    """`coverage`: pass@k falls by more than this against the incumbent, though pass@1 does not."""
+    max_entropy_drop: float = Field(default=0.5, gt=0, le=1)
+    """`collapse`: entropy falls by more than this share of round 0's, and pass@k falls in two rounds running."""
+    max_length_change: float = Field(default=1.0, gt=0)
+    """`length`: answers are longer than round 0's by more than this share, or shorter by as much the other way."""
+    max_distinct_drop: float = Field(default=0.5, gt=0, le=1)
+    """`repetition`: distinct-2 falls by more than this share of round 0's."""
+
+
 class PromotionConfig(Part):
     """When the challenger replaces the incumbent."""
 
     rule: PluginField = Plugin(use="paired_bootstrap")
     """The promotion rule."""
+    health: HealthConfig = HealthConfig()
+    """Alarms, and which of them hold a promotion."""
+
+
+Arm = Literal["random", "sft_only"]
+
+
+def _arms(value: object) -> object:
+    """Take a list for the arms. Behind this the value is Python's and no longer JSON's: a list must be a tuple."""
+    given = {"arms": value} if isinstance(value, list) else value
+    if isinstance(given, dict) and isinstance(given.get("arms"), list):
+        return {**given, "arms": tuple(given["arms"])}
+    return given
+
+
+class ControlsConfig(Part):
+    """Arms that are trained beside the challenger, from the same policy in the same steps, and only compared."""
+
+    arms: tuple[Arm, ...] = ()
+    """`random` learns from as many candidates, drawn whatever their verdict; `sft_only` from the replay file alone."""
+    rounds: Literal["first", "all"] = "all"
+    """In which rounds."""
+
+
+ControlsField = Annotated[
+    ControlsConfig, BeforeValidator(_arms, json_schema_input_type=tuple[Arm, ...] | ControlsConfig)
+]
 
 
 class ClusterConfig(Part):
@@ -86,6 +150,7 @@ class RunConfig(Part):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig
     promotion: PromotionConfig = PromotionConfig()
+    controls: ControlsField = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
@@ -95,6 +160,23 @@ class RunConfig(Part):
                 "policy.adapter cannot be merged into weights that are loaded in shards; choose training.zero_stage 2, "
                 "or merge it into a model folder first"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sft_has_examples(self) -> Self:
+        if "sft_only" in self.controls.arms and self.training.replay is None:
+            raise ValueError("controls: sft_only learns from training.replay alone, and none is given")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_fits(self) -> Self:
+        most = self.sampling.num_candidates
+        for name in ("wave_size", "until_accepted"):
+            asked = getattr(self.budget, name) if self.budget.wave_size is not None else None
+            if asked is not None and asked > most:
+                raise ValueError(
+                    f"budget.{name} is {asked}, but a prompt gets sampling.num_candidates = {most} at most"
+                )
         return self
 
     @model_validator(mode="after")

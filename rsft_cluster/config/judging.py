@@ -1,6 +1,6 @@
 """`scoring:`, `acceptance:` and `fairness:`: what is kept of the answers, and why."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,7 +44,7 @@ class AcceptanceConfig(Part):
     distance. Only `index` leaves the rule's target as it is."""
     drop_all_passed: bool = False
     """Keep nothing of a prompt whose candidates all passed: there is nothing left to learn from it."""
-    schedule: dict[str, tuple[float, ...]] = {}
+    schedule: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
     """Parameters of the rule that change from round to round: a list each, whose last value holds on."""
     min_accepted: int = Field(default=1, ge=1)
     """Fewer accepted candidates than this in a round end the run with exit code 65."""

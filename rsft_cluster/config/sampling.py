@@ -96,3 +96,8 @@ class BudgetConfig(Part):
     """Most candidates sampled for training over the whole run."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Most tokens sampled for training over the whole run; kept to by whole waves, of forecast length."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether candidates are spread over prompts at all."""
+        return self.wave_size is not None or self.skip_solved or (self.max_candidates or self.max_tokens) is not None

@@ -1,162 +1,170 @@
-"""The embedded demo: `python -m rsft_cluster.demos jobs/configs/arithmetic.yaml`.
+"""The embedded demos: `python -m rsft_cluster.demos jobs/configs/arithmetic.yaml`, and credit, service and content.
 
-Makes the task, trains a tiny base model on 150 worked sums, lets a run improve it for three rounds, and puts two
-controls at equal steps beside the result: more of the same worked sums, and the same loop without rejection.
+Makes a task, trains a tiny base model on its worked examples, lets a run improve it for some rounds, and puts control
+arms beside the result: the same steps on random candidates, and on more of the worked examples. With `--variants` the
+demo's other ways of running are done as well, each a run of its own from the same base.
 """
 
 import argparse
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-
-from rich import box
-from rich.table import Table
+from typing import Protocol
 
 from rsft_cluster.cluster import connect
-from rsft_cluster.config import Plugin, RunConfig, TrainingConfig
+from rsft_cluster.config import RunConfig, TrainingConfig
 from rsft_cluster.config_file import load_config
+from rsft_cluster.controls import run_controls
 from rsft_cluster.demos import arithmetic
 from rsft_cluster.demos.tiny import write_untrained
-from rsft_cluster.errors import RsftError
+from rsft_cluster.errors import ConfigError, RsftError
 from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.records import Evaluation, TrainingResult
 from rsft_cluster.report import results
+from rsft_cluster.report.comparison import comparison_table
 from rsft_cluster.report.progress import Reporter, duration
-from rsft_cluster.report.tables import rounds_table
-from rsft_cluster.rounds import (
-    evaluate_policy,
-    opened,
-    plan_round,
-    run_round,
-    sample_round,
-    start,
-    train_policy,
-    train_round,
-)
-from rsft_cluster.runs import Run, summaries, take_in
+from rsft_cluster.report.tables import RoundSummary, rounds_table
+from rsft_cluster.rounds import opened, run_round, start
+from rsft_cluster.runs import open_store, summaries, take_in
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 
-BASE_TRAINING = TrainingConfig(
-    steps=300, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=300,
-)  # fmt: skip
-NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 150, 800, 300
+
+class Task(Protocol):
+    """What a module of this package says of its task."""
+
+    @property
+    def TITLE(self) -> str:
+        """How the demo is called."""
+        ...
+
+    @property
+    def SYMBOLS(self) -> str:
+        """The signs that texts consist of: one token each."""
+        ...
+
+    @property
+    def END(self) -> str:
+        """The sign that ends a completion."""
+        ...
+
+    @property
+    def PAD(self) -> str:
+        """The padding sign."""
+        ...
+
+    @property
+    def CONTEXT(self) -> int:
+        """Tokens that the model reads at most."""
+        ...
+
+    @property
+    def BASE_TRAINING(self) -> TrainingConfig:
+        """How the base learns the worked examples."""
+        ...
+
+    @property
+    def VARIANTS(self) -> dict[str, list[str]]:
+        """Other ways of running it: a name, and what it sets, as `--set` does."""
+        ...
+
+    def write_task(self, folder: Path, *, seed: int) -> None:
+        """Write worked.jsonl, prompts.jsonl and held_out.jsonl."""
+        ...
+
+
+TASKS: dict[str, Task] = {"arithmetic": arithmetic}
 
 
 def main() -> int:
-    """Run the demo and print its table; returns the exit code."""
+    """Run a demo and print its tables; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m rsft_cluster.demos", description=__doc__)
     parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as with `rsft run`")
+    parser.add_argument("--variants", action="store_true", help="do the demo's other ways of running as well")
     arguments = parser.parse_args()
-    began = time.monotonic()
     reporter = Reporter()
     try:
-        config = load_config(arguments.config)
-        with connect(config, concurrent_runs=2):
-            prepare(config, reporter)
-            controls = improve(config, reporter)
+        demo(arguments.config, arguments.set, reporter, variants=arguments.variants)
     except RsftError as error:
         reporter.console.print(f"error: {error}", style="red", highlight=False, markup=False)
         return error.exit_code
-    show(config, controls, began)
     return 0
 
 
-def prepare(config: RunConfig, reporter: Reporter) -> None:
+def demo(path: Path, given: list[str], reporter: Reporter, *, variants: bool) -> None:
+    """Prepare a demo, do its runs and print what came of them."""
+    began = time.monotonic()
+    config = load_config(path, given)
+    task = TASKS.get(config.run)
+    if task is None:
+        raise ConfigError(f"{path}: run is {config.run!r}; there are demos of {', '.join(TASKS)}")
+    others = {
+        name: load_config(path, [*given, *sets, f"run={config.run}-{number}"])
+        for number, (name, sets) in enumerate(task.VARIANTS.items() if variants else (), 1)
+    }
+    with connect(config, concurrent_runs=2):
+        prepare(task, config, reporter)
+        improve(config, reporter)
+        for name, other in others.items():
+            reporter.note(f"variant: {name}")
+            improve(other, reporter)
+    show(task, config, others)
+    results().print(f"{duration(time.monotonic() - began)} in all; kept in {config.store}/{config.run}")
+
+
+def prepare(task: Task, config: RunConfig, reporter: Reporter) -> None:
     """Write the task and train the base model, unless an earlier invocation did."""
     base = Path(config.policy.model)
-    task = Path(config.prompts.paths[0]).parent
     if (base / "config.json").exists():
         return
-    arithmetic.write_task(
-        task, seed=config.seed, num_worked=NUM_WORKED, num_prompts=NUM_PROMPTS, num_held_out=NUM_HELD_OUT
-    )
+    folder = Path(config.prompts.paths[0]).parent
+    task.write_task(folder, seed=config.seed)
     untrained = base.with_name("untrained")
-    write_untrained(untrained, arithmetic.SYMBOLS, end=arithmetic.END, pad=arithmetic.PAD, seed=config.seed)
-    with reporter.stage(f"base: learn {NUM_WORKED} sums"):
+    write_untrained(
+        untrained, task.SYMBOLS, end=task.END, pad=task.PAD, num_context_tokens=task.CONTEXT, seed=config.seed
+    )
+    with reporter.stage("base: learn worked examples"):
         outcome = fine_tune(
             TrainingJob(
-                name="base", policy=PolicySpec(str(untrained)), examples=(), replay=str(task / "worked.jsonl"),
-                config=BASE_TRAINING, seed=config.seed, output_uri=str(base),
+                name="base", policy=PolicySpec(str(untrained)), examples=(), replay=str(folder / "worked.jsonl"),
+                config=task.BASE_TRAINING, seed=config.seed, output_uri=str(base),
                 storage_uri=str(base.with_name("training")),
             )
         )  # fmt: skip
         reporter.training(outcome.num_steps, outcome.num_steps, outcome.final_loss)
 
 
-def improve(config: RunConfig, reporter: Reporter) -> dict[str, Evaluation]:
-    """Do all rounds, and both controls beside them; return the controls' evaluations.
+def improve(config: RunConfig, reporter: Reporter) -> None:
+    """Do all rounds, and the controls beside the rounds that follow.
 
     Beside, because stages of so small a model mostly wait for processes to start.
     """
+    silent = Reporter(quiet=True)
     with opened(config) as run, ThreadPoolExecutor(1) as beside:
         prompts, held_out = (intake.path for intake in take_in(run))
-        controls = beside.submit(train_controls, run, prompts, held_out)
         start(run, held_out, reporter)
+        controls = []
         for number in range(1, config.rounds + 1):
             run_round(run, number, prompts, held_out, reporter)
-        with reporter.stage("controls, at equal steps"):
-            return controls.result()
+            controls.append(beside.submit(run_controls, run, number, held_out, silent))
+        with reporter.stage("controls"):
+            for control in controls:
+                control.result()
 
 
-def train_controls(run: Run, prompts: str, held_out: str) -> dict[str, Evaluation]:
-    """Train and evaluate both controls."""
-    silent = Reporter(quiet=True)
-    return {
-        "SFT only": sft_only(run, held_out, silent),
-        "no rejection": without_rejection(run, prompts, held_out, silent),
-    }
+def show(task: Task, config: RunConfig, others: dict[str, RunConfig]) -> None:
+    """Print the rounds, the controls and the variants to stdout."""
+    console, rounds = results(), _rounds(config)
+    console.print(rounds_table(rounds, title=f"{task.TITLE}: round by round"))
+    if config.controls.arms:
+        console.print(comparison_table(rounds))
+    for name, other in others.items():
+        console.print(rounds_table(_rounds(other), title=f"Variant: {name}"))
 
 
-def sft_only(run: Run, held_out: str, reporter: Reporter) -> Evaluation:
-    """Train the base on the worked sums alone, for as many steps as all rounds together."""
-    arm = at_equal_steps(run, "sft_only")
-    record = arm.round(1).at("training.json")
-    trained = arm.keep(record, TrainingResult, lambda: train_policy(arm, 1, run.base, (), reporter))
-    return evaluate_policy(arm, 1, trained.policy, held_out, reporter)
-
-
-def without_rejection(run: Run, prompts: str, held_out: str, reporter: Reporter) -> Evaluation:
-    """Train the base on every candidate that it gives, right or wrong, for as many steps as all rounds together."""
-    acceptance = run.config.acceptance.model_copy(update={"rule": Plugin(use="everything")})
-    arm = at_equal_steps(run, "no_rejection", acceptance=acceptance)
-    sample_round(arm, plan_round(arm, 1, prompts, run.base), reporter)
-    policy = train_round(arm, 1, run.base, reporter).policy
-    return evaluate_policy(arm, 1, policy, held_out, reporter)
-
-
-def at_equal_steps(run: Run, name: str, **changes: object) -> Run:
-    """Return an arm of the run that takes in one round the steps of all the run's rounds."""
-    steps = (run.config.training.steps or 0) * run.config.rounds
-    training = run.config.training.model_copy(update={"steps": steps})
-    config = run.config.model_copy(update={"training": training, **changes})
-    return replace(run, config=config, arm=f"controls/{name}")
-
-
-def show(config: RunConfig, controls: dict[str, Evaluation], began: float) -> None:
-    """Print the rounds and the controls to stdout."""
-    console = results()
-    with opened(config) as run:
-        rounds = summaries(run.store)
-    console.print(rounds_table(rounds, title="Two-digit addition: rejection sampling fine-tuning, round by round"))
-    table = Table(
-        title="Controls, at equal steps",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("trained on")
-    for name in ("greedy", "pass@1", f"pass@{config.evaluation.num_samples}"):
-        table.add_column(name, justify="right")
-    last = next(r.evaluation for r in reversed(rounds) if r.evaluation)
-    for name, found in {"accepted samples": last, **controls}.items():
-        table.add_row(name, *(f"{v:.3f}" for v in (found.greedy_accuracy, found.pass_at_1, found.pass_at_k)))
-    console.print(table)
-    console.print(f"{duration(time.monotonic() - began)} in all; the run is kept in {config.store}/{config.run}")
+def _rounds(config: RunConfig) -> list[RoundSummary]:
+    return summaries(open_store(config))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,24 @@ import random
 import re
 from pathlib import Path
 
+from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 
+TITLE = "Two-digit addition"
 SYMBOLS = "0123456789+:=,>$_"
-END, PAD = "$", "_"
+END, PAD, CONTEXT = "$", "_", 64
+BASE_TRAINING = TrainingConfig(
+    steps=300, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=1, checkpoint_every=300,
+)  # fmt: skip
+SIZES = {"worked": 150, "prompts": 800, "held_out": 300}
+VARIANTS = {
+    "four candidates a prompt and round": [
+        "budget.wave_size=null",
+        "budget.skip_solved=false",
+        "sampling.num_candidates=4",
+    ]
+}
 _SUM = re.compile(r"(\d+)\+(\d+):")
 
 
@@ -43,14 +57,13 @@ def right_sum(candidate: Candidate) -> Verdict:
     return Verdict.of(False, f"answered {answer!r}; the sum is {int(asked[1]) + int(asked[2])}")
 
 
-def write_task(folder: Path, *, seed: int, num_worked: int, num_prompts: int, num_held_out: int) -> None:
+def write_task(folder: Path, *, seed: int) -> None:
     """Write worked.jsonl, prompts.jsonl and held_out.jsonl: disjoint problems, drawn once by the seed."""
     problems = [(a, b) for a in range(10, 100) for b in range(10, 100)]
     random.Random(seed).shuffle(problems)
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"worked": num_worked, "prompts": num_prompts, "held_out": num_held_out}
     first = 0
-    for name, size in sizes.items():
+    for name, size in SIZES.items():
         chosen = problems[first : first + size]
         first += size
         rows = [{"prompt": f"{a}+{b}:", "completion": worked(a, b), "sum": str(a + b)} for a, b in chosen]

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 
-def write_untrained(folder: Path, symbols: str, *, end: str, pad: str, seed: int) -> None:
+def write_untrained(folder: Path, symbols: str, *, end: str, pad: str, num_context_tokens: int, seed: int) -> None:
     """Write an untrained Llama of 0.1 M parameters whose tokens are the given signs."""
     signs = Tokenizer(models.WordLevel({s: i for i, s in enumerate(symbols)}, unk_token=pad))
     signs.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -22,7 +22,7 @@ def write_untrained(folder: Path, symbols: str, *, end: str, pad: str, seed: int
             intermediate_size=176,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=64,
+            max_position_embeddings=num_context_tokens,
             eos_token_id=symbols.index(end),
             pad_token_id=symbols.index(pad),
             bos_token_id=None,

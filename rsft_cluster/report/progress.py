@@ -45,8 +45,9 @@ class Progress:
                 f"{self.num_candidates / elapsed:,.0f} candidates/s",
                 f"{self.num_tokens / elapsed:,.0f} tokens/s",
                 f"passed {self.num_passed / self.num_candidates:.0%}",
-                f"accepted {self.num_accepted:,}",
             ]
+            # Where the round decides at its seal, nothing is accepted before.
+            parts += [f"accepted {self.num_accepted:,}"] if self.num_accepted else []
         if fresh and self.num_prompts_done < self.num_prompts:
             parts.append(f"{duration((self.num_prompts - self.num_prompts_done) * elapsed / fresh)} left")
         if self.failures:

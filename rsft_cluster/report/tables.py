@@ -1,7 +1,7 @@
 """Tables of a run: a row a round, from the records in the store."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich import box
 from rich.table import Table
@@ -18,6 +18,8 @@ class RoundSummary:
     training: TrainingResult | None = None
     evaluation: Evaluation | None = None
     decision: Decision | None = None
+    controls: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Control arms of the round by name, evaluated as the challenger was."""
     stage: str = "done"
     """The stage that is to be done next, or `done`."""
 
@@ -41,8 +43,14 @@ class RoundSummary:
             "mean_tokens": evaluation.mean_tokens if evaluation else None,
             "entropy": evaluation.entropy if evaluation else None,
             "distinct_2": evaluation.distinct_2 if evaluation else None,
+            "self_bleu": evaluation.self_bleu if evaluation else None,
             "promoted": self.decision.promoted if self.decision else None,
             "reason": self.decision.reason if self.decision else None,
+            "alarms": list(self.decision.alarms) if self.decision else None,
+            "controls": {name: found.pass_at_1 for name, found in self.controls.items()},
+            "num_waves": self.manifest.num_waves if self.manifest else None,
+            "target": self.manifest.rule if self.manifest else None,
+            "chosen": self.manifest.chosen if self.manifest else None,
             "accepted_digest": self.manifest.accepted_digest if self.manifest else None,
             "content": self.manifest.content if self.manifest else None,
         }

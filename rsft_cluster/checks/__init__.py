@@ -4,33 +4,23 @@ Binds every plug-in and tries the rules, looks at the model folder, reads the fi
 memory and disk. Loads no weights and imports no engine. All faults are found, not the first alone.
 """
 
-import inspect
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rsft_cluster.acceptance import bind_rule, decide, target_of
-from rsft_cluster.acceptance.base import JUDGED
-from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.config import AcceptanceConfig, Constraint, PolicyConfig, PromptsConfig, RunConfig
+from rsft_cluster.checks.findings import Finding, Findings
+from rsft_cluster.checks.plugins import bind_all, try_constraints
+from rsft_cluster.config import PolicyConfig, PromptsConfig, RunConfig
 from rsft_cluster.config_file import check_place
-from rsft_cluster.constraints.base import Candidate
-from rsft_cluster.errors import ConfigError, RsftError, StoreError
-from rsft_cluster.evaluation import PER_PROMPT
-from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.model_files import ModelFiles, check_template
 from rsft_cluster.needs import needs
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import base_policy, check_adapter, check_folder, is_folder
-from rsft_cluster.prompts import BadLine, read_prompts, to_messages
+from rsft_cluster.prompts import BadLine, read_prompts
 from rsft_cluster.schemas import digest
-from rsft_cluster.scoring import Judge
 from rsft_cluster.store import Store, open_uri
 
 PEEK = 1000
@@ -40,55 +30,10 @@ EARLY = 100
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the check's report."""
-
-    about: str
-    says: str
-    warns: bool = False
-
-
-@dataclass
-class _Check:
-    """What was found so far, and what is wrong."""
-
-    config: RunConfig
-    findings: list[Finding] = field(default_factory=list)
-    faults: list[RsftError] = field(default_factory=list)
-
-    @contextmanager
-    def of(self, key: str) -> Iterator[None]:
-        """Note a fault that the block meets, with the key that it is about."""
-        try:
-            yield
-        except RsftError as error:
-            self.faults.append(type(error)(_named(key, str(error))))
-
-    def say(self, about: str, says: str, *, warns: bool = False) -> None:
-        self.findings.append(Finding(about, says, warns))
-
-    def conclude(self) -> list[Finding]:
-        """Return the findings; raises the fault, or one error with all of them."""
-        if len(self.faults) > 1:
-            raise ConfigError("\n".join(map(str, self.faults)))
-        if self.faults:
-            raise self.faults[0]
-        return self.findings
-
-
-def _named(key: str, said: str) -> str:
-    """Return a message that begins with its key. Readers name `prompts` whichever of the two sections they read."""
-    part = key.rpartition(".")[2]
-    if said.startswith((f"{key}:", f"{key}.")):
-        return said
-    return key + said.removeprefix(part) if said.startswith(f"{part}.") else f"{key}: {said}"
-
-
 def check(config: RunConfig) -> list[Finding]:
     """Return what a run of this config will be like; raises ConfigError with every fault, or StoreError."""
-    found = _Check(config)
-    _plugins(found)
+    found = Findings(config)
+    bind_all(found)
     with found.of("store"):
         _store(config)
     model = None
@@ -104,7 +49,7 @@ def check(config: RunConfig) -> list[Finding]:
     with found.of("evaluation.prompts"):
         _overlap(rows.get("prompts", ()), rows.get("evaluation.prompts", ()))
     for first in (found_rows[0] for found_rows in rows.values()):
-        _try_constraints(found, first)
+        try_constraints(found, first)
     with found.of("training.replay"):
         _replay(config.training.replay)
     _budget(found)
@@ -114,78 +59,12 @@ def check(config: RunConfig) -> list[Finding]:
 
 def check_plugins(config: RunConfig) -> None:
     """Raise ConfigError unless every plug-in is there and takes its parameters."""
-    found = _Check(config)
-    _plugins(found)
+    found = Findings(config)
+    bind_all(found)
     for name, prompts in (("prompts", config.prompts), ("evaluation.prompts", config.evaluation.prompts)):
         with found.of(f"{name}.source"):
             bind(prompts.source, "prompt_sources", num_leading=2)
     found.conclude()
-
-
-def _plugins(found: _Check) -> None:
-    config = found.config
-    with found.of("sampling.generator"):
-        generator = bind(config.sampling.generator, "generators", num_leading=1)
-        if config.sampling.generator.use == "scripted":
-            generator(PolicySpec(os.devnull))  # its parameters are meant, not the model
-    for i, constraint in enumerate(config.scoring.constraints):
-        with found.of(f"scoring.constraints.{i}"):
-            Judge([constraint])
-    with found.of("acceptance.rule"):
-        rule = bind_rule(config.acceptance)
-        with _trying(config.acceptance.rule.use):
-            decide(_made_up_candidates(), Selecting(rule, AcceptanceConfig(dedupe=False)))
-        found.say("acceptance", f"targets {target_of(rule)}")
-    with found.of("promotion.rule"):
-        promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
-        with _trying(config.promotion.rule.use):
-            promote(_made_up_results(0), _made_up_results(1))
-
-
-@contextmanager
-def _trying(use: str) -> Iterator[None]:
-    """Turn whatever a rule raises on made-up rows into a ConfigError: its parameters are wrong, or it is."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:  # a plug-in may raise anything
-        raise ConfigError(f"{use} fails on a few made-up rows: {type(error).__name__}: {error}") from error
-
-
-def _made_up_candidates() -> pa.Table:
-    rows = [
-        {
-            "candidate_id": f"c{i}",
-            "prompt_id": f"p{i // 2}",
-            "index": i % 2,
-            "score": score,
-            "passed": None if score is None else score == 1.0,
-            "num_tokens": 3,
-            "logprob": -3.0,
-            "target_logprob": -3.0,
-            "survival": 1.0,
-            "content": f"t{i}",
-            "u": 0.5,
-        }
-        for i, score in enumerate((1.0, 0.5, 1.0, None))
-    ]
-    return pa.Table.from_pylist(rows, schema=JUDGED)
-
-
-def _made_up_results(shift: int) -> pa.Table:
-    rows = [
-        {
-            "prompt_id": f"p{i}",
-            "greedy_passed": bool((i + shift) % 2),
-            "num_samples": 4,
-            "num_passed": i,
-            "pass_rate": i / 4,
-            "mean_score": i / 4,
-        }
-        for i in range(4)
-    ]
-    return pa.Table.from_pylist(rows, schema=PER_PROMPT)
 
 
 def _store(config: RunConfig) -> None:
@@ -201,7 +80,7 @@ def _store(config: RunConfig) -> None:
         ) from error
 
 
-def _policy_settings(found: _Check) -> None:
+def _policy_settings(found: Findings) -> None:
     config, policy = found.config, found.config.policy
     if policy.chat_template:
         with found.of("policy.chat_template"):
@@ -214,7 +93,7 @@ def _policy_settings(found: _Check) -> None:
             )
 
 
-def _model(found: _Check) -> ModelFiles | None:
+def _model(found: Findings) -> ModelFiles | None:
     """Look at the model; return its files where they are here."""
     policy = found.config.policy
     if not is_folder(policy.model):
@@ -247,7 +126,7 @@ def _ask_hub(policy: PolicyConfig) -> None:
         ) from error
 
 
-def _describe(found: _Check, model: ModelFiles) -> None:
+def _describe(found: Findings, model: ModelFiles) -> None:
     policy, training = found.config.policy, found.config.training
     weights = model.num_parameters * BYTES[policy.dtype]
     context = model.num_context_tokens
@@ -269,7 +148,7 @@ def _describe(found: _Check, model: ModelFiles) -> None:
     )
 
 
-def _prompts(found: _Check, name: str, prompts: PromptsConfig, model: ModelFiles | None) -> list[dict[str, Any]]:
+def _prompts(found: Findings, name: str, prompts: PromptsConfig, model: ModelFiles | None) -> list[dict[str, Any]]:
     """Look at the first prompts of a source and return them."""
     config = found.config
     rows, num_bad = _peek(prompts)
@@ -311,7 +190,7 @@ def _tokens(texts: Sequence[str], model: ModelFiles | None) -> list[int] | None:
     return [len(e.ids) for e in model.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def _long_prompts(found: _Check, name: str, counts: Sequence[int], context: int | None) -> None:
+def _long_prompts(found: Findings, name: str, counts: Sequence[int], context: int | None) -> None:
     """Say which prompts do not fit: a lower bound, since what a chat template adds is not counted."""
     room = found.config.sampling.max_tokens
     num_long = sum(count + room > context for count in counts) if context is not None and room < context else 0
@@ -333,41 +212,6 @@ def _overlap(rows: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]])
             )
 
 
-def _try_constraints(found: _Check, row: dict[str, Any]) -> None:
-    """Let constraints judge the reference of a prompt; those that may load a model at their first call are left."""
-    candidate = Candidate(
-        completion=row["reference"] or "I do not know.",
-        messages=to_messages(row["messages"]),
-        reference=row["reference"],
-        attributes=dict(row["attributes"]),
-        num_tokens=3,
-        prompt_id=row["prompt_id"],
-    )
-    place = f"{row['source']['file']}:{row['source']['line']}"
-    for i, constraint in enumerate(found.config.scoring.constraints):
-        key = f"scoring.constraints.{i}"
-        try:
-            is_ours, judge = _judge(constraint)
-        except RsftError:
-            continue  # told already
-        errors = judge.judge([candidate])[0].errors if judge else []
-        if not errors:
-            continue
-        said = f"{constraint.use} cannot judge an answer to {place}: {errors[0][1].strip().splitlines()[-1]}"
-        said += "" if row["reference"] is not None else "; `columns.reference` of these prompts names the right answers"
-        if is_ours:
-            with found.of(key):
-                raise ConfigError(said)
-        # Somebody's own constraint may need what only the cluster has.
-        found.say(key, said, warns=True)
-
-
-def _judge(constraint: Constraint) -> tuple[bool, Judge | None]:
-    attribute = bind(constraint, "constraints", num_leading=1).load()
-    is_ours = attribute.__module__.startswith("rsft_cluster.constraints.")
-    return is_ours, Judge([constraint]) if is_ours or not inspect.isclass(attribute) else None
-
-
 def _replay(path: str | None) -> None:
     if path is None:
         return
@@ -376,7 +220,7 @@ def _replay(path: str | None) -> None:
         raise ConfigError(f"{path}: there is no such file")
 
 
-def _budget(found: _Check) -> None:
+def _budget(found: Findings) -> None:
     sampling, evaluation = found.config.sampling, found.config.evaluation
     found.say(
         "a round",

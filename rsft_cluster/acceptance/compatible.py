@@ -1,0 +1,31 @@
+"""Which settings go together: what would make a rule miss its target is refused before anything is sampled."""
+
+from rsft_cluster import config
+from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.errors import ConfigError
+
+
+def check_compatible(run: config.RunConfig) -> None:
+    """Raise ConfigError where the acceptance rule cannot be used on what the run samples, naming why."""
+    for number in range(1, max([len(v) for v in run.acceptance.schedule.values()], default=1) + 1):
+        bind_rule(run.acceptance, number)
+    rule = bind_rule(run.acceptance).load()
+    name = run.acceptance.rule.use
+    if why := rule.suits(run.sampling):
+        raise ConfigError(f"acceptance.rule: {name} cannot be used here: {why}")
+    if run.budget.wave_size is not None:
+        _check_waves(run, name, rule.scope)
+
+
+def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
+    """Refuse what waves would bias: a prompt's candidates end where enough were accepted, which is no fixed group."""
+    ends = "with budget.wave_size, how many candidates a prompt has depends on what was accepted"
+    if scope != "candidate":
+        raise ConfigError(
+            f"acceptance.rule: {name} looks at the whole {scope}; {ends}, and the rule would be biased. Use a rule "
+            "that decides each candidate alone (all_passed, threshold, boltzmann, off_policy), or no waves"
+        )
+    if run.acceptance.drop_all_passed:
+        raise ConfigError(f"acceptance.drop_all_passed: {ends}, so prompts solved at once would be dropped as too easy")
+    if run.fairness is not None:
+        raise ConfigError(f"fairness: {ends}; groups and cells need all candidates of the round. Leave waves out")

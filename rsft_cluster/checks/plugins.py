@@ -1,0 +1,126 @@
+"""Every plug-in of a config, bound and tried on made-up rows; constraints on the reference of a real prompt."""
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from rsft_cluster.acceptance import bind_rule, decide, target_of
+from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.acceptance.compatible import check_compatible
+from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.checks.findings import Findings
+from rsft_cluster.config import AcceptanceConfig, Constraint
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.errors import ConfigError, RsftError
+from rsft_cluster.evaluation import PER_PROMPT
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.plugins import bind
+from rsft_cluster.prompts import to_messages
+from rsft_cluster.scoring import Judge
+
+
+def bind_all(found: Findings) -> None:
+    """Bind every plug-in but the prompt sources, and try the rules."""
+    config = found.config
+    with found.of("sampling.generator"):
+        generator = bind(config.sampling.generator, "generators", num_leading=1)
+        if config.sampling.generator.use == "scripted":
+            generator(PolicySpec(os.devnull))  # its parameters are meant, not the model
+    for i, constraint in enumerate(config.scoring.constraints):
+        with found.of(f"scoring.constraints.{i}"):
+            Judge([constraint])
+    with found.of("acceptance.rule"):
+        rule = bind_rule(config.acceptance)
+        with _trying(config.acceptance.rule.use):
+            decide(_made_up_candidates(), Selecting(rule, AcceptanceConfig(dedupe=False)))
+        found.say("acceptance", f"targets {target_of(rule)}")
+        check_compatible(config)
+    with found.of("promotion.rule"):
+        promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
+        with _trying(config.promotion.rule.use):
+            promote(_made_up_results(0), _made_up_results(1))
+
+
+@contextmanager
+def _trying(use: str) -> Iterator[None]:
+    """Turn whatever a rule raises on made-up rows into a ConfigError: its parameters are wrong, or it is."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise ConfigError(f"{use} fails on a few made-up rows: {type(error).__name__}: {error}") from error
+
+
+def _made_up_candidates() -> pa.Table:
+    rows = [
+        {
+            "candidate_id": f"c{i}",
+            "prompt_id": f"p{i // 2}",
+            "index": i % 2,
+            "score": score,
+            "passed": None if score is None else score == 1.0,
+            "num_tokens": 3,
+            "logprob": -3.0,
+            "target_logprob": -3.0,
+            "survival": 1.0,
+            "content": f"t{i}",
+            "u": 0.5,
+        }
+        for i, score in enumerate((1.0, 0.5, 1.0, None))
+    ]
+    return pa.Table.from_pylist(rows, schema=JUDGED)
+
+
+def _made_up_results(shift: int) -> pa.Table:
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "greedy_passed": bool((i + shift) % 2),
+            "num_samples": 4,
+            "num_passed": i,
+            "pass_rate": i / 4,
+            "mean_score": i / 4,
+        }
+        for i in range(4)
+    ]
+    return pa.Table.from_pylist(rows, schema=PER_PROMPT)
+
+
+def try_constraints(found: Findings, row: dict[str, Any]) -> None:
+    """Let constraints judge the reference of a prompt; those that may load a model at their first call are left."""
+    candidate = Candidate(
+        completion=row["reference"] or "I do not know.",
+        messages=to_messages(row["messages"]),
+        reference=row["reference"],
+        attributes=dict(row["attributes"]),
+        num_tokens=3,
+        prompt_id=row["prompt_id"],
+    )
+    place = f"{row['source']['file']}:{row['source']['line']}"
+    for i, constraint in enumerate(found.config.scoring.constraints):
+        key = f"scoring.constraints.{i}"
+        try:
+            is_ours, judge = _judge(constraint)
+        except RsftError:
+            continue  # told already
+        errors = judge.judge([candidate])[0].errors if judge else []
+        if not errors:
+            continue
+        said = f"{constraint.use} cannot judge an answer to {place}: {errors[0][1].strip().splitlines()[-1]}"
+        said += "" if row["reference"] is not None else "; `columns.reference` of these prompts names the right answers"
+        if is_ours:
+            with found.of(key):
+                raise ConfigError(said)
+        # Somebody's own constraint may need what only the cluster has.
+        found.say(key, said, warns=True)
+
+
+def _judge(constraint: Constraint) -> tuple[bool, Judge | None]:
+    attribute = bind(constraint, "constraints", num_leading=1).load()
+    is_ours = attribute.__module__.startswith("rsft_cluster.constraints.")
+    return is_ours, Judge([constraint]) if is_ours or not inspect.isclass(attribute) else None

@@ -1,0 +1,187 @@
+"""The stages of a round, each resuming at its artefact: plan, sample and accept, train, evaluate."""
+
+from rsft_cluster.acceptance import bind_rule, selecting
+from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.collection.collect import collect
+from rsft_cluster.collection.plan import Folder, write_plan
+from rsft_cluster.collection.seal import reasons
+from rsft_cluster.collection.workers import Work
+from rsft_cluster.config import AcceptanceConfig
+from rsft_cluster.errors import NothingAcceptedError
+from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.plugins import bind
+from rsft_cluster.policies import folder_digest, policy_spec, verify
+from rsft_cluster.records import Evaluation, Manifest, Pass, Plan, PolicyRef, TrainingResult
+from rsft_cluster.report.progress import Reporter
+from rsft_cluster.runs import Run
+from rsft_cluster.training.job import TrainingJob
+from rsft_cluster.training.trainer import fine_tune
+from rsft_cluster.waves import sample_in_waves
+
+EVALUATION = "evaluation"
+
+
+def plan_round(run: Run, number: int, prompts: str, policy: PolicyRef | None = None) -> Plan:
+    """Return the plan of a round, for the incumbent or for the policy given."""
+
+    def make() -> Plan:
+        chosen = policy or run.log.entries()[-1].policy
+        verify(chosen)
+        sampling = run.config.sampling
+        return write_plan(
+            run.round(number),
+            round_number=number,
+            stream=f"round-{number:04d}",
+            seed=run.config.seed,
+            policy=chosen,
+            passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
+            prompts=prompts,
+            fingerprint=run.fingerprint,
+        )
+
+    return run.keep(run.round(number).plan, Plan, make)
+
+
+def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
+    """Sample, score and accept what a plan asks for; raises NothingAcceptedError when too little is kept."""
+    acceptance = run.config.acceptance
+    folder = run.round(plan.round)
+    how = selecting(run.config, plan.round)
+    with reporter.stage(f"round {plan.round}: sample and score"):
+        if how.scope == "round" or run.config.budget.is_set:
+            manifest = sample_in_waves(
+                run, plan, how, lambda at, wave: _collect(run, at, wave, how, reporter, decides=False), reporter
+            )
+        else:
+            manifest = _collect(run, folder, plan, how, reporter)
+    if manifest.totals.num_accepted < acceptance.min_accepted:
+        told = ", ".join(f"{count} x {reason!r}" for reason, count in reasons(folder, manifest).most_common(5))
+        raise NothingAcceptedError(
+            f"round {plan.round}: {manifest.totals.num_accepted} of {manifest.totals.num_candidates} candidates were "
+            f"accepted, acceptance.min_accepted is {acceptance.min_accepted}; {plan.policy.name} stays. "
+            f"Why candidates were rejected: {told}"
+        )
+    return manifest
+
+
+def accumulated(run: Run, number: int) -> range:
+    """Return the rounds whose accepted samples a round learns from."""
+    return range(1 if run.config.training.accumulate else number, number + 1)
+
+
+def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter) -> TrainingResult:
+    """Fine-tune on what the rounds so far accepted, from the base or from the incumbent as configured."""
+    config = run.config.training
+
+    def make() -> TrainingResult:
+        manifests = [run.store.read_record(run.round(r).manifest, Manifest) for r in accumulated(run, number)]
+        accepted = tuple(run.store.uri_of(ref.path) for m in manifests for ref in m.accepted if ref.num_rows)
+        return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter)
+
+    result = run.keep(run.round(number).at("training.json"), TrainingResult, make)
+    # Checkpoints hold whole optimizer states, and are of no use once the model is published.
+    for folder in run.store.folders(run.round(number).at("training")):
+        for checkpoint in run.store.folders(folder):
+            run.store.delete_folder(checkpoint)
+    return result
+
+
+def train_policy(
+    run: Run, number: int, initial: PolicyRef, accepted: tuple[str, ...], reporter: Reporter
+) -> TrainingResult:
+    """Fine-tune one policy on accepted samples and the replay file; the model lies in the round's folder."""
+    config, folder = run.config.training, run.round(number)
+    verify(initial)
+    spec = policy_spec(
+        initial,
+        run.config.policy,
+        trust_remote_code=run.trust_remote_code,
+        threads=config.threads,
+        gpu=config.num_gpus > 0,
+    )
+    job = TrainingJob(
+        name=f"{run.arm.replace('/', '-')}-{number:04d}",
+        policy=spec,
+        examples=accepted,
+        replay=config.replay,
+        config=config,
+        seed=run.config.seed + number,
+        output_uri=run.store.uri_of(folder.at("model")),
+        storage_uri=run.store.uri_of(folder.at("training")),
+    )
+    run.store.delete_folder(folder.at("model"))
+    with reporter.stage(f"round {number}: train"):
+        outcome = fine_tune(job, reporter.training)
+        reporter.training(outcome.num_steps, outcome.num_steps, outcome.final_loss)
+    name = f"round-{number:04d}"
+    return TrainingResult(
+        policy=PolicyRef(name=name, uri=job.output_uri, digest=folder_digest(job.output_uri)),
+        started_from=initial.name,
+        num_examples=outcome.num_examples,
+        num_replayed=outcome.num_replayed,
+        num_steps=outcome.num_steps,
+        first_loss=outcome.first_loss,
+        final_loss=outcome.final_loss,
+    )
+
+
+def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, reporter: Reporter) -> Evaluation:
+    """Answer the held-out prompts with a policy and return the figures."""
+    folder = run.evaluation(number)
+
+    def plan() -> Plan:
+        verify(policy)
+        return write_plan(
+            folder,
+            round_number=number,
+            stream=EVALUATION,
+            seed=run.config.seed,
+            policy=policy,
+            prompts=held_out,
+            passes=evaluation_passes(run.config.evaluation, run.config.sampling),
+            fingerprint=run.fingerprint,
+        )
+
+    def make() -> Evaluation:
+        planned = run.keep(folder.plan, Plan, plan)
+        with reporter.stage(f"round {number}: evaluate"):
+            # Candidates of an evaluation are judged and never learned from, so duplicates stay.
+            acceptance = AcceptanceConfig(dedupe=False)
+            how = Selecting(bind_rule(acceptance), acceptance)
+            manifest = _collect(run, folder, planned, how, reporter, workers=run.config.evaluation.workers)
+            return evaluate(folder, manifest, run.config.evaluation)
+
+    return run.keep(folder.at("evaluation.json"), Evaluation, make)
+
+
+def _collect(
+    run: Run,
+    folder: Folder,
+    plan: Plan,
+    how: Selecting,
+    reporter: Reporter,
+    *,
+    workers: int | None = None,
+    decides: bool = True,
+) -> Manifest:
+    sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
+    spec = policy_spec(
+        plan.policy,
+        run.config.policy,
+        trust_remote_code=run.trust_remote_code,
+        threads=sampling.threads,
+        gpu=sampling.num_gpus > 0,
+    )
+    work = Work(
+        store_uri=run.store.uri,
+        folder=folder.path,
+        session=run.lease.session,
+        plan=plan,
+        policy=spec,
+        generator=bind(sampling.generator, "generators", num_leading=1),
+        scoring=run.config.scoring,
+        how=how,
+        decides=decides,
+        unit_timeout_s=sampling.unit_timeout_s,
+    )
+    return collect(work, sampling, run.config.cluster, reporter.collecting)

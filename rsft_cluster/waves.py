@@ -1,0 +1,195 @@
+"""A round that samples in waves: forecast, ask, judge, look, ask again where it pays; then decide it whole.
+
+Also the way of every round that cannot be decided unit by unit; it then has one wave. What a wave asks is a function of
+what the waves before it stored, so a killed round goes on as if nothing had happened.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rsft_cluster.acceptance.selecting import Selecting, wanted
+from rsft_cluster.budget import Allowance, Counts, Standing, Wave, next_wave, spent
+from rsft_cluster.collection.plan import Folder, write_plan
+from rsft_cluster.collection.settle import SealedWave, decide_waves, settle
+from rsft_cluster.errors import NothingAcceptedError
+from rsft_cluster.records import Manifest, Plan
+from rsft_cluster.report.progress import Reporter
+from rsft_cluster.runs import Run
+from rsft_cluster.schemas import ASKED
+
+NO_GOAL = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Round:
+    run: Run
+    plan: Plan
+    how: Selecting
+    prompt_ids: pa.Array
+    """Of all prompts of the round, in the order of their file."""
+
+    @property
+    def folder(self) -> Folder:
+        return self.run.round(self.plan.round)
+
+    def places(self, prompt_ids: pa.ChunkedArray | pa.Array) -> Counts:
+        """Return the places of prompts among the round's."""
+        return pc.index_in(prompt_ids, value_set=self.prompt_ids).cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def sample_in_waves(
+    run: Run, plan: Plan, how: Selecting, collect: Callable[[Folder, Plan], Manifest], reporter: Reporter
+) -> Manifest:
+    """Sample and judge a round wave by wave, decide it, and return its sealed manifest.
+
+    `collect` brings every unit of a wave's plan to a commit. Raises NothingAcceptedError where no prompt is open.
+    """
+    asked = _Round(run, plan, how, _prompt_ids(run, plan))
+    budget, most = run.config.budget, run.config.sampling.num_candidates
+    sized = budget if budget.wave_size else budget.model_copy(update={"wave_size": most})
+    allowance = _allowance(run, plan.round)
+    waves: list[SealedWave] = []
+    while True:
+        wave = next_wave(_standing(asked, waves), sized, most=most, allowance=allowance)
+        if not wave.num_candidates:
+            break
+        waves.append(_one_wave(asked, len(waves), wave, collect, reporter))
+        totals = waves[-1].manifest.totals
+        allowance = spent(allowance, num_candidates=totals.num_candidates, num_tokens=totals.num_tokens)
+        allowance = _with_mean(allowance, [w.manifest for w in waves])
+    if not waves:
+        reason = "the run's budget is spent" if wave.num_over_budget else "every prompt was solved in an earlier round"
+        raise NothingAcceptedError(f"round {plan.round}: no prompt is left to ask: {reason}")
+    if wave.num_over_budget:
+        reporter.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
+    folder = asked.folder
+    if not folder.store.exists(folder.manifest):
+        generator = waves[0].manifest.generator
+        manifest = settle(folder, waves, how, num_prompts=len(asked.prompt_ids), generator=generator)
+        run.lease.check()
+        folder.store.create(folder.manifest, manifest.to_json())
+    return folder.store.read_record(folder.manifest, Manifest)
+
+
+def _one_wave(
+    asked: _Round, number: int, wave: Wave, collect: Callable[[Folder, Plan], Manifest], reporter: Reporter
+) -> SealedWave:
+    run, whole = asked.run, asked.plan
+    folder = Folder(run.store, asked.folder.at("waves", f"{number:04d}"))
+
+    def plan() -> Plan:
+        path = folder.at("prompts.parquet")
+        run.store.write_batches(path, _asks(asked, number, wave.counts), ASKED, rows=run.config.sampling.unit_size)
+        made = write_plan(
+            folder,
+            round_number=whole.round,
+            stream=whole.stream,
+            seed=whole.seed,
+            policy=whole.policy,
+            passes=whole.passes,
+            prompts=path,
+            fingerprint=whole.fingerprint,
+        )
+        return made.model_copy(update={"wave": number})
+
+    if not run.store.exists(folder.manifest):
+        reporter.note(f"round {whole.round}, wave {number}: {wave.describe()}")
+    planned = run.keep(folder.plan, Plan, plan)
+    return SealedWave(folder, planned, collect(folder, planned))
+
+
+def _asks(asked: _Round, number: int, counts: Counts) -> Iterator[pa.RecordBatch]:
+    """Yield the ASKED rows of a wave; indices go on where the waves before ended."""
+    begun = np.zeros(len(counts), dtype=np.int64)
+    for earlier in range(number):
+        folder = Folder(asked.run.store, asked.folder.at("waves", f"{earlier:04d}"))
+        for batch in _batches(asked.run, folder.at("prompts.parquet"), ["prompt_id", "num_candidates"]):
+            np.add.at(begun, asked.places(batch.column(0)), batch.column(1).to_numpy())
+    start = 0
+    for batch in _batches(asked.run, asked.plan.prompts):
+        rows = slice(start, start + batch.num_rows)
+        start += batch.num_rows
+        columns = [*batch.columns, pa.array(begun[rows], pa.int32()), pa.array(counts[rows], pa.int32())]
+        full = pa.RecordBatch.from_arrays(columns, names=ASKED.names)
+        chosen = full.filter(pa.array(counts[rows] > 0))
+        if chosen.num_rows:
+            yield chosen
+
+
+def _standing(asked: _Round, waves: list[SealedWave]) -> Standing:
+    """Return how far every prompt is, by the waves so far."""
+    budget = asked.run.config.budget
+    size = len(asked.prompt_ids)
+    fresh = Standing.fresh(size, budget.until_accepted if budget.wave_size else NO_GOAL)
+    solved = _solved_before(asked)
+    if not waves:
+        return Standing(fresh.num_candidates, fresh.num_drawn, np.where(solved, NO_GOAL, 0), fresh.goals, fresh.is_lost)
+    scores, decided = decide_waves(waves, asked.how)
+    places = asked.places(scores.column("prompt_id"))
+    drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
+    kept = decided.table.column("accepted").to_numpy()
+    goals = fresh.goals.copy()
+    if asked.how.budget:
+        goals[places] = wanted(scores, drawn, asked.how.budget)
+    is_lost = fresh.is_lost.copy()
+    is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost()], pa.string()))] = True
+    num_kept = np.bincount(places, weights=kept, minlength=size).astype(np.int64)
+    return Standing(
+        num_candidates=np.bincount(places, minlength=size),
+        num_drawn=np.bincount(places, weights=drawn, minlength=size).astype(np.int64),
+        num_kept=np.where(solved, NO_GOAL, num_kept),
+        goals=goals,
+        is_lost=is_lost,
+    )
+
+
+def _solved_before(asked: _Round) -> np.ndarray:
+    """Return which prompts had all that is wanted of them in an earlier round."""
+    run, budget = asked.run, asked.run.config.budget
+    best = np.zeros(len(asked.prompt_ids), dtype=np.int64)
+    if not budget.skip_solved:
+        return best > 0
+    for number in range(1, asked.plan.round):
+        manifest = run.store.read_record(run.round(number).manifest, Manifest)
+        tables = [run.store.read_table(ref, columns=["prompt_id"]) for ref in manifest.accepted if ref.num_rows]
+        if tables:
+            places = asked.places(pa.concat_tables(tables).column(0))
+            best = np.maximum(best, np.bincount(places, minlength=len(best)))
+    return best >= budget.until_accepted
+
+
+def _allowance(run: Run, number: int) -> Allowance:
+    """Return what earlier rounds left of the run's budget."""
+    budget = run.config.budget
+    earlier = [run.store.read_record(run.round(r).manifest, Manifest) for r in range(1, number)]
+    whole = Allowance(budget.max_candidates, budget.max_tokens)
+    left = spent(
+        whole,
+        num_candidates=sum(m.totals.num_candidates for m in earlier),
+        num_tokens=sum(m.totals.num_tokens for m in earlier),
+    )
+    return _with_mean(left, earlier[-1:])
+
+
+def _with_mean(allowance: Allowance, manifests: list[Manifest]) -> Allowance:
+    num_candidates = sum(m.totals.num_candidates for m in manifests)
+    mean = sum(m.totals.num_tokens for m in manifests) / num_candidates if num_candidates else 0.0
+    return Allowance(allowance.num_candidates, allowance.num_tokens, mean)
+
+
+def _prompt_ids(run: Run, plan: Plan) -> pa.Array:
+    parts = [batch.column(0) for batch in _batches(run, plan.prompts, ["prompt_id"])]
+    return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+
+
+def _batches(run: Run, path: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    with run.store.filesystem.open_input_file(f"{run.store.root}/{path}") as file:
+        yield from pq.ParquetFile(file).iter_batches(columns=columns)

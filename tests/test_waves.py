@@ -1,0 +1,206 @@
+"""Rounds in waves: what they ask, what they keep, and that being killed changes nothing. No cluster."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from collecting import Collection
+from factories import prompt
+
+from rsft_cluster.acceptance import selecting
+from rsft_cluster.collection.plan import Folder, write_plan
+from rsft_cluster.collection.workers import Work
+from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import NothingAcceptedError
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.inspection import Filter, inspect
+from rsft_cluster.lease import hold
+from rsft_cluster.plugins import bind
+from rsft_cluster.records import Manifest, Pass, Plan, PolicyRef
+from rsft_cluster.report.progress import Reporter
+from rsft_cluster.runs import Run
+from rsft_cluster.schemas import PROMPT, rows_to_table
+from rsft_cluster.store import Store
+from rsft_cluster.waves import sample_in_waves
+
+POLICY = PolicyRef(name="round-0000", uri="/m", digest="d")
+
+
+class Killed(Exception):
+    """Stands for a driver that dies."""
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Return a function that does a round of 12 prompts and gives its manifest and all its scores."""
+    with hold(Store(str(tmp_path / "runs" / "waves"))) as lease:
+
+        def do(number=1, *, dies_after=None, num_prompts=12, unit_size=4, most=8, rule="all_passed", **parts):
+            whole = {
+                "run": "waves", "store": str(tmp_path / "runs"), "policy": {"model": "/m"},
+                "prompts": {"paths": ["p.jsonl"]}, "evaluation": {"prompts": {"paths": ["h.jsonl"]}},
+                "sampling": {"generator": {"use": "scripted", "params": {"accuracy": 0.4}}, "num_candidates": most,
+                             "unit_size": unit_size},
+                "scoring": {"constraints": ["finished", "answer_matches"]},
+                "acceptance": {"rule": rule, "dedupe": False}, **parts,
+            }  # fmt: skip
+            config = RunConfig.model_validate(whole)
+            run = Run(config, lease.store, lease, "f", POLICY)
+            return _do(run, number, num_prompts, dies_after)
+
+        yield do
+
+
+def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Manifest:
+    table = rows_to_table([prompt(f"{i} + 1", reference=str(i + 1)) for i in range(num_prompts)], PROMPT)
+    run.store.write_batches("p.parquet", table.to_batches(), PROMPT, rows=run.config.sampling.unit_size)
+    sampling = run.config.sampling
+    way = Pass(num_candidates=sampling.num_candidates, temperature=1.0, max_tokens=64, batch_size=8)
+    folder = run.round(number)
+    plan = run.keep(
+        folder.plan,
+        Plan,
+        lambda: write_plan(
+            folder, round_number=number, stream=f"round-{number:04d}", seed=3, policy=POLICY, passes=(way,),
+            prompts="p.parquet", fingerprint="f",
+        ),
+    )  # fmt: skip
+    how = selecting(run.config, number)
+    done = 0
+
+    def collect(at: Folder, wave: Plan) -> Manifest:
+        nonlocal done
+        if dies_after is not None and done == dies_after and not run.store.exists(at.manifest):
+            raise Killed
+        done += 1
+        work = Work(
+            store_uri=run.store.uri, folder=at.path, session=run.lease.session, plan=wave, policy=PolicySpec("/m"),
+            generator=bind(sampling.generator, "generators", num_leading=1), scoring=run.config.scoring,
+            how=how, decides=False, unit_timeout_s=60,
+        )  # fmt: skip
+        if not run.store.exists(at.manifest):
+            run.store.create(at.manifest, Collection(work, at).finish().to_json())
+        return run.store.read_record(at.manifest, Manifest)
+
+    return sample_in_waves(run, plan, how, collect, Reporter(quiet=True))
+
+
+def scores(manifest: Manifest, tmp_path) -> pa.Table:
+    store = Store(str(tmp_path / "runs" / "waves"))
+    return pa.concat_tables([store.read_table(ref) for ref in manifest.scores])
+
+
+def by_prompt(table: pa.Table) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for row in sorted(table.to_pylist(), key=lambda r: r["index"]):
+        found.setdefault(row["prompt_id"], []).append(row)
+    return found
+
+
+UNTIL_TWO = {"budget": {"wave_size": 2, "until_accepted": 2}}
+
+
+def test_a_prompt_gets_waves_until_it_has_enough_and_keeps_the_lowest_indices(made, tmp_path) -> None:
+    manifest = made(**UNTIL_TWO)
+    groups = by_prompt(scores(manifest, tmp_path))
+    assert len(groups) == 12
+    assert len({len(rows) for rows in groups.values()}) > 1
+    for rows in groups.values():
+        assert [r["index"] for r in rows] == list(range(len(rows)))
+        passing = [r["index"] for r in rows if r["passed"]]
+        assert [r["index"] for r in rows if r["accepted"]] == passing[:2]
+        # It stopped as soon as it could, and not before.
+        assert len(rows) == 8 or sum(i < len(rows) for i in passing) >= 2
+        assert sum(i < len(rows) - 2 for i in passing) < 2
+    assert manifest.num_waves == max(len(rows) for rows in groups.values()) // 2
+    assert manifest.totals.violations() == []
+    assert manifest.totals.num_candidates == sum(map(len, groups.values())) < 12 * 8
+
+
+def test_unit_size_and_kills_change_nothing(made, tmp_path) -> None:
+    for moment in (0, 1, 2):
+        with pytest.raises(Killed):
+            made(dies_after=moment, **UNTIL_TWO)
+    one = made(**UNTIL_TWO)
+    assert made(dies_after=0, **UNTIL_TWO) == one
+
+
+def test_the_same_candidates_are_drawn_whatever_the_waves(made, tmp_path) -> None:
+    small = by_prompt(scores(made(budget={"wave_size": 1, "until_accepted": 8}), tmp_path))
+    store = Store(str(tmp_path / "runs" / "waves"))
+    store.delete_folder("rounds/0001")
+    large = by_prompt(scores(made(budget={"wave_size": 8, "until_accepted": 8}, unit_size=5), tmp_path))
+    assert {p: [r["content"] for r in rows] for p, rows in small.items()} == {
+        p: [r["content"] for r in rows] for p, rows in large.items()
+    }
+
+
+def test_solved_prompts_are_left_out_of_later_rounds_and_accounted_for(made, tmp_path) -> None:
+    budget = {"wave_size": 4, "until_accepted": 1, "skip_solved": True}
+    first = made(most=4, budget=budget)
+    second = made(2, most=4, budget=budget)
+    solved = {p for p, rows in by_prompt(scores(first, tmp_path)).items() if any(r["accepted"] for r in rows)}
+    assert 0 < len(solved) < 12
+    assert by_prompt(scores(second, tmp_path)).keys().isdisjoint(solved)
+    assert second.totals.num_prompts_skipped == len(solved)
+    assert second.totals.violations() == []
+
+
+def test_the_runs_budget_holds_over_rounds(made, tmp_path) -> None:
+    budget = {"wave_size": 2, "until_accepted": 8, "max_candidates": 40}
+    first = made(budget=budget)
+    assert first.totals.num_candidates == 40
+    with pytest.raises(NothingAcceptedError, match="the run's budget is spent"):
+        made(2, budget=budget)
+
+
+def test_a_token_budget_is_kept_to_by_whole_waves(made) -> None:
+    totals = made(budget={"wave_size": 2, "until_accepted": 8, "max_tokens": 40}).totals
+    a_candidate = totals.num_tokens / totals.num_candidates
+    assert 40 - 2 * a_candidate < totals.num_tokens < 40 + 2 * a_candidate
+    assert totals.num_candidates < 12 * 8
+
+
+def test_difficulty_lets_easy_prompts_keep_fewer(made, tmp_path) -> None:
+    budget = {"wave_size": 4, "until_accepted": 3, "allocation": "difficulty"}
+    groups = by_prompt(scores(made(num_prompts=40, most=16, budget=budget), tmp_path))
+    rates = np.array([np.mean([r["passed"] for r in rows]) for rows in groups.values()])
+    kept = np.array([sum(r["accepted"] for r in rows) for rows in groups.values()])
+    assert set(kept) >= {1, 2, 3}
+    assert rates[kept == 1].mean() > rates[kept == 3].mean()
+
+
+def test_a_rule_of_the_whole_round_is_decided_at_its_seal(made, tmp_path) -> None:
+    rule = {"use": "top_share", "params": {"share": 0.25}}
+    manifest = made(rule=rule)
+    table = scores(manifest, tmp_path)
+    num_passed = sum(table.column("passed").to_pylist())
+    assert manifest.totals.num_accepted == -(-num_passed // 4)
+    assert manifest.chosen == {"lowest_score": 1.0}
+    assert manifest.rule.startswith("the best-scored 0.25")
+    store = Store(str(tmp_path / "runs" / "waves"))
+    accepted = pa.concat_tables([store.read_table(ref) for ref in manifest.accepted])
+    assert set(accepted.column("candidate_id").to_pylist()) == {
+        r["candidate_id"] for r in table.to_pylist() if r["accepted"]
+    }
+
+
+def test_a_damaged_wave_is_noticed(made, tmp_path) -> None:
+    with pytest.raises(Killed):
+        made(dies_after=1, **UNTIL_TWO)
+    path = min((tmp_path / "runs/waves/rounds/0001/waves/0000/scores").iterdir())
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(Exception, match="parquet"):
+        made(**UNTIL_TWO)
+
+
+def test_candidates_of_all_waves_are_shown_with_their_decisions(made, tmp_path) -> None:
+    store = Store(str(tmp_path / "runs" / "waves"))
+    with pytest.raises(Killed):
+        made(dies_after=1, **UNTIL_TWO)
+    early = list(inspect(store, 1, Filter()))
+    assert len(early) == 24
+    assert {r["state"] for r in early} == {"rejected"}
+    manifest = made(**UNTIL_TWO)
+    rows = list(inspect(store, 1, Filter()))
+    assert len(rows) == manifest.totals.num_candidates
+    assert sum(r["state"] == "accepted" for r in rows) == manifest.totals.num_accepted > 0
