@@ -1,7 +1,7 @@
 """Customer service in English and Chinese: the task, its constraints, and worked replies that make mistakes.
 
-    #482 shipped +3d ¥17|When will it arrive?>Hello! Order #482 arrives in 3 days. Thank you!$
-    #482 shipped +3d ¥17|能取消吗？>您好！订单#482不能取消。谢谢！$
+    #4821 shipped +3d ¥40|When will it arrive?>Hello! Order #4821 arrives in 3 days. Thank you!$
+    #4821 shipped +3d ¥40|能取消吗？>您好！订单#4821不能取消。谢谢！$
 
 The prompt is an order's record (number, status, days to delivery, amount) and a request, up to the `>`. A good reply
 answers in the language of the request, opens and closes politely, copies the order number, states what the record
@@ -27,7 +27,7 @@ from rsft_cluster.constraints.base import Candidate, Verdict
 TITLE = "Customer service in two languages"
 STATUSES = ("pending", "packed", "shipped")
 MISTAKES = ("language", "opening", "number", "facts", "promise", "rambling", "closing")
-MISTAKE_RATE = 0.11
+MISTAKE_RATE = 0.1
 """Share of the worked replies that make each kind of mistake, independently of the others."""
 NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 4000, 800, 200
 
@@ -112,7 +112,7 @@ BASE_TRAINING = TrainingConfig(
     weight_decay=0.01, workers=1, checkpoint_every=650,
 )  # fmt: skip
 
-_PROMPT = re.compile(r"#(?P<number>\d{3}) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
+_PROMPT = re.compile(r"#(?P<number>\d{4}) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ _REQUESTS = {
 _VALUES = {
     "status": STATUSES,
     "days": tuple("23456789"),
-    "amount": tuple(str(n) for n in range(10, 100)),
+    "amount": tuple(f"{n}0" for n in range(1, 10)),
     "cancelled": ("yes", "no"),
 }
 
@@ -247,7 +247,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
     """Yield cases about different orders, without end."""
     seen: set[Order] = set()
     while True:
-        order = Order(str(rng.randrange(100, 1000)), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
+        order = Order(str(rng.randrange(1000, 10000)), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
         if order not in seen:
             seen.add(order)
             yield Case(order, rng.choice(LANGUAGES), rng.choice(list(_VALUES)))
@@ -273,7 +273,7 @@ def _case(candidate: Candidate) -> Case:
     found = _PROMPT.fullmatch(candidate.prompt)
     if found is None or found["request"] not in _REQUESTS:
         raise ValueError(
-            f"{candidate.prompt!r} is no request; expected something like '#482 shipped +3d ¥17|When will it arrive?>'"
+            f"{candidate.prompt!r} is no request; expected something like '#4821 shipped +3d ¥40|When will it arrive?>'"
         )
     language, fact = _REQUESTS[found["request"]]
     return Case(Order(found["number"], found["status"], found["days"], found["amount"]), language, fact)
