@@ -1,7 +1,7 @@
 """Customer service in English and Chinese: the task, its constraints, and worked replies that make mistakes.
 
-    #4821 shipped +3d ¥40|When will it arrive?>Hello! Order #4821 arrives in 3 days. Thank you!$
-    #4821 shipped +3d ¥40|能取消吗？>您好！订单#4821不能取消。谢谢！$
+    #K7R shipped +3d ¥40|When will it arrive?>Hello! Order #K7R arrives in 3 days. Thank you!$
+    #K7R shipped +3d ¥40|能取消吗？>您好！订单#K7R不能取消。谢谢！$
 
 The prompt is an order's record (number, status, days to delivery, amount) and a request, up to the `>`. A good reply
 answers in the language of the request, opens and closes politely, copies the order number, states what the record
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from os.path import commonprefix
 from pathlib import Path
+from string import ascii_uppercase, digits
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
@@ -38,6 +39,7 @@ class Language:
 
     name: str
     letters: re.Pattern[str]
+    """Letters that only this language has, those of order numbers left out."""
     requests: dict[str, tuple[str, ...]]
     """How each fact is asked for."""
     openings: tuple[str, ...]
@@ -63,7 +65,7 @@ class Language:
 
 ENGLISH = Language(
     name="English",
-    letters=re.compile("[A-Za-z]"),
+    letters=re.compile(r"(?<![#\d])[A-Za-z]"),
     requests={
         "status": ("Where is my order?", "What is the status?"),
         "days": ("When will it arrive?", "How many days?"),
@@ -105,14 +107,14 @@ FORBIDDEN = re.compile("guarantee|free|promise|保证|免费|承诺", re.IGNOREC
 """What the policy lets nobody promise."""
 
 END, PAD = "$", "_"
-SYMBOLS = "".join(sorted(set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), "0123456789 #+d¥|>")) - set("{}"))) + END + PAD
+SYMBOLS = "".join(sorted(set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), "0123456789 #+d¥|>" + ascii_uppercase)) - set("{}"))) + END + PAD
 CONTEXT = 160
 BASE_TRAINING = TrainingConfig(
-    steps=650, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=650,
+    steps=600, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=1, checkpoint_every=600,
 )  # fmt: skip
 
-_PROMPT = re.compile(r"#(?P<number>\d{4}) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
+_PROMPT = re.compile(r"#(?P<number>[A-Z]\d[A-Z]) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,9 @@ _VALUES = {
     "amount": tuple(f"{n}0" for n in range(1, 10)),
     "cancelled": ("yes", "no"),
 }
+
+_ASKED = ("status", "days", "days", "amount", "amount", "cancelled")
+"""How often each fact is asked for: those that are copied from the record take longer to learn."""
 
 
 def right_language(candidate: Candidate) -> Verdict:
@@ -230,7 +235,7 @@ def reply(case: Case, rng: random.Random, mistakes: Collection[str] = ()) -> str
     number, value = case.order.number, case.order.value(case.fact)
     if "number" in mistakes:
         place = rng.randrange(len(number))
-        number = number[:place] + rng.choice([d for d in "0123456789" if d != number[place]]) + number[place + 1 :]
+        number = number[:place] + rng.choice([c for c in (ascii_uppercase if place != 1 else digits) if c != number[place]]) + number[place + 1 :]
     if "facts" in mistakes:
         value = rng.choice([v for v in _VALUES[case.fact] if v != value])
     parts = [
@@ -247,10 +252,10 @@ def cases(rng: random.Random) -> Iterator[Case]:
     """Yield cases about different orders, without end."""
     seen: set[Order] = set()
     while True:
-        order = Order(str(rng.randrange(1000, 10000)), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
+        order = Order(_number(rng), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
         if order not in seen:
             seen.add(order)
-            yield Case(order, rng.choice(LANGUAGES), rng.choice(list(_VALUES)))
+            yield Case(order, rng.choice(LANGUAGES), rng.choice(_ASKED))
 
 
 def write_task(folder: Path, *, seed: int) -> None:
@@ -273,7 +278,7 @@ def _case(candidate: Candidate) -> Case:
     found = _PROMPT.fullmatch(candidate.prompt)
     if found is None or found["request"] not in _REQUESTS:
         raise ValueError(
-            f"{candidate.prompt!r} is no request; expected something like '#4821 shipped +3d ¥40|When will it arrive?>'"
+            f"{candidate.prompt!r} is no request; expected something like '#K7R shipped +3d ¥40|When will it arrive?>'"
         )
     language, fact = _REQUESTS[found["request"]]
     return Case(Order(found["number"], found["status"], found["days"], found["amount"]), language, fact)
@@ -285,7 +290,7 @@ def _written_in(text: str) -> Language:
 
 def _mention(text: str) -> re.Match[str] | None:
     """Find the first order that is mentioned; its group 1 is the number."""
-    return re.search(rf"{_written_in(text).order}(\d*)", text)
+    return re.search(rf"{_written_in(text).order}([A-Z0-9]*)", text)
 
 
 def _departure(text: str, allowed: Sequence[str]) -> int:
@@ -295,3 +300,7 @@ def _departure(text: str, allowed: Sequence[str]) -> int:
 
 def _wrong(reason: str, place: int | None = None) -> Verdict:
     return Verdict(0.0, False, reason, place)
+
+
+def _number(rng: random.Random) -> str:
+    return rng.choice(ascii_uppercase) + rng.choice(digits) + rng.choice(ascii_uppercase)
