@@ -18,7 +18,6 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from os.path import commonprefix
 from pathlib import Path
 from string import ascii_uppercase, digits
 
@@ -30,7 +29,7 @@ STATUSES = ("pending", "packed", "shipped")
 MISTAKES = ("language", "opening", "number", "facts", "promise", "rambling", "closing")
 MISTAKE_RATE = 0.1
 """Share of the worked replies that make each kind of mistake, independently of the others."""
-NUM_WORKED, NUM_PROMPTS, NUM_HELD_OUT = 4000, 800, 200
+SIZES = {"worked": 4000, "prompts": 800, "held_out": 200}
 
 
 @dataclass(frozen=True)
@@ -103,16 +102,18 @@ CHINESE = Language(
     closings=("谢谢！", "祝您愉快！"),
 )
 LANGUAGES = (ENGLISH, CHINESE)
+_NUMBER = (ascii_uppercase, digits, ascii_uppercase)
 FORBIDDEN = re.compile("guarantee|free|promise|保证|免费|承诺", re.IGNORECASE)
 """What the policy lets nobody promise."""
 
-END, PAD = "$", "_"
-SYMBOLS = "".join(sorted(set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), "0123456789 #+d¥|>" + ascii_uppercase)) - set("{}"))) + END + PAD
-CONTEXT = 160
+END, PAD, CONTEXT = "$", "_", 160
+_SIGNS = set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), ascii_uppercase, digits, " #+d¥|>")) - set("{}")
+SYMBOLS = "".join(sorted(_SIGNS)) + END + PAD
 BASE_TRAINING = TrainingConfig(
     steps=600, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
     weight_decay=0.01, workers=1, checkpoint_every=600,
 )  # fmt: skip
+VARIANTS = {"rejected candidates count as well": ["training.rejection.weight=0.1"]}
 
 _PROMPT = re.compile(r"#(?P<number>[A-Z]\d[A-Z]) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
 
@@ -235,7 +236,7 @@ def reply(case: Case, rng: random.Random, mistakes: Collection[str] = ()) -> str
     number, value = case.order.number, case.order.value(case.fact)
     if "number" in mistakes:
         place = rng.randrange(len(number))
-        number = number[:place] + rng.choice([c for c in (ascii_uppercase if place != 1 else digits) if c != number[place]]) + number[place + 1 :]
+        number = number[:place] + rng.choice(_NUMBER[place].replace(number[place], "")) + number[place + 1 :]
     if "facts" in mistakes:
         value = rng.choice([v for v in _VALUES[case.fact] if v != value])
     parts = [
@@ -252,7 +253,8 @@ def cases(rng: random.Random) -> Iterator[Case]:
     """Yield cases about different orders, without end."""
     seen: set[Order] = set()
     while True:
-        order = Order(_number(rng), *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
+        number = "".join(map(rng.choice, _NUMBER))
+        order = Order(number, *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
         if order not in seen:
             seen.add(order)
             yield Case(order, rng.choice(LANGUAGES), rng.choice(_ASKED))
@@ -263,7 +265,7 @@ def write_task(folder: Path, *, seed: int) -> None:
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = cases(rng)
-    for name, size in (("worked", NUM_WORKED), ("prompts", NUM_PROMPTS), ("held_out", NUM_HELD_OUT)):
+    for name, size in SIZES.items():
         rows = []
         for case in islice(drawn, size):
             row = {"prompt": case.prompt(rng.choice(case.language.requests[case.fact]))}
@@ -294,13 +296,9 @@ def _mention(text: str) -> re.Match[str] | None:
 
 
 def _departure(text: str, allowed: Sequence[str]) -> int:
-    """Return the place of the first character after which the text begins like none of the allowed ones."""
-    return max(len(commonprefix([text, one])) for one in allowed)
+    """Return the place of the first character with which the text begins like none of the allowed ones."""
+    return next((n for n in range(len(text)) if not any(one.startswith(text[: n + 1]) for one in allowed)), len(text))
 
 
 def _wrong(reason: str, place: int | None = None) -> Verdict:
     return Verdict(0.0, False, reason, place)
-
-
-def _number(rng: random.Random) -> str:
-    return rng.choice(ascii_uppercase) + rng.choice(digits) + rng.choice(ascii_uppercase)
