@@ -77,6 +77,11 @@ def pilot_path(number: int) -> str:
     return f"rounds/{number:04d}/pilot.json"
 
 
+def fairness_path(number: int, *, arm: str = "rounds") -> str:
+    """Return where the fairness report of a round's evaluation is kept."""
+    return f"{arm}/{number:04d}/evaluation/fairness.json"
+
+
 def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
     """Return the config with what the round's pilot chose in it, where there was one."""
     if config.pilot is None or not store.exists(pilot_path(number)):

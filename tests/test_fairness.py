@@ -27,7 +27,7 @@ DEFAULTS = {
 
 def fair(**more) -> FairnessConfig:
     fields = {"protected": {"gender": GENDERS}, "decision": "(approve|deny)", "positive": "approve", "min_cell": 1}
-    return FairnessConfig.model_validate({**fields, "counterfactual": False, **more})
+    return FairnessConfig.model_validate({**fields, "swaps": "none", **more})
 
 
 def judged(rows: list[dict]) -> pa.Table:
@@ -65,7 +65,7 @@ def swaps(prompt: str, index: int = 0, **more) -> list[dict]:
 
 def test_a_tuple_is_kept_whole_where_all_agree():
     rows = swaps("p") + swaps("q", decision=("deny", "deny"))
-    found = decided(judged(rows), fair(counterfactual=True))
+    found = decided(judged(rows), fair(swaps="agree"))
     assert found.table.column("reason").to_pylist() == ["kept"] * 4
     assert found.table.column("swaps_agree").to_pylist() == [True] * 4
     assert found.chosen == {"swap_agreement_rate": 1.0}
@@ -82,7 +82,7 @@ def test_a_tuple_is_kept_whole_where_all_agree():
     ],
 )
 def test_a_tuple_that_does_not_agree_is_rejected_whole_with_its_reason(differ, expected):
-    found = decided(judged(swaps("p", **differ) + swaps("q")), fair(counterfactual=True))
+    found = decided(judged(swaps("p", **differ) + swaps("q")), fair(swaps="agree"))
     said = found.table.column("reason").to_pylist()
     assert [s.startswith(e) for s, e in zip(said, [*expected, "kept", "kept"], strict=True)] == [True] * 4
     assert found.table.column("swaps_agree").to_pylist() == [False, False, True, True]
@@ -93,19 +93,19 @@ def test_a_tuple_that_does_not_agree_is_rejected_whole_with_its_reason(differ, e
 def test_a_missing_member_is_not_replaced_by_another_index_or_another_of_the_same_gender():
     first, second = swaps("p"), swaps("p", index=1)
     expected = "there is no candidate of this index under every protected value"
-    assert reasons(judged([first[0], second[1]]), fair(counterfactual=True)) == [expected] * 2
+    assert reasons(judged([first[0], second[1]]), fair(swaps="agree")) == [expected] * 2
     same_gender = [first[0], {**first[0], "prompt_id": "p-again"}]
-    assert reasons(judged(same_gender), fair(counterfactual=True)) == [expected] * 2
+    assert reasons(judged(same_gender), fair(swaps="agree")) == [expected] * 2
     alone = {"gender": "man"}
-    assert reasons(judged([alone]), fair(counterfactual=True)) == ["its prompt has no attribute swap_group"]
+    assert reasons(judged([alone]), fair(swaps="agree")) == ["its prompt has no attribute swap_group"]
 
 
 def test_agreement_does_not_depend_on_the_order_of_rows():
     rng = np.random.default_rng(0)
     rows = [r for i in range(40) for r in swaps(f"p{i}", decision=rng.choice(["approve", "deny"], 2).tolist())]
     table, order = judged(rows), rng.permutation(80)
-    found = decided(table, fair(counterfactual=True)).table.take(order)
-    assert found == decided(table.take(order), fair(counterfactual=True)).table.combine_chunks()
+    found = decided(table, fair(swaps="agree")).table.take(order)
+    assert found == decided(table.take(order), fair(swaps="agree")).table.combine_chunks()
 
 
 def test_what_agrees_decides_as_the_product_of_the_policys_chances():
@@ -117,7 +117,7 @@ def test_what_agrees_decides_as_the_product_of_the_policys_chances():
         for i in range(num)
         for r in swaps(f"p{i % 50}", i // 50, decision=[("deny", "approve")[int(d[i])] for d in (woman, man)])
     ]
-    found = decided(judged(rows), fair(counterfactual=True)).table
+    found = decided(judged(rows), fair(swaps="agree")).table
     kept = judged(rows).filter(found.column("accepted"))
     assert kept.num_rows / len(rows) == pytest.approx(0.42, abs=3 * (0.42 * 0.58 / num) ** 0.5)
     share = {g: approvals(kept, g) for g in GENDERS}
@@ -286,7 +286,7 @@ def test_both_at_once_weigh_what_agrees():
     """A tuple that agrees gives every group the same decision: weights have nothing left to do."""
     rng = np.random.default_rng(5)
     rows = [r for i in range(300) for r in swaps(f"p{i}", decision=rng.choice(["approve", "deny"], 2).tolist())]
-    found = decided(judged(rows), fair(counterfactual=True, cells="demographic_parity", min_cell=30))
+    found = decided(judged(rows), fair(swaps="agree", cells="demographic_parity", min_cell=30))
     assert found.chosen["max_cell_weight"] == pytest.approx(1.0)
     assert found.table.column("accepted").to_pylist() == found.table.column("swaps_agree").to_pylist()
 
@@ -306,10 +306,10 @@ def test_scope_is_the_round_only_where_acceptance_depends_on_it():
     acceptance = AcceptanceConfig()
     scopes = [
         Selecting(bind_rule(acceptance), acceptance, fairness=f).scope
-        for f in (None, fair(), fair(counterfactual=True), fair(cells="demographic_parity"))
+        for f in (None, fair(), fair(swaps="agree"), fair(cells="demographic_parity"))
     ]
     assert scopes == ["candidate", "candidate", "round", "round"]
-    assert fair(counterfactual=True, cells="demographic_parity").observing() == fair()
+    assert fair(swaps="agree", cells="demographic_parity").observing() == fair()
 
 
 def test_german_credit_gives_the_weights_that_are_known(shared_data):

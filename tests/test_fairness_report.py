@@ -111,7 +111,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """200 samples of 150 cases: a 95 % interval of a gap of .2 misses it between 1 and 13 % of the times."""
     rng, misses = np.random.default_rng(0), 0
     fairness = FairnessConfig.model_validate(
-        {"protected": {"gender": ["woman", "man"]}, "decision": "(y|n)", "positive": "y", "counterfactual": False}
+        {"protected": {"gender": ["woman", "man"]}, "decision": "(y|n)", "positive": "y", "swaps": "none"}
     )
     for _ in range(200):
         draws = rng.random(150).tolist()

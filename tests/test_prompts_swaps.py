@@ -65,7 +65,7 @@ def test_a_prompt_without_every_placeholder_is_a_bad_line_that_names_it(tmp_path
     assert len(rows) == 4
     assert (intake.num_lines, intake.num_bad) == (3, 2)
     found = next(b for b in bad if b.line == 2)
-    assert found.reason == "it holds no {age}, where fairness.counterfactual puts the values of fairness.protected.age"
+    assert found.reason == "it holds no {age}, where fairness.swaps puts the values of fairness.protected.age"
     assert json.loads(b64decode(found.content)) == [{"role": "raw", "content": "{gender} alone"}]
 
 
@@ -80,13 +80,13 @@ def test_an_attribute_that_a_swap_sets_may_not_be_given(tmp_path, name):
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": TEMPLATE, name: "man"}, {"prompt": TEMPLATE, name: None}])
     rows, bad, _ = read(path, fair(), columns={"attributes": (name,)})
     assert [b.reason for b in bad] == [
-        f"it has an attribute {name!r}, which fairness.counterfactual sets; leave it out of the columns"
+        f"it has an attribute {name!r}, which fairness.swaps sets; leave it out of the columns"
     ]
     assert len(rows) == 4
 
 
 def test_without_swaps_prompts_stay_and_must_have_a_listed_value(tmp_path):
-    fairness = fair(protected={"sex": ["f", "m"]}, counterfactual=False)
+    fairness = fair(protected={"sex": ["f", "m"]}, swaps="none")
     lines = [{"prompt": f"p{i}", "sex": sex} for i, sex in enumerate(["f", "m", "x", None])]
     rows, bad, intake = read(write_jsonl(tmp_path / "a.jsonl", lines), fairness, columns={"attributes": ("sex",)})
     assert texts(rows) == ["p0", "p1"]

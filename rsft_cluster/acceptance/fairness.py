@@ -76,7 +76,7 @@ def judge_fairness(judged: pa.Table, probability: NDArray[np.float64], fairness:
     objections = _objections(judged, rows, fairness)
     agrees = objections.is_null().to_numpy(zero_copy_only=False)
     agreement, weights, chosen = pa.nulls(size, pa.bool_()), np.ones(size), {}
-    if fairness.counterfactual:
+    if fairness.swaps == "agree":
         agreement, chosen = pa.array(agrees), {"swap_agreement_rate": float(np.mean(agrees))}
     if fairness.cells != "none":
         weights, told = _weights(rows, np.where(agrees, probability, 0.0), fairness)
@@ -90,7 +90,7 @@ def group_of(prompt: str, attributes: Mapping[str, str], fairness: FairnessConfi
         if attributes.get(name) not in values:
             raise StageError(
                 f"prompt {prompt}: its attribute {name} is {attributes.get(name)!r}; fairness.protected.{name} lists "
-                f"{list(values)}. Name the attribute in prompts.columns.attributes, or set fairness.counterfactual"
+                f"{list(values)}. Name the attribute in prompts.columns.attributes, or set fairness.swaps"
             )
     return fairness.combinations.index({name: attributes[name] for name in fairness.protected})
 
@@ -124,7 +124,7 @@ def _merit(prompt: str, attributes: Mapping[str, str], name: str) -> str:
 
 def _objections(judged: pa.Table, rows: _Rows, fairness: FairnessConfig) -> pa.Array:
     """Return, for every row, what keeps it or its tuple from being kept; null where nothing does."""
-    if fairness.counterfactual:
+    if fairness.swaps == "agree":
         return _disagreements(judged, rows, len(fairness.combinations))
     found = np.full(len(rows.decisions), None, dtype=object)
     if fairness.decides:

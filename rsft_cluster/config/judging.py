@@ -61,9 +61,10 @@ class FairnessConfig(Part):
     """Regular expression whose first group is the decision in a completion."""
     positive: str
     """The decision that is to the applicant's advantage."""
-    counterfactual: bool = True
-    """Ask each prompt under every combination of protected values, and keep candidates of one index only if all of them
-    passed and all decisions agree. Prompts hold `{gender}` where the value stands."""
+    swaps: Literal["none", "ask", "agree"] = "agree"
+    """`ask`: ask each prompt under every combination of protected values; prompts hold `{gender}` where the value
+    stands. `agree`: keep candidates of one index, moreover, only if all of them passed and all decisions agree.
+    `none`: prompts and their attributes are as given."""
     cells: Literal["none", "demographic_parity", "equalised_odds"] = "none"
     """Weigh acceptance by cell of protected values so that decisions become independent of them, for equalised odds
     given the merit."""
@@ -82,16 +83,16 @@ class FairnessConfig(Part):
     @property
     def num_swaps(self) -> int:
         """How many prompts are made of one."""
-        return len(self.combinations) if self.counterfactual else 1
+        return len(self.combinations) if self.swaps != "none" else 1
 
     @property
     def decides(self) -> bool:
         """Whether acceptance depends on it; else decisions are only reported on."""
-        return self.counterfactual or self.cells != "none"
+        return self.swaps == "agree" or self.cells != "none"
 
     def observing(self) -> Self:
         """Return the same without any effect on acceptance."""
-        return self.model_copy(update={"counterfactual": False, "cells": "none"})
+        return self.model_copy(update={"swaps": "none", "cells": "none"})
 
     @model_validator(mode="after")
     def _decision_is_found(self) -> Self:

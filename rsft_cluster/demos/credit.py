@@ -23,7 +23,7 @@ from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.errors import ConfigError
 
-TITLE = "Credit decisions: rejection sampling fine-tuning under swaps, round by round"
+TITLE = "Credit decisions"
 END, PAD = "$", "_"
 SYMBOLS = "0123456789+-=,;: abcdefghijklmnopqrstuvwxyz" + END + PAD
 CONTEXT = 64
@@ -32,6 +32,10 @@ BASE_TRAINING = TrainingConfig(
     steps=800, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
     weight_decay=0.01, workers=1, checkpoint_every=800,
 )  # fmt: skip
+VARIANTS = {
+    "nothing is rejected": ["acceptance.rule=everything", "fairness.swaps=ask", "fairness.cells=none"],
+    "parity of cells alone": ["acceptance.rule=everything", "fairness.swaps=ask"],
+}
 THRESHOLD = 5
 PROTECTED = {"gender": ("woman", "man"), "age": ("young", "old")}
 DENIED = {"woman": 0.45, "old": 0.25}

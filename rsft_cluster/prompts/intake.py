@@ -99,7 +99,7 @@ class Intake(Iterator[pa.RecordBatch]):
         return batch.filter(pa.array([reason is None for reason in complaints], pa.bool_()))
 
     def _swapped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if self._fairness is None or not self._fairness.counterfactual:
+        if self._fairness is None or self._fairness.swaps == "none":
             return batch
         return swapped(batch, self._fairness)
 

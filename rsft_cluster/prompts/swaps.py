@@ -21,7 +21,7 @@ def complaint(row: Mapping[str, Any], fairness: FairnessConfig) -> str | None:
     attributes = dict(row["attributes"])
     if fairness.cells == "equalised_odds" and fairness.merit not in attributes:
         return f"it has no attribute {fairness.merit!r}, which fairness.merit needs for equalised odds"
-    if fairness.counterfactual:
+    if fairness.swaps != "none":
         return _unswappable(row["messages"], attributes, fairness)
     for name, values in fairness.protected.items():
         if attributes.get(name) not in values:
@@ -48,10 +48,10 @@ def _unswappable(
 ) -> str | None:
     for name in fairness.protected:
         if not any(f"{{{name}}}" in message["content"] for message in messages):
-            return f"it holds no {{{name}}}, where fairness.counterfactual puts the values of fairness.protected.{name}"
+            return f"it holds no {{{name}}}, where fairness.swaps puts the values of fairness.protected.{name}"
     given = [name for name in (*fairness.protected, SWAP_GROUP) if name in attributes]
     if given:
-        return f"it has an attribute {given[0]!r}, which fairness.counterfactual sets; leave it out of the columns"
+        return f"it has an attribute {given[0]!r}, which fairness.swaps sets; leave it out of the columns"
     return None
 
 
