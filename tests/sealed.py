@@ -29,7 +29,10 @@ class Killed(Exception):
 
 @contextmanager
 def rounds(folder: Path):
-    """Hold a run below a folder; give a function that does one of its rounds and returns the manifest."""
+    """Hold a run below a folder; give a function that does one of its rounds and returns the manifest.
+
+    `do.run` is the run as the last round had it.
+    """
     with hold(Store(str(folder / "runs" / "waves"))) as lease:
 
         def do(number=1, *, dies_after=None, num_prompts=12, unit_size=4, most=8, rule="all_passed", **parts):
@@ -44,6 +47,7 @@ def rounds(folder: Path):
             config = RunConfig.model_validate(whole)
             run = Run(config, lease.store, lease, "f", POLICY)
             lease.store.create("config.json", config.model_dump_json(indent=1).encode())
+            do.run = run
             return _do(run, number, num_prompts, dies_after)
 
         yield do
