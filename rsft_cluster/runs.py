@@ -19,7 +19,16 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
 from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import BadLine, read_prompts
-from rsft_cluster.records import Decision, Evaluation, Manifest, PolicyRef, PromptSet, Record, TrainingResult
+from rsft_cluster.records import (
+    Decision,
+    Evaluation,
+    FairnessReport,
+    Manifest,
+    PolicyRef,
+    PromptSet,
+    Record,
+    TrainingResult,
+)
 from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.schemas import PROMPT, digest
 from rsft_cluster.store import Store
@@ -79,13 +88,14 @@ def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:
     manifest = read_record(store, folder.manifest, Manifest)
     training = read_record(store, folder.at("training.json"), TrainingResult)
     evaluation = read_record(store, folder.at("evaluation", "evaluation.json"), Evaluation)
+    fairness = read_record(store, folder.at("evaluation", "fairness.json"), FairnessReport)
     decision = read_record(store, folder.at("decision.json"), Decision)
     if number == 0:
         stage = "done" if evaluation else "evaluate"
     else:
         made = (manifest, training, evaluation, decision)
         stage = next((name for name, record in zip(STAGES, made, strict=True) if record is None), "done")
-    return RoundSummary(number, manifest, training, evaluation, decision, stage)
+    return RoundSummary(number, manifest, training, evaluation, decision, stage, fairness)
 
 
 def summaries(store: Store) -> list[RoundSummary]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from rsft_cluster.records import Decision, Evaluation, Manifest, TrainingResult
+from rsft_cluster.records import Decision, Evaluation, FairnessReport, Manifest, TrainingResult
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class RoundSummary:
     decision: Decision | None = None
     stage: str = "done"
     """The stage that is to be done next, or `done`."""
+    fairness: FairnessReport | None = None
 
     def row(self) -> dict[str, object]:
         """Return the figures that the table shows, by name, for scripts."""
