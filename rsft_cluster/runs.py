@@ -22,6 +22,7 @@ from rsft_cluster.prompts import BadLine, read_prompts
 from rsft_cluster.records import (
     Decision,
     Evaluation,
+    FairnessReport,
     Manifest,
     PilotChoice,
     PolicyRef,
@@ -77,11 +78,6 @@ def pilot_path(number: int) -> str:
     return f"rounds/{number:04d}/pilot.json"
 
 
-def fairness_path(number: int, *, arm: str = "rounds") -> str:
-    """Return where the fairness report of a round's evaluation is kept."""
-    return f"{arm}/{number:04d}/evaluation/fairness.json"
-
-
 def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
     """Return the config with what the round's pilot chose in it, where there was one."""
     if config.pilot is None or not store.exists(pilot_path(number)):
@@ -111,13 +107,14 @@ def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:
     manifest = read_record(store, folder.manifest, Manifest)
     training = read_record(store, folder.at("training.json"), TrainingResult)
     evaluation = read_record(store, folder.at("evaluation", "evaluation.json"), Evaluation)
+    fairness = read_record(store, folder.at("evaluation", "fairness.json"), FairnessReport)
     decision = read_record(store, folder.at("decision.json"), Decision)
     if number == 0:
         stage = "done" if evaluation else "evaluate"
     else:
         made = (manifest, training, evaluation, decision)
         stage = next((name for name, record in zip(STAGES, made, strict=True) if record is None), "done")
-    return RoundSummary(number, manifest, training, evaluation, decision, _controls(store, number), stage)
+    return RoundSummary(number, manifest, training, evaluation, decision, _controls(store, number), stage, fairness)
 
 
 def _controls(store: Store, number: int) -> dict[str, Evaluation]:

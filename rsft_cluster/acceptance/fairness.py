@@ -53,13 +53,14 @@ class Fairness:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Candidates as codes: of protected values, of stratum (merit), of decision; -1 where there is no decision."""
+    """Candidates as codes: of protected values, of stratum (merit), of decision, of swap group; -1 where none is."""
 
     groups: Codes
     strata: Codes
     decisions: Codes
+    swap_groups: Codes
     names: tuple[list[str], list[str], list[str]]
-    """What the codes stand for, in words."""
+    """What the codes of groups, strata and decisions stand for, in words."""
 
 
 def judge_fairness(judged: pa.Table, probability: NDArray[np.float64], fairness: FairnessConfig | None) -> Fairness:
@@ -110,10 +111,12 @@ def _rows(judged: pa.Table, fairness: FairnessConfig) -> _Rows:
     if fairness.cells == "equalised_odds":
         merits = [_merit(i, a, str(fairness.merit)) for i, a in zip(ids, attributes, strict=True)]
     strata, stratum = np.unique(merits, return_inverse=True)
+    swaps = pa.array([a.get(SWAP_GROUP) for a in attributes], pa.string()).dictionary_encode()
+    swap_groups = swaps.indices.fill_null(-1).to_numpy().astype(np.int64)
     decided = judged.column("decision").combine_chunks().dictionary_encode()
     decisions = decided.indices.fill_null(-1).to_numpy().astype(np.int64)
     names = ([in_words(c) for c in fairness.combinations], strata.tolist(), decided.dictionary.to_pylist())
-    return _Rows(np.array(groups, dtype=np.int64)[prompt], stratum[prompt], decisions, names)
+    return _Rows(np.array(groups, dtype=np.int64)[prompt], stratum[prompt], decisions, swap_groups[prompt], names)
 
 
 def _merit(prompt: str, attributes: Mapping[str, str], name: str) -> str:
@@ -133,10 +136,8 @@ def _objections(judged: pa.Table, rows: _Rows, fairness: FairnessConfig) -> pa.A
 
 
 def _disagreements(judged: pa.Table, rows: _Rows, num_groups: int) -> pa.Array:
-    attributes = judged.column("attributes").to_pylist()
-    swap_groups = pa.array([dict(a or ()).get(SWAP_GROUP) for a in attributes], pa.string())
-    keyed = pa.table({SWAP_GROUP: swap_groups.fill_null(""), "index": judged.column("index")})
-    _, member = np.unique(codes(keyed, SWAP_GROUP, "index"), return_inverse=True)
+    index = judged.column("index").to_numpy().astype(np.int64)
+    _, member = np.unique(rows.swap_groups * (index.max() + 1) + index, return_inverse=True)
     size = np.bincount(member)
     passed = judged.column("passed").fill_null(False).to_numpy()
     present = np.bincount(np.unique(member * num_groups + rows.groups) // num_groups, minlength=len(size))
@@ -149,7 +150,7 @@ def _disagreements(judged: pa.Table, rows: _Rows, num_groups: int) -> pa.Array:
     found[np.bincount(member, weights=passed) < size] = "did not pass under another protected value"
     found[present < num_groups] = "there is no candidate of this index under every protected value"
     objections = found[member]
-    objections[swap_groups.is_null().to_numpy(zero_copy_only=False)] = f"its prompt has no attribute {SWAP_GROUP}"
+    objections[rows.swap_groups < 0] = f"its prompt has no attribute {SWAP_GROUP}"
     return pa.array(objections, pa.string())
 
 

@@ -21,6 +21,7 @@ from rsft_cluster.cli.options import (
 )
 from rsft_cluster.config import json_schema
 from rsft_cluster.report import results
+from rsft_cluster.report.fairness import fairness_table
 from rsft_cluster.report.findings import show_finding
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import as_json, rounds_table
@@ -119,6 +120,8 @@ def status(
         console.print(rounds_table(rounds, title=target))
     else:
         console.print(f"{target}: no round has begun", markup=False)
+    for number, report in [(r.round, r.fairness) for r in rounds if r.fairness][-1:]:
+        console.print(fairness_table(report, way="sampled", title=f"fairness of the policy of round {number}"))
     if current:
         said = f"{current.policy.name} ({DONE[current.action]}: {current.reason})"
         console.print(f"current policy: {said}", markup=False)

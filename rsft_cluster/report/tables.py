@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rich import box
 from rich.table import Table
 
-from rsft_cluster.records import Decision, Evaluation, Manifest, TrainingResult
+from rsft_cluster.records import Decision, Evaluation, FairnessReport, Manifest, TrainingResult
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class RoundSummary:
     """Control arms of the round by name, evaluated as the challenger was."""
     stage: str = "done"
     """The stage that is to be done next, or `done`."""
+    fairness: FairnessReport | None = None
 
     def row(self) -> dict[str, object]:
         """Return the figures that the table shows, by name, for scripts."""
