@@ -89,7 +89,16 @@ class Language:
         total = sum(weights.values())
         return {ids: w / total for ids, w in weights.items()}
 
-    def judged(self, folder: Path, *, num: int, seed: int = 0, **decoding: float) -> "Pool":
+    def judged(
+        self,
+        folder: Path,
+        *,
+        num: int,
+        seed: int = 0,
+        constraints: Sequence[Constraint] | None = None,
+        rule: Plugin | None = None,
+        **decoding: object,
+    ) -> "Pool":
         """Sample, judge and commit candidates of the one prompt through the collection's own actors."""
         store = Store(str(folder))
         rows = rows_to_table([prompt("ab", role="raw", reference=None)], PROMPT)
@@ -100,12 +109,12 @@ class Language:
             at, round_number=1, stream="round-0001", seed=seed, policy=PolicyRef(name="p", uri=self.path, digest="d"),
             passes=(way,), prompts="prompts.parquet", fingerprint="f",
         )  # fmt: skip
-        acceptance = AcceptanceConfig(dedupe=False)
+        acceptance = AcceptanceConfig(rule=rule or Plugin(use="all_passed"), dedupe=False)
         work = Work(
             store_uri=store.uri, folder=at.path, session="s" * 12, plan=plan, policy=PolicySpec(self.path),
             generator=bind(Plugin(use="transformers"), "generators", num_leading=1),
-            scoring=ScoringConfig(constraints=CONSTRAINTS), how=Selecting(bind_rule(acceptance), acceptance),
-            decides=False, unit_timeout_s=600,
+            scoring=ScoringConfig(constraints=tuple(constraints or CONSTRAINTS)),
+            how=Selecting(bind_rule(acceptance), acceptance), decides=False, unit_timeout_s=600,
         )  # fmt: skip
         manifest = Collection(work, at).finish()
         (scores,), (candidates,) = manifest.scores, manifest.candidates
