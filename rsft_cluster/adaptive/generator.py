@@ -136,21 +136,20 @@ class AdaptiveGenerator:
             return num_tokens, 1.0
         if judgement.passed or chance > 0.0:
             return num_tokens, chance if self._how.kind == "soft" else float(chance > 0.0)
-        return self._shortest_dead(one.completion, judgement), 0.0
-
-    def _shortest_dead(self, completion: Completion, judgement: Judgement) -> int:
-        """Return how many tokens reach the character that made a rejected completion wrong; all where none is named.
-
-        A character that is not whole yet may still become another one, and so names nothing.
-        """
         named = [v["fatal_at"] for v in judgement.verdicts if v["constraint"] in self._required and not v["passed"]]
-        places = [place for place in named if isinstance(place, int) and place < len(completion.text)]
-        whole = len(completion.token_ids)
-        if not places or completion.text[min(places)] == INCOMPLETE:
-            return whole
-        dead = completion.text[: min(places) + 1]
-        reach = (n for n in range(1, whole) if self._plain.decode(completion.token_ids[:n]).startswith(dead))
-        return next(reach, whole)
+        places = [place for place in named if isinstance(place, int)]
+        return shortest_dead(one.completion, min(places), self._plain.decode) if places else num_tokens, 0.0
+
+
+def shortest_dead(completion: Completion, fatal_at: int, decode: Callable[[Sequence[int]], str]) -> int:
+    """Return how many tokens of a completion make the shortest prefix that holds its fatal character.
+
+    All of them, where the character lies beyond the text, or is one that more bytes may still turn into another.
+    """
+    num_tokens, dead = len(completion.token_ids), completion.text[: fatal_at + 1]
+    if len(dead) <= fatal_at or dead.endswith(INCOMPLETE):
+        return num_tokens
+    return next((n for n in range(1, num_tokens) if decode(completion.token_ids[:n]).startswith(dead)), num_tokens)
 
 
 def _candidate(prompt: Prompt, completion: Completion) -> Candidate:
