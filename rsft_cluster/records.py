@@ -8,6 +8,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from rsft_cluster.config import AdaptiveConfig
+
 
 class Record(BaseModel):
     """Base of all records: immutable, strict about unknown keys, canonical as JSON."""
@@ -61,6 +63,7 @@ class Pass(Record):
     stop_token_ids: tuple[int, ...] = ()
     batch_size: int
     independent_rows: bool = False
+    adaptive: AdaptiveConfig | None = None
 
 
 class Plan(Record):
@@ -79,6 +82,11 @@ class Plan(Record):
     fingerprint: str
     wave: int = 0
     """Number of the first pass, where a round samples in waves."""
+
+    @property
+    def adaptive(self) -> AdaptiveConfig | None:
+        """How rejections are remembered while sampling, in whichever pass they are."""
+        return next((way.adaptive for way in self.passes if way.adaptive is not None), None)
 
 
 class Unit(Record):

@@ -5,15 +5,14 @@ each key was answered exactly once.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from rsft_cluster.errors import StageError
-from rsft_cluster.generators.base import Completion, Decoding, Generator, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Exhausted, Generator, PolicySpec, Prompt, Refusal
 from rsft_cluster.keys import sampling_key
-from rsft_cluster.plugins import Bound
 from rsft_cluster.policies import localised
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Pass, Plan
@@ -34,9 +33,9 @@ class SampledUnit:
 class UnitSampler:
     """A loaded generator, ready to answer units of one plan."""
 
-    def __init__(self, plan: Plan, policy: PolicySpec, generator: Bound) -> None:
+    def __init__(self, plan: Plan, policy: PolicySpec, generator: Callable[[PolicySpec], Generator]) -> None:
         self._plan = plan
-        self._generator: Generator = generator(localised(policy))
+        self._generator = generator(localised(policy))
 
     def sample(self, units: Sequence[pa.Table]) -> Iterator[tuple[int, SampledUnit]]:
         """Answer the PROMPT rows of units by every pass of the plan; yield each unit as it is finished.
@@ -71,6 +70,8 @@ class UnitSampler:
             unit = answered.unit_of[position]
             if isinstance(answer, Refusal):
                 answered.refuse(position, answer.reason)
+            elif isinstance(answer, Exhausted):
+                answered.exhaust(position)
             elif answer.index not in range(len(indices[position])):
                 wanted = len(indices[position])
                 raise StageError(f"the generator answered with index {answer.index} of {wanted} candidates")
@@ -98,7 +99,7 @@ class UnitSampler:
             "finish_reason": answer.finish_reason,
             "logprob": answer.logprob,
             "target_logprob": answer.target_logprob,
-            "survival": 1.0,
+            "survival": answer.survival,
             "seed": keys[answer.prompt][answer.index],
             "policy": self._plan.policy.name,
         }
@@ -106,7 +107,7 @@ class UnitSampler:
 
 def decoding_of(way: Pass) -> Decoding:
     """Return how a pass of a plan draws its tokens."""
-    return Decoding(**way.model_dump(exclude={"num_candidates"}))
+    return Decoding(**way.model_dump(exclude={"num_candidates", "adaptive"}))
 
 
 class _Answered:
@@ -116,7 +117,9 @@ class _Answered:
         rows = [(i, row) for i, unit in enumerate(units) for row in unit.to_pylist()]
         self.num_units = len(units)
         self.unit_of = [i for i, _ in rows]
-        self.prompts = [Prompt(r["prompt_id"], to_messages(r["messages"]), r["reference"]) for _, r in rows]
+        self.prompts = [
+            Prompt(r["prompt_id"], to_messages(r["messages"]), r["reference"], dict(r["attributes"])) for _, r in rows
+        ]
         self._rows: list[dict[int, dict[str, object]]] = [{} for _ in rows]
         """Of each prompt, by index."""
         self._refused: dict[int, str] = {}
@@ -155,6 +158,12 @@ class _Answered:
         if position not in self._refused:
             self._num_missing[self.unit_of[position]] -= self._expected[position] - len(self._rows[position])
         self._refused[position] = reason
+
+    def exhaust(self, position: int) -> None:
+        """Expect no more of a prompt in this pass than what is there."""
+        num_left = self._expected[position] - len(self._rows[position])
+        self._expected[position] -= num_left
+        self._num_missing[self.unit_of[position]] -= num_left
 
     def is_finished(self, unit: int) -> bool:
         """Say whether everything expected of a unit is there."""

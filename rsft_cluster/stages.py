@@ -50,7 +50,7 @@ def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
 
     def judged(temperature: float) -> pa.Table:
         folder = Folder(run.store, run.round(number).at("pilot", f"{temperature:g}"))
-        sampling = config.sampling.model_copy(update={"temperature": temperature})
+        sampling = config.sampling.model_copy(update={"temperature": temperature, "adaptive": None})
         plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, sampling, first_prompts, stream=stream))
         manifest = _collect(run, folder, plan, selecting(config, number), reporter, decides=False)
         return pa.concat_tables([run.store.read_table(ref, columns=list(COLUMNS)) for ref in manifest.scores])

@@ -6,7 +6,7 @@ known by plain forwards, so is whether it passes and what it scores, and therefo
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,11 @@ from rsft_cluster.collection.deciding import judged_table
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import AcceptanceConfig, BudgetConfig, Constraint, Plugin, ScoringConfig
-from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.plugins import bind
-from rsft_cluster.records import Pass, PolicyRef
+from rsft_cluster.records import Manifest, Pass, PolicyRef
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store
 
@@ -45,6 +45,12 @@ def letters_count(candidate: Candidate) -> float:
     return score_of(candidate.completion)
 
 
+def names_pair_of_c(candidate: Candidate) -> Verdict:
+    """Constraint: the same, naming the second c, which no continuation mends."""
+    place = candidate.completion.find("cc")
+    return Verdict.of(True) if place < 0 else Verdict(0.0, passed=False, fatal_at=place + 1)
+
+
 def no_pair_of_c(candidate: Candidate) -> bool:
     """Constraint: no two c in a row."""
     return "cc" not in candidate.completion
@@ -55,6 +61,10 @@ CONSTRAINTS = (
     Constraint(use="targets:no_pair_of_c", weight=0),
     Constraint(use="targets:letters_count", required=False),
 )
+
+
+NAMING = (Constraint(use="finished", weight=0), Constraint(use="targets:names_pair_of_c", weight=0), CONSTRAINTS[2])
+"""The same, with the character named that made a completion wrong."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +99,43 @@ class Language:
         total = sum(weights.values())
         return {ids: w / total for ids, w in weights.items()}
 
-    def judged(self, folder: Path, *, num: int, seed: int = 0, **decoding: float) -> "Pool":
-        """Sample, judge and commit candidates of the one prompt through the collection's own actors."""
+    def judged(
+        self,
+        folder: Path,
+        *,
+        num: int,
+        num_prompts: int = 1,
+        seed: int = 0,
+        constraints: Sequence[Constraint] | None = None,
+        rule: Plugin | None = None,
+        decides: bool = False,
+        **decoding: object,
+    ) -> "Pool":
+        """Sample, judge and commit candidates of the one prompt through the collection's own actors.
+
+        With `num_prompts` it stands there as so many prompts, which differ in their ids alone, `num` candidates each.
+        """
         store = Store(str(folder))
-        rows = rows_to_table([prompt("ab", role="raw", reference=None)], PROMPT)
-        store.write_batches("prompts.parquet", rows.to_batches(), PROMPT, rows=1)
+        copies = [{"copy": str(i)} if i else {} for i in range(num_prompts)]
+        rows = rows_to_table([prompt("ab", role="raw", reference=None, attributes=a) for a in copies], PROMPT)
+        store.write_batches("prompts.parquet", rows.to_batches(), PROMPT, rows=num_prompts)
         at = Folder(store, "rounds/0001")
         way = Pass(**{"num_candidates": num, "temperature": 1.0, "max_tokens": LENGTH, "batch_size": 2048, **decoding})
         plan = write_plan(
             at, round_number=1, stream="round-0001", seed=seed, policy=PolicyRef(name="p", uri=self.path, digest="d"),
             passes=(way,), prompts="prompts.parquet", fingerprint="f",
         )  # fmt: skip
-        acceptance = AcceptanceConfig(dedupe=False)
+        acceptance = AcceptanceConfig(rule=rule or Plugin(use="all_passed"), dedupe=False)
         work = Work(
             store_uri=store.uri, folder=at.path, session="s" * 12, plan=plan, policy=PolicySpec(self.path),
             generator=bind(Plugin(use="transformers"), "generators", num_leading=1),
-            scoring=ScoringConfig(constraints=CONSTRAINTS), how=Selecting(bind_rule(acceptance), acceptance),
-            decides=False, unit_timeout_s=600,
+            scoring=ScoringConfig(constraints=tuple(constraints or CONSTRAINTS)),
+            how=Selecting(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
         )  # fmt: skip
         manifest = Collection(work, at).finish()
         (scores,), (candidates,) = manifest.scores, manifest.candidates
         ids = store.read_table(candidates, columns=["token_ids"]).column(0).to_pylist()
-        return Pool(judged_table(store.read_table(scores), None, None), [tuple(i) for i in ids])
+        return Pool(judged_table(store.read_table(scores), None, None), [tuple(i) for i in ids], manifest)
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,7 @@ class Pool:
 
     judged: pa.Table
     tokens: list[Tokens]
+    manifest: Manifest
 
     def grouped(self, size: int) -> "Pool":
         """Return the same candidates as groups of `size`, each a prompt of its own."""
@@ -128,15 +154,19 @@ class Pool:
         table = self.judged.slice(0, num)
         for name, column in (("prompt_id", prompts), ("index", index)):
             table = table.set_column(table.column_names.index(name), name, column)
-        return Pool(table, self.tokens[:num])
+        return replace(self, judged=table, tokens=self.tokens[:num])
 
-    def kept(
+    def kept_places(
         self, rule: str, *, dedupe: bool = False, budget: BudgetConfig | None = None, **params: object
-    ) -> list[Tokens]:
-        """Return the tokens of what a rule accepts."""
+    ) -> list[int]:
+        """Return the rows of what a rule accepts."""
         acceptance = AcceptanceConfig(rule=Plugin(use=rule, params=params), dedupe=dedupe)
         found = decide(self.judged, Selecting(bind_rule(acceptance), acceptance, budget)).table
-        return [self.tokens[i] for i in np.flatnonzero(found.column("accepted").to_numpy())]
+        return np.flatnonzero(found.column("accepted").to_numpy()).tolist()
+
+    def kept(self, rule: str, **settings: object) -> list[Tokens]:
+        """Return the tokens of what a rule accepts."""
+        return [self.tokens[i] for i in self.kept_places(rule, **settings)]
 
 
 def language(folder: Path, **options: object) -> Language:

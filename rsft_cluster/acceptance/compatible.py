@@ -2,7 +2,10 @@
 
 from rsft_cluster import config
 from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.everything import everything
 from rsft_cluster.errors import ConfigError
+from rsft_cluster.generators.base import STEERABLE
+from rsft_cluster.plugins import bind
 
 
 def check_compatible(run: config.RunConfig) -> None:
@@ -15,6 +18,8 @@ def check_compatible(run: config.RunConfig) -> None:
         raise ConfigError(f"acceptance.rule: {name} cannot be used here: {why}")
     if run.budget.wave_size is not None:
         _check_waves(run, name, rule.scope)
+    if run.sampling.adaptive is not None:
+        _check_adaptive(run, name, rule)
 
 
 def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
@@ -29,3 +34,24 @@ def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
         raise ConfigError(f"acceptance.drop_all_passed: {ends}, so prompts solved at once would be dropped as too easy")
     if run.fairness is not None:
         raise ConfigError(f"fairness: {ends}; groups and cells need all candidates of the round. Leave waves out")
+
+
+def _check_adaptive(run: config.RunConfig, name: str, rule: object) -> None:
+    """Refuse what rejections that are remembered would bias, and generators that cannot draw so."""
+    what = "with sampling.adaptive, rejected completions are not drawn again"
+    if rule is everything:
+        raise ConfigError(
+            f"acceptance.rule: {name} rejects nothing, so there is nothing to remember; leave adaptive out"
+        )
+    if getattr(rule, "scope", None) != "candidate":
+        raise ConfigError(
+            f"acceptance.rule: {name} compares candidates with each other; {what}, and the rule would be biased. Use "
+            "a rule that decides each candidate alone (all_passed, threshold, boltzmann, off_policy), or no adaptive"
+        )
+    if run.fairness is not None:
+        raise ConfigError(f"fairness: {what}; cells are counted on plain samples. Leave sampling.adaptive out")
+    if "random" in run.controls.arms:
+        raise ConfigError(f"controls.arms: {what}; `random` learns from plain samples. Leave it or adaptive out")
+    if bind(run.sampling.generator, "generators", num_leading=1).use != STEERABLE:
+        used = run.sampling.generator.use
+        raise ConfigError(f"sampling.generator: {used} cannot leave out what was rejected; adaptive needs transformers")

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.adaptive.generator import adaptive
 from rsft_cluster.collection.deciding import decided_table, undecided_table
 from rsft_cluster.collection.plan import Folder, read_prompts_of
 from rsft_cluster.config import ScoringConfig
@@ -91,7 +92,10 @@ class Sample:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._folder = work.open()
-        self._sampler = UnitSampler(work.plan, work.policy, work.generator)
+        generator, how = work.generator, work.plan.adaptive
+        if how is not None:
+            generator = adaptive(generator, how, work.scoring.constraints, work.how.rule)
+        self._sampler = UnitSampler(work.plan, work.policy, generator)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Answer the units of a batch together (one, unless units may be mixed); yield each as it is finished."""

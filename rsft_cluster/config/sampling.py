@@ -8,13 +8,19 @@ from rsft_cluster.config.parts import Part, Plugin, PluginField
 
 
 class AdaptiveConfig(Part):
-    """Rejections are remembered while sampling: what was rejected once is not drawn again (adaptive rejection)."""
+    """Rejections are remembered while sampling: what was rejected once is not drawn again (adaptive rejection).
+
+    It pays where completions are short or repeat. What is accepted still follows the rule's target exactly, if the
+    constraints give equal completions equal verdicts; how often a prompt is rejected says less about it. A constraint
+    that tells from which character on a completion was lost (`fatal_at`) rules out all that begin so.
+    """
 
     kind: Literal["hard", "soft"] = "hard"
-    """`hard` takes rejected completions off the proposal; `soft` takes off what the acceptance rule rejects on average,
-    so that a completion seen before is drawn as often as it is kept, and kept for sure."""
+    """`hard` takes off the proposal what the acceptance rule never keeps; `soft` all that it rejects on average, so
+    that a completion seen before is drawn as often as it is kept, and kept for sure."""
     draws_at_once: int = Field(default=4, ge=1)
-    """Candidates of one prompt drawn before their verdicts are taken into account."""
+    """Candidates of one prompt drawn before their verdicts are taken into account. A prompt is read again for each
+    such lot, so long prompts ask for more."""
 
 
 class SamplingConfig(Part):
@@ -47,7 +53,7 @@ class SamplingConfig(Part):
     units either, in float32 on CPUs, mixtures of experts excepted. `none`: last bits may depend on what was decoded
     together. With the last two, workers decode several units at once, so that no row idles while a unit ends."""
     adaptive: AdaptiveConfig | None = None
-    """Adaptive rejection sampling, for short or repeating outputs. Off by default."""
+    """Adaptive rejection sampling, for short or repeating outputs; decodes in plain batches. Off by default."""
     workers: int = Field(default=1, ge=1)
     """Sampling actors."""
     num_gpus: float = Field(default=0, ge=0)
@@ -63,6 +69,18 @@ class SamplingConfig(Part):
     def _greedy_is_single(self) -> Self:
         if self.temperature == 0 and self.num_candidates > 1:
             raise ValueError("temperature 0 is greedy: all candidates would be equal; set num_candidates: 1")
+        return self
+
+    @model_validator(mode="after")
+    def _adaptive_has_a_law(self) -> Self:
+        if self.adaptive is not None and self.temperature == 0:
+            raise ValueError(
+                "adaptive: temperature 0 draws nothing at random, so nothing can be taken off; leave it out"
+            )
+        if self.adaptive is not None and self.determinism == "sample":
+            raise ValueError(
+                "adaptive decodes in plain batches, whose last bits depend on the unit: choose determinism unit"
+            )
         return self
 
     @property

@@ -62,7 +62,8 @@ class Verdict:
     reason: str = ""
     fatal_at: int | None = None
     """Place, in characters of the completion, of the first one that made it wrong whatever followed; None where the
-    constraint does not know. Training can unlearn exactly that (`training.unlikelihood`)."""
+    constraint does not know. Training can unlearn exactly that (`training.unlikelihood`), and adaptive sampling never
+    again draws what begins so: it has to be true of whatever follows."""
 
     def __post_init__(self) -> None:
         if self.fatal_at is not None and self.fatal_at < 0:

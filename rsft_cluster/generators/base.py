@@ -19,9 +19,12 @@ Candidate j of prompt i is a function of the policy, the prompt, the decoding an
 else: not of its neighbours, of earlier calls or of the clock.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rsft_cluster.constraints.base import Message
 
@@ -49,11 +52,12 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as a generator sees it; the reference is for `scripted` alone."""
+    """A prompt as a generator sees it; reference and attributes are not for the policy."""
 
     prompt_id: str
     messages: Sequence[Message]
     reference: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,13 @@ class Completion:
     """`token_ids` decoded, special tokens left out."""
     finish_reason: FinishReason
     logprob: float
-    """Summed log-probability of `token_ids` under the distribution they were drawn from."""
+    """Summed log-probability of `token_ids` under the proposal, which is what they were drawn from, but for a law."""
     target_logprob: float
     """The same under the policy itself: temperature 1, nothing truncated."""
+    token_logprobs: Sequence[float] = ()
+    """The summands of `logprob`; there where a law was given."""
+    survival: float = 1.0
+    """Share of its probability that earlier rejections had left when it was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +114,68 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """A prompt all of whose completions are rejected by now: its keys that are not answered stay so."""
+
+    prompt: int
+
+
 class Generator(Protocol):
     """What a sampling actor holds."""
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
-    ) -> Iterator[Completion | Refusal]:
+    ) -> Iterator[Completion | Refusal | Exhausted]:
         """Yield one Completion for every key of every prompt, in any order, or one Refusal for a prompt."""
+        ...
+
+
+class Known(NamedTuple):
+    """The tokens after a prefix of which something is known, each with two numbers."""
+
+    tokens: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    """Under the proposal."""
+    left: NDArray[np.float64]
+    """Share of the probability of what begins so that is left."""
+
+
+class Law(Protocol):
+    """What a row is drawn by after a prefix: the proposal, with something taken off. The same while it is drawn by."""
+
+    @property
+    def known(self) -> Known:
+        """Tokens with a probability of their own."""
+        ...
+
+    @property
+    def rest(self) -> float:
+        """Probability of all other tokens together; the proposal says how it is spread over them."""
+        ...
+
+    def after(self, token: int) -> "Law | None":
+        """Return the law one token further on; None where nothing was taken off, which is the proposal."""
+        ...
+
+
+STEERABLE = "rsft_cluster.generators.factories:transformers"
+"""The generator that draws by laws, in full."""
+
+
+class SteerableGenerator(Protocol):
+    """A generator that draws by laws."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        keys: Sequence[Sequence[int]],
+        laws: Sequence[Law] | None = None,
+    ) -> Iterator[Completion | Refusal]:
+        """Yield what `Generator.generate` does, drawn by the law of its prompt."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, as in completions."""
         ...

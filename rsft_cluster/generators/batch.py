@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rsft_cluster.generators.base import Completion, Decoding, FinishReason
+from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Law
 from rsft_cluster.generators.cache import new_cache, tolerates_padding
 from rsft_cluster.generators.completing import Row, check_finite, complete
 from rsft_cluster.generators.drawing import Draw, draw, keys_tensor
@@ -34,6 +34,8 @@ class _Growing:
     token_ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     target_logprob: float = 0.0
+    token_logprobs: list[float] = field(default_factory=list)
+    law: Law | None = None
 
     def push(self, token: int, logprob: float, target_logprob: float) -> bool:
         """Add a token; return whether it ends the completion."""
@@ -41,6 +43,9 @@ class _Growing:
         self.token_ids.append(token)
         self.logprob += logprob
         self.target_logprob += target_logprob
+        if self.row.law is not None:
+            self.token_logprobs.append(logprob)
+            self.law = self.law.after(token) if self.law is not None else None
         return self.ending.reached(token)
 
     def finish(self, reason: FinishReason, rule: StopRule) -> Completion:
@@ -52,6 +57,7 @@ class _Growing:
             target_logprob=self.target_logprob,
             reason=reason,
             rule=rule,
+            token_logprobs=self.token_logprobs,
         )
 
 
@@ -140,10 +146,13 @@ class BatchDecoder:
     def _finish(
         self, rows: Sequence[Row], state: _State, logits: Tensor, decoding: Decoding, rule: StopRule
     ) -> list[Completion]:
-        growing: list[_Growing | None] = [_Growing(row, Ending(rule)) for row in rows]
+        growing: list[_Growing | None] = [_Growing(row, Ending(rule), law=row.law) for row in rows]
+        has_laws = any(row.law is not None for row in rows)
         finished: list[Completion] = []
         for step in range(decoding.max_tokens):
-            drawn = draw(logits, keys=state.keys, steps=torch.full_like(state.keys, step), decoding=decoding)
+            laws = [one.law if one is not None else None for one in growing] if has_laws else None
+            steps = torch.full_like(state.keys, step)
+            drawn = draw(logits, keys=state.keys, steps=steps, decoding=decoding, laws=laws)
             for i, values in enumerate(_to_host(drawn)):
                 one = growing[i]
                 if one is not None and one.push(*values):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsft_cluster.errors import StageError
-from rsft_cluster.generators.base import Completion, Decoding, FinishReason
+from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Law
 from rsft_cluster.generators.stopping import StopRule
 
 
@@ -17,10 +17,19 @@ class Row:
     index: int
     key: int
     prompt_token_ids: tuple[int, ...]
+    law: Law | None = None
+    """What it is drawn by, where that is not the proposal."""
 
 
 def complete(
-    row: Row, token_ids: Sequence[int], *, logprob: float, target_logprob: float, reason: FinishReason, rule: StopRule
+    row: Row,
+    token_ids: Sequence[int],
+    *,
+    logprob: float,
+    target_logprob: float,
+    reason: FinishReason,
+    rule: StopRule,
+    token_logprobs: Sequence[float] = (),
 ) -> Completion:
     """Return the completion of a row."""
     return Completion(
@@ -32,6 +41,7 @@ def complete(
         finish_reason=reason,
         logprob=logprob,
         target_logprob=target_logprob,
+        token_logprobs=tuple(token_logprobs),
     )
 
 

@@ -5,13 +5,15 @@ no neighbours. The noise is counter based, in integer arithmetic that is the sam
 knows nothing about models, prompts or when to stop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rsft_cluster.generators.base import Decoding
+from rsft_cluster.generators.base import Decoding, Law
 
 BLOCK = 128
 """Tokens a block of the two-level draw: V/128 + 128 noise values a row instead of V."""
@@ -28,16 +30,19 @@ class Draw:
 
     tokens: Tensor
     logprobs: Tensor
-    """Under the distribution drawn from: after temperature, top-k, top-p and min-p."""
+    """Under the proposal: after temperature, top-k, top-p and min-p. With a law, as that has it, nothing taken off."""
     target_logprobs: Tensor
     """Under the logits as the model gave them."""
 
 
-def draw(logits: Tensor, *, keys: Tensor, steps: Tensor, decoding: Decoding) -> Draw:
+def draw(
+    logits: Tensor, *, keys: Tensor, steps: Tensor, decoding: Decoding, laws: Sequence[Law | None] | None = None
+) -> Draw:
     """Draw one token for every row of `logits` (rows, vocabulary).
 
     `keys` and `steps` are int64, one a row; `keys_tensor` makes keys. At temperature 0 the likeliest token is
-    taken, the lowest id among equals, and its log-probability is 0.
+    taken, the lowest id among equals, and its log-probability is 0. `laws` are the rows' own, None being the proposal;
+    where any is given, all is reckoned in float64, since laws live on what a sure token leaves over.
     """
     logits = logits.float()
     raw_blocks = _block_lse(logits)
@@ -47,6 +52,10 @@ def draw(logits: Tensor, *, keys: Tensor, steps: Tensor, decoding: Decoding) -> 
         target = _pick(logits, tokens) - raw_total
         return Draw(tokens, torch.where(target.isfinite(), 0.0, target), target)
     processed = process(logits, decoding)
+    if laws is not None:
+        proposal, weights = _by_laws(processed.double().log_softmax(-1), laws)
+        tokens = _gumbel_max(weights, _block_lse(weights), _mix(keys ^ _mix(steps)))
+        return Draw(tokens, _pick(proposal, tokens), _pick(logits, tokens) - raw_total)
     blocks = raw_blocks if processed is logits else _block_lse(processed)
     total = raw_total if processed is logits else torch.logsumexp(blocks, -1)
     tokens = _gumbel_max(processed, blocks, _mix(keys ^ _mix(steps)))
@@ -97,6 +106,33 @@ def _gumbel_max(logits: Tensor, blocks: Tensor, states: Tensor) -> Tensor:
     within = within.masked_fill(tokens >= logits.shape[-1], _CUT)
     best = (within + _gumbel(states, tokens + _WITHIN)).argmax(-1, keepdim=True)
     return tokens.gather(-1, best).squeeze(-1)
+
+
+def _by_laws(proposal: Tensor, laws: Sequence[Law | None]) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities as the laws have them, and the same with what was taken off taken off.
+
+    A known token has its law's probability; the others share the law's rest in proportion to the proposal. So what is
+    known stays as it was, though logits differ in their last bits from batch to batch.
+    """
+    ruled = [(row, law) for row, law in enumerate(laws) if law is not None and len(law.known.tokens)]
+    if not ruled:
+        return proposal, proposal
+    own = torch.tensor([row for row, _ in ruled], device=proposal.device)
+    rest = torch.tensor([law.rest for _, law in ruled], dtype=torch.float64, device=proposal.device)
+    rows = own.repeat_interleave(torch.tensor([len(law.known.tokens) for _, law in ruled], device=proposal.device))
+    tokens, probabilities, left = (
+        torch.from_numpy(np.concatenate(columns)).to(proposal.device)
+        for columns in zip(*(law.known for _, law in ruled), strict=True)
+    )
+    proposal = proposal.index_put((rows, tokens), torch.full_like(probabilities, _CUT))
+    unknown = proposal[own].logsumexp(-1)
+    # Where everything is known there is nothing to scale.
+    scale = torch.where(unknown.isneginf(), 0.0, rest.log() - unknown)
+    proposal[own] += scale[:, None]
+    proposal[rows, tokens] = probabilities.log()
+    weights = proposal.index_put((rows, tokens), (probabilities * left).log())
+    # Rounding may leave a prefix some mass when all that it can go on with is dead: it then draws what is dead.
+    return proposal, torch.where(weights.isneginf().all(-1, keepdim=True), proposal, weights)
 
 
 def _gumbel(states: Tensor, counters: Tensor) -> Tensor:

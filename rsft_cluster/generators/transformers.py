@@ -14,8 +14,9 @@ from torch.nn import Embedding
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators import encoding
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Law, PolicySpec, Prompt, Refusal
 from rsft_cluster.generators.batched import BatchedDecoder
 from rsft_cluster.generators.completing import Row
 from rsft_cluster.generators.engine.engine import Engine, Limits
@@ -62,21 +63,35 @@ class TransformersGenerator:
         )
 
     def generate(
-        self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        keys: Sequence[Sequence[int]],
+        laws: Sequence[Law] | None = None,
     ) -> Iterator[Completion | Refusal]:
         """Yield one Completion for every key of every prompt, or one Refusal for a prompt.
 
         Prompts that do not fit the model are refused before anything is sampled. What is computed together follows
-        from the prompts, their order and the settings alone.
+        from the prompts, their order and the settings alone. `laws` are what prompts are answered by in place of the
+        proposal; plain batched decoding alone can.
         """
+        if laws is not None and not isinstance(self.decoder, BatchedDecoder):
+            raise ConfigError(
+                "candidates are drawn by laws in plain batches alone; build the generator with engine: batches"
+            )
         rows: list[list[Row]] = []
         for i, prompt in enumerate(prompts):
             token_ids = self._encode(prompt, decoding)
             if isinstance(token_ids, str):
                 yield Refusal(i, token_ids)
             elif keys[i]:
-                rows.append([Row(i, j, key, token_ids) for j, key in enumerate(keys[i])])
+                law = laws[i] if laws is not None else None
+                rows.append([Row(i, j, key, token_ids, law) for j, key in enumerate(keys[i])])
         yield from self.decoder.run(rows, decoding, self._stop_rule(decoding))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens left out."""
+        return encoding.decode(self.tokenizer, token_ids)
 
     def _encode(self, prompt: Prompt, decoding: Decoding) -> tuple[int, ...] | str:
         """Return a prompt's token ids, or why it cannot be answered."""
@@ -101,7 +116,7 @@ class TransformersGenerator:
         ends = encoding.end_token_ids(self.tokenizer, listed, decoding.stop_token_ids)
         # A stop string that is a token of its own may be a special one, which decoded text leaves out.
         ends |= encoding.added_token_ids(self.tokenizer, decoding.stop)
-        return StopRule(ends, decoding.stop, lambda ids: encoding.decode(self.tokenizer, ids))
+        return StopRule(ends, decoding.stop, self.decode)
 
 
 def _engine(model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool) -> Engine | None:
