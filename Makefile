@@ -9,7 +9,7 @@ SOURCES := rsft_cluster jobs tests
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-ray test-all demo bench-sampling clean
+.PHONY: help setup format check test test-method test-ray test-all demo bench-sampling clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -36,13 +36,17 @@ check: $(READY) ## Format, lint, types, import contracts
 test: $(READY) ## Tests that need no cluster
 	$(BIN)/python -m pytest -m 'not ray and not gpu'
 
+test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
+	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
+	    tests/test_losses.py tests/test_fairness.py
+
 test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
 	$(BIN)/python -m pytest -m ray tests
 
 test-gpu: $(READY) ## Tests on a GPU: exactness, determinism, speed, one round; skips where there is none
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-test-all: check test test-ray ## All of them
+test-all: check test test-method test-ray ## All of them
 
 demo: $(READY) ## Two-digit addition, three rounds and two controls, in a few minutes
 	$(BIN)/python -m rsft_cluster.demos jobs/configs/arithmetic.yaml

@@ -38,7 +38,9 @@ def control_arm(run: Run, name: str) -> Run:
 
 def _arm(run: Run, name: str, number: int, held_out: str, reporter: Reporter) -> Evaluation:
     challenger = run.store.read_record(run.round(number).at("training.json"), TrainingResult)
-    training = run.config.training.model_copy(update={"steps": challenger.num_steps, "epochs": None})
+    # What an arm learns from is judged by nothing, so nothing of it is rejected either.
+    alike = {"steps": challenger.num_steps, "epochs": None, "rejection": None, "unlikelihood": None}
+    training = run.config.training.model_copy(update=alike)
     arm = replace(control_arm(run, name), config=run.config.model_copy(update={"training": training}))
     initial = _started_from(run, number, challenger)
 

@@ -60,3 +60,7 @@ class AlreadyRunningError(RsftError, RuntimeError):
     """Another process holds the lease of this run."""
 
     exit_code = 75
+
+
+class AuditError(RsftError, RuntimeError):
+    """An audit trail does not hold: something was changed, lost, or decided otherwise than it says."""

@@ -12,12 +12,14 @@ from math import comb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from rsft_cluster.collection.plan import Folder
-from rsft_cluster.config import EvaluationConfig, SamplingConfig
+from rsft_cluster.config import EvaluationConfig, FairnessConfig, SamplingConfig
 from rsft_cluster.diversity import distinct_n, self_bleu
 from rsft_cluster.errors import StageError
-from rsft_cluster.records import Evaluation, Manifest, Pass
+from rsft_cluster.fairness import fairness_report
+from rsft_cluster.records import Evaluation, FairnessReport, Manifest, Pass, Plan
 from rsft_cluster.schemas import conform
 
 PER_PROMPT = pa.schema(
@@ -78,6 +80,15 @@ def evaluate(folder: Folder, manifest: Manifest, config: EvaluationConfig) -> Ev
         num_errors=manifest.totals.num_errors,
         per_prompt=folder.store.write_table(folder.at("per_prompt.parquet"), per_prompt, PER_PROMPT),
     )
+
+
+def evaluate_fairness(folder: Folder, plan: Plan, manifest: Manifest, fairness: FairnessConfig) -> FairnessReport:
+    """Return how the decisions of a sealed evaluation fall by protected values."""
+    with folder.store.filesystem.open_input_file(f"{folder.store.root}/{plan.prompts}") as file:
+        prompts = pq.read_table(file, columns=["prompt_id", "attributes"])
+    columns = ["prompt_id", "index", "decision"]
+    scores = pa.concat_tables([folder.store.read_table(ref, columns=columns) for ref in manifest.scores])
+    return fairness_report(prompts, scores, fairness)
 
 
 def per_prompt_table(candidates: pa.Table, scores: pa.Table) -> pa.Table:

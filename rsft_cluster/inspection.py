@@ -44,7 +44,7 @@ def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = Fal
     with _undamaged(store, folder.plan):
         plan = store.read_record(folder.plan, Plan)
     constraints: set[str] = set()
-    for unit, commit in _units(folder, plan):
+    for unit, commit in committed_units(folder, plan):
         for row in _rows(store, unit, commit):
             constraints.update(v["constraint"] for v in row.get("verdicts", ()))
             if _matches(row, wanted):
@@ -63,7 +63,7 @@ def _missing(store: Store, number: int, *, evaluation: bool) -> str:
     )
 
 
-def _units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
+def committed_units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
     """Yield what is committed, wave by wave where there are waves, with the decided scores where they are decided."""
     store = folder.store
     settled: dict[str, FileRef] = {}
@@ -107,6 +107,7 @@ def _rows(store: Store, unit: Unit, commit: Commit) -> Iterator[dict[str, Any]]:
                 "prompt_id": prompt.prompt_id,
                 "messages": row["messages"],
                 "reference": row["reference"],
+                "attributes": dict(row["attributes"]),
                 "source": row["source"],
             }
     if commit.candidates is None or commit.scores is None:
@@ -123,6 +124,7 @@ def _rows(store: Store, unit: Unit, commit: Commit) -> Iterator[dict[str, Any]]:
             **score,
             "messages": row["messages"],
             "reference": row["reference"],
+            "attributes": dict(row["attributes"]),
             "source": row["source"],
         }
 

@@ -205,6 +205,69 @@ class Evaluation(Record):
     """A row a prompt: what the promotion rule compares."""
 
 
+class Estimate(Record):
+    """A figure, and the 95 % percentile interval of its bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Gap(Record):
+    """How far a rate differs between two groups: the one where it is highest and the one where it is lowest."""
+
+    highest: str
+    lowest: str
+    difference: Estimate
+    """Of the two rates. The groups stay the same over the bootstrap, so the interval may reach below 0."""
+    ratio: Estimate | None
+    """Lowest ÷ highest; below 0.8 it breaks the four-fifths rule. None where the highest is 0."""
+
+
+class GroupFigures(Record):
+    """How a group fares; None where nobody of it is known to have that merit."""
+
+    group: str
+    num_decisions: int
+    selection_rate: Estimate | None
+    true_positive_rate: Estimate | None
+    """Of those who merit the positive decision, the share that got it."""
+    false_positive_rate: Estimate | None
+    """Of those who do not, the share that got it all the same."""
+
+
+class AttributeFigures(Record):
+    """How the values of one protected attribute fare, or all combinations of them; gaps are None with one group."""
+
+    attribute: str
+    groups: tuple[GroupFigures, ...]
+    selection: Gap | None
+    true_positives: Gap | None
+    false_positives: Gap | None
+
+
+class DecisionFigures(Record):
+    """What was decided, for whom, and how right it was."""
+
+    num_decisions: int
+    num_undecided: int
+    """Completions in which no decision was found: nobody is selected by them."""
+    selection_rate: Estimate
+    merit_accuracy: Estimate | None
+    """Share of decisions that are the merited ones; None where merit is not known."""
+    flip_rate: Estimate | None
+    """Share of swaps of one prompt that were not all decided alike; None without swaps."""
+    attributes: tuple[AttributeFigures, ...]
+
+
+class FairnessReport(Record):
+    """Decisions of a policy on held-out prompts by protected values."""
+
+    positive: str
+    greedy: DecisionFigures
+    sampled: DecisionFigures
+
+
 class Decision(Record):
     """Whether the challenger replaces the incumbent, and why."""
 
@@ -233,6 +296,27 @@ class Promotion(Record):
     round: int
     epoch: int
     """Fencing epoch of the lease under which the entry was written."""
+
+
+class PilotChoice(Record):
+    """What a pilot chose for a round, and on what grounds."""
+
+    temperature: float
+    min_score: float | None
+    num_prompts: int
+    balance: tuple[tuple[float, float | None, float], ...]
+    """(temperature, min_score, balance score) of every combination that was tried."""
+
+
+class AuditHead(Record):
+    """The end of a round's chain of audit lines: whoever has it can tell whether a line was changed, added or lost."""
+
+    round: int
+    num_lines: int
+    head: str
+    """Hash of the last line, which depends on all lines before it and on the round before."""
+    sealed_at: str
+    """UTC, ISO 8601."""
 
 
 class TrainingResult(Record):

@@ -16,7 +16,7 @@ from rsft_cluster.records import Decision, Evaluation, PolicyRef
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.runs import Run, open_store, round_of, summaries, summary, take_in
-from rsft_cluster.stages import evaluate_policy, plan_round, sample_round, train_round
+from rsft_cluster.stages import evaluate_policy, plan_round, sample_round, train_round, with_pilot
 
 
 def run_rounds(
@@ -81,6 +81,7 @@ def run_round(
 
     Returns whether the round is complete: False when it was stopped after the stage `until`.
     """
+    run = with_pilot(run, number, prompts, reporter)
     plan = plan_round(run, number, prompts)
     sample_round(run, plan, reporter)
     if until == "sample":

@@ -19,7 +19,16 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
 from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import BadLine, read_prompts
-from rsft_cluster.records import Decision, Evaluation, Manifest, PolicyRef, PromptSet, Record, TrainingResult
+from rsft_cluster.records import (
+    Decision,
+    Evaluation,
+    Manifest,
+    PilotChoice,
+    PolicyRef,
+    PromptSet,
+    Record,
+    TrainingResult,
+)
 from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.schemas import PROMPT, digest
 from rsft_cluster.store import Store
@@ -61,6 +70,29 @@ class Run:
             self.lease.check()
             self.store.create(path, record.to_json())
         return self.store.read_record(path, kind)
+
+
+def pilot_path(number: int) -> str:
+    """Return where the choice of a round's pilot is kept."""
+    return f"rounds/{number:04d}/pilot.json"
+
+
+def fairness_path(number: int, *, arm: str = "rounds") -> str:
+    """Return where the fairness report of a round's evaluation is kept."""
+    return f"{arm}/{number:04d}/evaluation/fairness.json"
+
+
+def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
+    """Return the config with what the round's pilot chose in it, where there was one."""
+    if config.pilot is None or not store.exists(pilot_path(number)):
+        return config
+    choice = store.read_record(pilot_path(number), PilotChoice)
+    acceptance = config.acceptance
+    if choice.min_score is not None:
+        params = {**acceptance.rule.params, "min_score": choice.min_score}
+        acceptance = acceptance.model_copy(update={"rule": acceptance.rule.model_copy(update={"params": params})})
+    sampling = config.sampling.model_copy(update={"temperature": choice.temperature})
+    return config.model_copy(update={"sampling": sampling, "acceptance": acceptance})
 
 
 def round_of(policy: PolicyRef) -> int:
@@ -136,6 +168,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
                 config,
                 on_bad=lambda line: _append(bad, line),
                 quarantine=run.store.uri_of(quarantine),
+                fairness=run.config.fairness,
             )
             whole = hashlib.sha256()
             batches = _watched(intake, whole, held_out)

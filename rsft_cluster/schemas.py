@@ -47,6 +47,9 @@ ASKED = _schema(
 )
 """Prompts that a later wave asks again: which index its candidates begin at, and how many there are to be."""
 
+SWAP_GROUP = "swap_group"
+"""Attribute that prompts share which are the same but for protected values (fairness)."""
+
 CANDIDATE = _schema(
     "candidate",
     [
@@ -106,6 +109,7 @@ SCORE = _schema(
         _required("acceptance_probability", pa.float64()),
         pa.field("repeat_of", pa.int32()),
         pa.field("rank", pa.int32()),
+        pa.field("cap", pa.int32()),
         _required("accepted", pa.bool_()),
         _required("reason", pa.string()),
     ],
@@ -114,7 +118,8 @@ SCORE = _schema(
 
 `content` is a digest of the token ids, `decision` what a completion decides (fairness). The acceptance probability is
 the rule's, times the weight of the fairness cell, divided by the survival; 0 where `swaps_agree` is false. `repeat_of`
-is the index of the candidate that this one repeats, `rank` its place among those drawn, from 0.
+is the index of the candidate that this one repeats, `rank` its place among those drawn, from 0, and `cap` how many of
+those its prompt keeps.
 """
 
 ACCEPTED = _schema(

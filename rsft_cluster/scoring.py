@@ -78,16 +78,20 @@ class Judge:
             if outcome.verdict is None and (constraint.required or constraint.weight > 0):
                 return Judgement(rows, None, None, _text(f"error in {constraint.name}: {outcome.reason}"))
         verdicts = [(c, outcome.verdict) for c, outcome in pairs if outcome.verdict is not None]
-        failing = [(c, v) for c, v in verdicts if c.required and not v.passed]
-        passed = not failing
-        total = sum(c.weight for c, _ in verdicts)
-        weighted = sum(c.weight * v.score for c, v in verdicts)
-        # min: the rounding of a sum of weights may lie an ulp above 1
-        score = min(1.0, weighted / total) if total > 0 else float(passed)
+        score, passed = combined([(c.required, c.weight, v.score, v.passed) for c, v in verdicts])
         if passed:
             return Judgement(rows, score, passed, "passed")
-        constraint, verdict = failing[0]
+        constraint, verdict = next((c, v) for c, v in verdicts if c.required and not v.passed)
         return Judgement(rows, score, passed, _text(f"{constraint.name}: {verdict.reason or 'did not pass'}"))
+
+
+def combined(verdicts: Sequence[tuple[bool, float, float, bool]]) -> tuple[float, bool]:
+    """Return score and passed, given (required, weight, score, passed) of each constraint."""
+    passed = all(has_passed for required, _, _, has_passed in verdicts if required)
+    total = sum(weight for _, weight, _, _ in verdicts)
+    weighted = sum(weight * score for _, weight, score, _ in verdicts)
+    # min: the rounding of a sum of weights may lie an ulp above 1
+    return (min(1.0, weighted / total) if total > 0 else float(passed)), passed
 
 
 class ErrorBudget:

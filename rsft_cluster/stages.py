@@ -1,19 +1,38 @@
 """The stages of a round, each resuming at its artefact: plan, sample and accept, train, evaluate."""
 
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+
 from rsft_cluster.acceptance import bind_rule, selecting
 from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.audit.lines import head_of, head_path
 from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import AcceptanceConfig
+from rsft_cluster.config import AcceptanceConfig, SamplingConfig
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.evaluation import evaluate, evaluation_passes
+from rsft_cluster.evaluation import evaluate, evaluate_fairness, evaluation_passes
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.pilot import COLUMNS, choose
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import folder_digest, policy_spec, verify
-from rsft_cluster.records import Evaluation, Manifest, Pass, Plan, PolicyRef, TrainingResult
+from rsft_cluster.records import (
+    AuditHead,
+    Evaluation,
+    FairnessReport,
+    Manifest,
+    Pass,
+    PilotChoice,
+    Plan,
+    PolicyRef,
+    TrainingResult,
+)
 from rsft_cluster.report.progress import Reporter
-from rsft_cluster.runs import Run
+from rsft_cluster.runs import Run, config_of_round, pilot_path
+from rsft_cluster.schemas import PROMPT
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 from rsft_cluster.waves import sample_in_waves
@@ -21,25 +40,64 @@ from rsft_cluster.waves import sample_in_waves
 EVALUATION = "evaluation"
 
 
+def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
+    """Return the run as its round is to be done: with the temperature and threshold that a pilot finds best."""
+    pilot, config = run.config.pilot, run.config
+    if pilot is None:
+        return run
+
+    stream = f"pilot-{number:04d}"
+
+    def judged(temperature: float) -> pa.Table:
+        folder = Folder(run.store, run.round(number).at("pilot", f"{temperature:g}"))
+        sampling = config.sampling.model_copy(update={"temperature": temperature})
+        plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, sampling, first_prompts, stream=stream))
+        manifest = _collect(run, folder, plan, selecting(config, number), reporter, decides=False)
+        return pa.concat_tables([run.store.read_table(ref, columns=list(COLUMNS)) for ref in manifest.scores])
+
+    first_prompts = run.round(number).at("pilot", "prompts.parquet")
+    if not run.store.exists(pilot_path(number)):
+        batches = run.store.first_rows(prompts, pilot.num_prompts)
+        run.store.write_batches(first_prompts, batches, PROMPT, rows=config.sampling.unit_size)
+        with reporter.stage(f"round {number}: pilot"):
+            choice = choose(pilot, {t: judged(t) for t in pilot.temperatures})
+        run.keep(pilot_path(number), PilotChoice, lambda: choice)
+        threshold = "" if choice.min_score is None else f", threshold {choice.min_score:g}"
+        reporter.note(f"round {number}: the pilot chose temperature {choice.temperature:g}{threshold}")
+    return replace(run, config=config_of_round(config, run.store, number))
+
+
 def plan_round(run: Run, number: int, prompts: str, policy: PolicyRef | None = None) -> Plan:
     """Return the plan of a round, for the incumbent or for the policy given."""
+    folder, sampling = run.round(number), run.config.sampling
+    stream = f"round-{number:04d}"
+    return run.keep(
+        folder.plan, Plan, lambda: _plan(run, folder, number, sampling, prompts, stream=stream, policy=policy)
+    )
 
-    def make() -> Plan:
-        chosen = policy or run.log.entries()[-1].policy
-        verify(chosen)
-        sampling = run.config.sampling
-        return write_plan(
-            run.round(number),
-            round_number=number,
-            stream=f"round-{number:04d}",
-            seed=run.config.seed,
-            policy=chosen,
-            passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
-            prompts=prompts,
-            fingerprint=run.fingerprint,
-        )
 
-    return run.keep(run.round(number).plan, Plan, make)
+def _plan(
+    run: Run,
+    folder: Folder,
+    number: int,
+    sampling: SamplingConfig,
+    prompts: str,
+    *,
+    stream: str,
+    policy: PolicyRef | None = None,
+) -> Plan:
+    chosen = policy or run.log.entries()[-1].policy
+    verify(chosen)
+    return write_plan(
+        folder,
+        round_number=number,
+        stream=stream,
+        seed=run.config.seed,
+        policy=chosen,
+        passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
+        prompts=prompts,
+        fingerprint=run.fingerprint,
+    )
 
 
 def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
@@ -54,6 +112,8 @@ def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
             )
         else:
             manifest = _collect(run, folder, plan, how, reporter)
+    if run.arm == "rounds":
+        run.keep(head_path(plan.round), AuditHead, lambda: head_of(run.store, plan.round))
     if manifest.totals.num_accepted < acceptance.min_accepted:
         told = ", ".join(f"{count} x {reason!r}" for reason, count in reasons(folder, manifest).most_common(5))
         raise NothingAcceptedError(
@@ -76,7 +136,12 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter)
     def make() -> TrainingResult:
         manifests = [run.store.read_record(run.round(r).manifest, Manifest) for r in accumulated(run, number)]
         accepted = tuple(run.store.uri_of(ref.path) for m in manifests for ref in m.accepted if ref.num_rows)
-        return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter)
+        judged = tuple(
+            (run.store.uri_of(candidates.path), run.store.uri_of(scores.path))
+            for m in manifests
+            for candidates, scores in zip(m.candidates, m.scores, strict=True)
+        )
+        return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, reporter, judged)
 
     result = run.keep(run.round(number).at("training.json"), TrainingResult, make)
     # Checkpoints hold whole optimizer states, and are of no use once the model is published.
@@ -87,27 +152,40 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, reporter: Reporter)
 
 
 def train_policy(
-    run: Run, number: int, initial: PolicyRef, accepted: tuple[str, ...], reporter: Reporter
+    run: Run,
+    number: int,
+    initial: PolicyRef,
+    accepted: tuple[str, ...],
+    reporter: Reporter,
+    judged: tuple[tuple[str, str], ...] = (),
 ) -> TrainingResult:
-    """Fine-tune one policy on accepted samples and the replay file; the model lies in the round's folder."""
+    """Fine-tune one policy on accepted samples and the replay file; the model lies in the round's folder.
+
+    `judged` are the files of candidates and scores that a loss over rejected candidates reads.
+    """
     config, folder = run.config.training, run.round(number)
-    verify(initial)
-    spec = policy_spec(
-        initial,
-        run.config.policy,
-        trust_remote_code=run.trust_remote_code,
-        threads=config.threads,
-        gpu=config.num_gpus > 0,
-    )
+
+    def spec(policy: PolicyRef) -> PolicySpec:
+        verify(policy)
+        return policy_spec(
+            policy,
+            run.config.policy,
+            trust_remote_code=run.trust_remote_code,
+            threads=config.threads,
+            gpu=config.num_gpus > 0,
+        )
+
     job = TrainingJob(
         name=f"{run.arm.replace('/', '-')}-{number:04d}",
-        policy=spec,
+        policy=spec(initial),
         examples=accepted,
         replay=config.replay,
         config=config,
         seed=run.config.seed + number,
         output_uri=run.store.uri_of(folder.at("model")),
         storage_uri=run.store.uri_of(folder.at("training")),
+        judged=judged,
+        base=spec(run.base) if config.kl_weight else None,
     )
     run.store.delete_folder(folder.at("model"))
     with reporter.stage(f"round {number}: train"):
@@ -127,7 +205,7 @@ def train_policy(
 
 def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, reporter: Reporter) -> Evaluation:
     """Answer the held-out prompts with a policy and return the figures."""
-    folder = run.evaluation(number)
+    folder, fairness = run.evaluation(number), run.config.fairness
 
     def plan() -> Plan:
         verify(policy)
@@ -147,8 +225,11 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
         with reporter.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
             acceptance = AcceptanceConfig(dedupe=False)
-            how = Selecting(bind_rule(acceptance), acceptance)
+            how = Selecting(bind_rule(acceptance), acceptance, fairness=fairness and fairness.observing())
             manifest = _collect(run, folder, planned, how, reporter, workers=run.config.evaluation.workers)
+            if fairness:
+                make_report = partial(evaluate_fairness, folder, planned, manifest, fairness)
+                run.keep(folder.at("fairness.json"), FairnessReport, make_report)
             return evaluate(folder, manifest, run.config.evaluation)
 
     return run.keep(folder.at("evaluation.json"), Evaluation, make)

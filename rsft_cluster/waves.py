@@ -100,7 +100,7 @@ def _one_wave(
         )
         return made.model_copy(update={"wave": number})
 
-    if not run.store.exists(folder.manifest):
+    if run.config.budget.is_set and not run.store.exists(folder.manifest):
         reporter.note(f"round {whole.round}, wave {number}: {wave.describe()}")
     planned = run.keep(folder.plan, Plan, plan)
     return SealedWave(folder, planned, collect(folder, planned))

@@ -14,7 +14,7 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.base import rule as declare
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, Plugin
-from rsft_cluster.errors import PluginError, SchemaError, StageError
+from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.plugins import Bound, known
 
@@ -48,14 +48,14 @@ def judged(*rows: dict) -> pa.Table:
         defaults = {
             "candidate_id": f"{prompt}-{index}", "prompt_id": prompt, "index": index, "score": 1.0, "passed": True,
             "num_tokens": 3, "logprob": -1.0, "target_logprob": -1.0, "survival": 1.0, "u": 0.5,
-            "content": f"{prompt}-{index}",
+            "content": f"{prompt}-{index}", "text": f"{prompt}-{index}",
         }  # fmt: skip
         full.append({**defaults, **row})
     return pa.Table.from_pylist(full, schema=JUDGED)
 
 
-def decided(table: pa.Table, bound: Bound, *, max_per_prompt: int | None = None, dedupe: bool = False) -> pa.Table:
-    acceptance = AcceptanceConfig(max_per_prompt=max_per_prompt, dedupe=dedupe)
+def decided(table: pa.Table, bound: Bound, *, dedupe: bool = False, **acceptance) -> pa.Table:
+    acceptance = AcceptanceConfig(dedupe=dedupe, **acceptance)
     return decide(table, Selecting(bound, acceptance)).table
 
 
@@ -101,7 +101,7 @@ def test_every_reason_says_why_in_words() -> None:
         FAILED,
         ERROR,
     )
-    found = decided(table, rule("boltzmann", beta=0.427), max_per_prompt=1, dedupe=True)
+    found = decided(table, rule("boltzmann", beta=0.427), max_per_prompt=1, prefer="score", dedupe=True)
     assert found.schema == DECIDED
     assert found.column("reason").to_pylist() == [
         "u 0.731 is not below the probability 0.31",
@@ -134,10 +134,76 @@ def test_a_repeat_counts_only_within_its_prompt_and_among_the_drawn() -> None:
     assert found.column("reason")[2].as_py() == "same tokens as candidate index 1"
 
 
-def test_the_cap_keeps_the_best_scores_then_the_lowest_indices() -> None:
+def test_the_cap_keeps_the_lowest_indices_or_the_best_scores() -> None:
     table = judged({"score": 0.5}, {"score": 0.9}, {"score": 0.5}, {"score": 0.9}, {"score": 1.0})
-    assert kept(decided(table, rule("all_passed"), max_per_prompt=2)) == [1, 4]
-    assert kept(decided(table, rule("all_passed"), max_per_prompt=4)) == [0, 1, 3, 4]
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=2)) == [0, 1]
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=2, prefer="score")) == [1, 4]
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=4, prefer="score")) == [0, 1, 3, 4]
+
+
+def test_the_cap_spreads_over_texts_where_diversity_is_preferred() -> None:
+    texts = ["the cat sat", "the cat sits", "a dog ran off", "the cat sat."]
+    table = judged(*[{"text": text, "score": 0.5 + i / 10} for i, text in enumerate(texts)])
+    # The best score first, then what is farthest from all that is taken.
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=2, prefer="diverse")) == [2, 3]
+    assert kept(decided(table, rule("all_passed"), max_per_prompt=3, prefer="diverse")) == [1, 2, 3]
+
+
+def test_near_duplicates_repeat_the_first_like_it_in_their_prompt() -> None:
+    texts = ["the cat sat", "the cat sat.", "a dog ran", "the cat sat!!"]
+    table = judged(*[{"text": text} for text in texts], {"text": "the cat sat", "prompt_id": "q"})
+    found = decided(table, rule("all_passed"), near_duplicates=0.8)
+    assert kept(found) == [0, 2, 4]
+    assert found.column("repeat_of").to_pylist() == [None, 0, None, 0, None]
+    assert kept(decided(table, rule("all_passed"), near_duplicates=1.0)) == [0, 1, 2, 3, 4]
+
+
+def test_prompts_that_all_candidates_solve_can_be_dropped() -> None:
+    table = judged({}, {}, {"prompt_id": "q"}, {"prompt_id": "q", "passed": False}, {"prompt_id": "r"})
+    found = decided(table, rule("all_passed"), drop_all_passed=True)
+    assert kept(found) == [2, 4]
+    assert found.column("reason")[0].as_py() == "every candidate of its prompt passed"
+
+
+def test_survival_is_made_good_for_and_never_above_one() -> None:
+    table = judged({"score": 0.5, "survival": math.exp(-1), "u": 0.99}, {"score": 0.5, "u": 0.99}, {"survival": 0.1})
+    found = decided(table, rule("boltzmann", beta=0.5))
+    assert found.column("acceptance_probability").to_pylist() == pytest.approx([1.0, math.exp(-1), 1.0])
+    assert kept(found) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "probabilities"),
+    [
+        ("boltzmann_supremum", {"beta": 0.5}, [math.exp(-0.8), 1, 0, 0, 1]),
+        ("off_policy", {"log_bound": 1.0}, [math.exp(-1), 1, 0, 0, math.exp(-0.5)]),
+        ("off_policy", {"log_bound": 2.0, "beta": 1.0}, [math.exp(-1.6), 1, 0, 0, math.exp(-0.8)]),
+        ("off_policy_supremum", {}, [math.exp(-2), 1, 0, 0, 1]),
+        ("top_share", {"share": 0.3}, [0, 1, 0, 0, 0]),
+        ("top_share", {"share": 0.5}, [0, 1, 0, 0, 1]),
+        ("rso_compat", {"beta": 1e-3, "num_kept": 1}, [0, 1, 0, 0, 1]),
+        ("rso_compat", {"beta": 1e-3, "num_kept": 8}, [1, 1, 0, 0, 1]),
+    ],
+)
+def test_rules_that_look_at_more_give_the_probabilities_of_their_definition(name, params, probabilities) -> None:
+    table = judged(
+        {"score": 0.4}, {"score": 0.8, "target_logprob": 1.0}, FAILED, ERROR,
+        {"prompt_id": "q", "score": 0.7, "target_logprob": -0.5},
+    )  # fmt: skip
+    found = decided(table, rule(name, **params)).column("acceptance_probability").to_pylist()
+    assert found == pytest.approx(probabilities, abs=1e-12)
+
+
+def test_a_tuned_beta_is_recorded_and_one_aim_must_be_given() -> None:
+    table = judged(*[{"score": i / 10} for i in range(10)])
+    acceptance = AcceptanceConfig(dedupe=False)
+    found = decide(table, Selecting(rule("boltzmann_tuned", acceptance_rate=0.4), acceptance))
+    chances = found.table.column("acceptance_probability").to_numpy()
+    assert chances.mean() == pytest.approx(0.4)
+    assert chances == pytest.approx(np.exp((np.arange(10) / 10 - 1) / found.chosen["beta"]))
+    for params in ({}, {"acceptance_rate": 0.5, "max_kl": 1.0}):
+        with pytest.raises(ConfigError, match="either acceptance_rate or max_kl"):
+            decide(table, Selecting(rule("boltzmann_tuned", **params), acceptance))
 
 
 def test_no_rows_are_decided_as_no_rows() -> None:

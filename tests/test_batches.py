@@ -86,6 +86,13 @@ def test_a_completion_found_in_two_rounds_counts_once(tmp_path):
     ]
 
 
+def test_repeats_that_one_round_accepted_count_as_often_as_they_were_accepted(tmp_path):
+    uri = write(tmp_path / "a.parquet", [row("p", [3, EOS]), row("p", [3, EOS], index=1), row("p", [4, EOS], index=2)])
+    found = load_examples([uri], per_prompt=False)
+    assert sorted(e.completion_ids.tolist() for e in found) == [[3, EOS], [3, EOS], [4, EOS]]
+    assert [e.weight for e in load_examples([uri], per_prompt=True)] == [pytest.approx(1 / 3)] * 3
+
+
 def test_the_order_of_files_and_rows_does_not_matter(tmp_path):
     rows = [row(f"p{i % 5}", [3 + i, EOS], index=i) for i in range(20)]
     one = write(tmp_path / "one.parquet", rows)

@@ -66,9 +66,11 @@ def another(key, value, folder):
         "sampling.stop_token_ids": [7], "scoring.constraints": [{"use": "finished", "weight": 2.0}], "run": "other",
         "cluster.address": "auto", "policy.revision": "abc", "prompts.system": "Be brief.", "prompts.columns.id": "id",
         "policy.adapter": "/adapter", "sampling.determinism": "none", "sampling.adaptive": {"kind": "soft"},
-        "acceptance.near_duplicates": 0.5, "acceptance.prefer": "index",
+        "acceptance.near_duplicates": 0.5, "acceptance.prefer": "score",
         "acceptance.schedule": {"min_score": [0.1, 0.2]},
-        "budget.allocation": "variance", "fairness": {
+        "budget.allocation": "variance", "budget.wave_size": 1, "controls.arms": ["random"], "controls.rounds": "first",
+        "training.rejection": {"weight": 0.2}, "training.unlikelihood": {},
+        "pilot": {"temperatures": [1.0]}, "promotion.health.hold_on": ["length"], "fairness": {
             "protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"
         },
     }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import DivergedError
 from rsft_cluster.training.batches import Example, collate, denominator, micro_batches
-from rsft_cluster.training.losses import check_loss, completion_nll, learning_rate, weighted_loss
+from rsft_cluster.training.losses import check_loss, completion_nll, learned, learning_rate, weighted_loss
 
 VOCABULARY = 11
 EOS = 2
@@ -38,7 +38,7 @@ def model() -> torch.nn.Module:
 def part_of_loss(model: torch.nn.Module, rows: list[Example], total: float) -> torch.Tensor:
     batch = collate(rows)
     logits = model(batch.input_ids)[:, -batch.num_logits :]
-    return weighted_loss(completion_nll(logits, batch.labels), batch.weights, total)
+    return weighted_loss(completion_nll(learned(logits, batch.labels)), batch.weights, total)
 
 
 def gradient(model: torch.nn.Module) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_the_nll_is_that_of_the_completion_alone_by_hand():
     logits = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [5.0, -5.0]]], dtype=torch.float64)
     labels = torch.tensor([[-100, 1, 1]])
     expected = (math.log(1 + math.e) - 1) + math.log(1 + math.e)
-    assert completion_nll(logits, labels).item() == pytest.approx(expected, abs=1e-12)
+    assert completion_nll(learned(logits, labels)).item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
@@ -89,7 +89,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens(model):
 def test_prompt_tokens_get_no_gradient_of_their_own():
     labels = torch.tensor([[-100, -100, 4, EOS]])
     logits = torch.zeros(1, 4, VOCABULARY, dtype=torch.float64, requires_grad=True)
-    completion_nll(logits, labels).sum().backward()
+    completion_nll(learned(logits, labels)).sum().backward()
     assert logits.grad is not None
     touched = logits.grad.abs().sum(-1)[0] > 0
     assert touched.tolist() == [False, True, True, False]
@@ -115,9 +115,9 @@ def test_a_dummy_of_weight_zero_adds_nothing(model):
 def test_half_precision_logits_are_summed_in_float32():
     logits = torch.randn(2, 5, VOCABULARY, dtype=torch.bfloat16)
     labels = torch.tensor([[-100, -100, 3, 4, 2], [-100, 5, 6, 2, -100]])
-    nll = completion_nll(logits, labels)
+    nll = completion_nll(learned(logits, labels))
     assert nll.dtype == torch.float32
-    torch.testing.assert_close(nll, completion_nll(logits.float(), labels))
+    torch.testing.assert_close(nll, completion_nll(learned(logits.float(), labels)))
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,23 @@ def test_one_step_alone_uses_the_peak():
     assert learning_rate(TrainingConfig(learning_rate=0.5), 0, 1) == 0.5
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_divergence(loss):
-    with pytest.raises(DivergedError, match=r"step 3: the loss is (nan|inf)"):
-        check_loss(loss, step=3, first_loss=1.0, ratio=10)
+    with pytest.raises(DivergedError, match=r"step 3: the loss is (nan|-?inf)"):
+        check_loss(loss, 1.0, step=3, first_nll=1.0, ratio=10)
 
 
 def test_a_loss_beyond_the_ratio_is_divergence_and_below_it_is_not():
-    check_loss(19.9, step=2, first_loss=2.0, ratio=10)
+    check_loss(19.9, 19.9, step=2, first_nll=2.0, ratio=10)
     with pytest.raises(DivergedError, match=r"step 2: the loss is 20.1, above 20 = .*divergence_ratio 10"):
-        check_loss(20.1, step=2, first_loss=2.0, ratio=10)
+        check_loss(20.1, 20.1, step=2, first_nll=2.0, ratio=10)
+
+
+def test_divergence_is_that_of_what_is_learned_whatever_the_other_terms_do():
+    check_loss(-3.0, 1.5, step=2, first_nll=2.0, ratio=10)
+    with pytest.raises(DivergedError, match=r"step 2: the loss is 20.1"):
+        check_loss(-3.0, 20.1, step=2, first_nll=2.0, ratio=10)
 
 
 def test_noise_around_a_converged_policy_is_not_divergence():
-    check_loss(0.3, step=2, first_loss=0.01, ratio=10)
+    check_loss(0.3, 0.3, step=2, first_nll=0.01, ratio=10)

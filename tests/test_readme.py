@@ -1,5 +1,6 @@
 """The README's examples work as written, and its figures are those that the code prints."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -44,11 +45,23 @@ def test_the_config_shown_loads_and_binds(tmp_path):
     assert config.training.learning_rate == 1e-5
 
 
+PARAMS = {
+    "threshold": {"min_score": 0.5}, "best_of_n": {"n": 2}, "boltzmann": {"beta": 0.2}, "top_share": {"share": 0.5},
+    "boltzmann_tuned": {"max_kl": 0.1}, "boltzmann_supremum": {"beta": 0.2}, "off_policy": {"log_bound": 1.0},
+    "rso_compat": {"beta": 0.5},
+}  # fmt: skip
+UNNAMED = {"distinct"}
+"""Parameters that the table leaves to the docstring."""
+
+
 @pytest.mark.parametrize("name", sorted(known("acceptance_rules")))
 def test_every_acceptance_rule_is_in_the_table(name):
     assert f"| `{name}`" in README
-    params = {"threshold": {"min_score": 0.5}, "best_of_n": {"n": 2}, "boltzmann": {"beta": 0.2}}
-    assert bind_rule(AcceptanceConfig(rule=Plugin(use=name, params=params.get(name, {})))).load().target
+    function = bind_rule(AcceptanceConfig(rule=Plugin(use=name, params=PARAMS.get(name, {})))).load()
+    (line,) = [line for line in README.splitlines() if line.startswith(f"| `{name}`")]
+    shown = re.search(r"\((.*?)\)", line.split("|")[1])
+    named = set(re.findall(r"[a-z_]+", shown[1])) if shown else set()
+    assert named - {"or"} == set(inspect.signature(function).parameters) - {"judged"} - UNNAMED
 
 
 def test_every_make_target_named_exists():

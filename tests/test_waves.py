@@ -3,85 +3,18 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from collecting import Collection
-from factories import prompt
+from sealed import Killed, rounds
 
-from rsft_cluster.acceptance import selecting
-from rsft_cluster.collection.plan import Folder, write_plan
-from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.inspection import Filter, inspect
-from rsft_cluster.lease import hold
-from rsft_cluster.plugins import bind
-from rsft_cluster.records import Manifest, Pass, Plan, PolicyRef
-from rsft_cluster.report.progress import Reporter
-from rsft_cluster.runs import Run
-from rsft_cluster.schemas import PROMPT, rows_to_table
+from rsft_cluster.records import Manifest
 from rsft_cluster.store import Store
-from rsft_cluster.waves import sample_in_waves
-
-POLICY = PolicyRef(name="round-0000", uri="/m", digest="d")
-
-
-class Killed(Exception):
-    """Stands for a driver that dies."""
 
 
 @pytest.fixture
 def made(tmp_path):
-    """Return a function that does a round of 12 prompts and gives its manifest and all its scores."""
-    with hold(Store(str(tmp_path / "runs" / "waves"))) as lease:
-
-        def do(number=1, *, dies_after=None, num_prompts=12, unit_size=4, most=8, rule="all_passed", **parts):
-            whole = {
-                "run": "waves", "store": str(tmp_path / "runs"), "policy": {"model": "/m"},
-                "prompts": {"paths": ["p.jsonl"]}, "evaluation": {"prompts": {"paths": ["h.jsonl"]}},
-                "sampling": {"generator": {"use": "scripted", "params": {"accuracy": 0.4}}, "num_candidates": most,
-                             "unit_size": unit_size},
-                "scoring": {"constraints": ["finished", "answer_matches"]},
-                "acceptance": {"rule": rule, "dedupe": False}, **parts,
-            }  # fmt: skip
-            config = RunConfig.model_validate(whole)
-            run = Run(config, lease.store, lease, "f", POLICY)
-            return _do(run, number, num_prompts, dies_after)
-
+    with rounds(tmp_path) as do:
         yield do
-
-
-def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Manifest:
-    table = rows_to_table([prompt(f"{i} + 1", reference=str(i + 1)) for i in range(num_prompts)], PROMPT)
-    run.store.write_batches("p.parquet", table.to_batches(), PROMPT, rows=run.config.sampling.unit_size)
-    sampling = run.config.sampling
-    way = Pass(num_candidates=sampling.num_candidates, temperature=1.0, max_tokens=64, batch_size=8)
-    folder = run.round(number)
-    plan = run.keep(
-        folder.plan,
-        Plan,
-        lambda: write_plan(
-            folder, round_number=number, stream=f"round-{number:04d}", seed=3, policy=POLICY, passes=(way,),
-            prompts="p.parquet", fingerprint="f",
-        ),
-    )  # fmt: skip
-    how = selecting(run.config, number)
-    done = 0
-
-    def collect(at: Folder, wave: Plan) -> Manifest:
-        nonlocal done
-        if dies_after is not None and done == dies_after and not run.store.exists(at.manifest):
-            raise Killed
-        done += 1
-        work = Work(
-            store_uri=run.store.uri, folder=at.path, session=run.lease.session, plan=wave, policy=PolicySpec("/m"),
-            generator=bind(sampling.generator, "generators", num_leading=1), scoring=run.config.scoring,
-            how=how, decides=False, unit_timeout_s=60,
-        )  # fmt: skip
-        if not run.store.exists(at.manifest):
-            run.store.create(at.manifest, Collection(work, at).finish().to_json())
-        return run.store.read_record(at.manifest, Manifest)
-
-    return sample_in_waves(run, plan, how, collect, Reporter(quiet=True))
 
 
 def scores(manifest: Manifest, tmp_path) -> pa.Table:

@@ -35,11 +35,17 @@ DECIDED = pa.schema(
         pa.field("acceptance_probability", pa.float64(), nullable=False),
         pa.field("repeat_of", pa.int32()),
         pa.field("rank", pa.int32()),
+        pa.field("cap", pa.int32()),
         pa.field("accepted", pa.bool_(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
 """What `decide` returns, one row a candidate."""
+
+
+DROPPED = "every candidate of its prompt passed"
+"""The reason of what `drop_all_passed` leaves out."""
+NO_CAP = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -97,21 +103,21 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
     probability, chosen = _probabilities(how.rule, judged)
     usable = _numpy(judged, "passed", is_valid=True)
     probability[~usable] = 0.0
-    fair = judge_fairness(judged, how.fairness)
-    final = np.clip(probability * fair.weights / _numpy(judged, "survival"), 0.0, 1.0)
-    final[fair.disagree] = 0.0
+    final = np.clip(probability / _numpy(judged, "survival"), 0.0, 1.0)
+    fair = judge_fairness(judged, final, how.fairness)
+    final = np.where(fair.objected, 0.0, final * fair.weights)
     drawn: Flags = _numpy(judged, "u") < final
     original = repeats(judged, drawn, how.acceptance)
     fresh = drawn & (original < 0)
     rank = rank_drawn(judged, fresh, how)
-    cap = np.full(len(rank), how.acceptance.max_per_prompt or len(rank) + 1)
+    cap = np.full(len(rank), how.acceptance.max_per_prompt or NO_CAP)
     cap = np.minimum(cap, wanted(judged, drawn, how.budget)) if how.budget else cap
     kept = fresh & (rank < cap)
     dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(kept), dtype=bool)
     reasons = _reasons(judged, probability, final, fair)
     reasons = pc.if_else(drawn & ~fresh, _repeat_reasons(original), reasons)
     reasons = pc.if_else(fresh & ~kept, _cap_reasons(cap), reasons)
-    reasons = pc.if_else(kept & dropped, "every candidate of its prompt passed", reasons)
+    reasons = pc.if_else(kept & dropped, DROPPED, reasons)
     kept &= ~dropped
     reasons = pc.if_else(kept, "kept", reasons)
     columns = [
@@ -123,6 +129,7 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
         pa.array(final),
         pa.array(original, mask=original < 0),
         pa.array(rank, mask=~fresh),
+        pa.array(cap, mask=cap == NO_CAP),
         pa.array(kept),
         reasons,
     ]
@@ -180,7 +187,7 @@ def _reasons(
         " ",
     )
     reasons = pc.if_else(final > 0.0, drew, "the rule gives it probability 0")
-    reasons = pc.if_else(pa.array(fair.disagree), "decided otherwise under another protected value", reasons)
+    reasons = pc.coalesce(fair.objections, reasons)
     failed = pc.and_(pc.invert(judged.column("passed")), pa.array(probability == 0.0))
     return pc.if_else(judged.column("passed").is_null(), "error", pc.if_else(failed, "not passed", reasons))
 

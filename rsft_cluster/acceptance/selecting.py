@@ -30,7 +30,7 @@ class Selecting:
     @property
     def scope(self) -> Scope:
         """How much must be seen at once."""
-        return "round" if self.fairness else self.rule.load().scope
+        return "round" if self.fairness and self.fairness.decides else self.rule.load().scope
 
     @property
     def needs_text(self) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 
 from rsft_cluster.checks.findings import Finding, Findings
 from rsft_cluster.checks.plugins import bind_all, try_constraints
-from rsft_cluster.config import PolicyConfig, PromptsConfig, RunConfig
+from rsft_cluster.config import FairnessConfig, PolicyConfig, PromptsConfig, RunConfig
 from rsft_cluster.config_file import check_place
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.model_files import ModelFiles, check_template
@@ -138,27 +138,29 @@ def _describe(found: Findings, model: ModelFiles) -> None:
     if model.has_code:
         found.say("policy", "Python code comes with the model: read it, then give --trust-remote-code", warns=True)
     share = training.batch_size / (training.workers * training.micro_batch_size)
-    # Weights, gradients and AdamW's two moments, the moments and master weights in float32.
-    total = model.num_parameters * (2 * BYTES[policy.dtype] + (8 if policy.dtype == "float32" else 12))
-    sharded = total / training.workers if training.zero_stage == 3 else total
+    # Weights, gradients and AdamW's two moments, the moments and master weights in float32; a base and a mean beside.
+    each = (3 if training.kl_weight else 2) * BYTES[policy.dtype] + (8 if policy.dtype == "float32" else 12)
+    total = model.num_parameters * (each + (4 if training.ema_decay else 0))
+    total /= training.workers if training.zero_stage == 3 else 1
     found.say(
         "training",
         f"{_count(training.workers, 'worker')}, {_count(max(1, round(share)), 'micro-batch', 'es')} a step, at least "
-        f"{_size(sharded)} a worker beside activations",
+        f"{_size(total)} a worker beside activations",
     )
 
 
 def _prompts(found: Findings, name: str, prompts: PromptsConfig, model: ModelFiles | None) -> list[dict[str, Any]]:
     """Look at the first prompts of a source and return them."""
     config = found.config
-    rows, num_bad = _peek(prompts)
+    swaps = config.fairness.num_swaps if config.fairness else 1
+    rows, num_bad = _peek(prompts, config.fairness, swaps)
     chat = any(row["messages"][0]["role"] != "raw" for row in rows)
     if chat and model and not config.policy.chat_template and not model.has_chat_template:
         raise ConfigError(
             f"these are chat prompts, and the tokenizer of {config.policy.model} has no chat template. Set "
             "policy.chat_template to a Jinja file, use raw text prompts, or a model that has one"
         )
-    more = "or more" if len(rows) == PEEK and prompts.limit != PEEK else "in all"
+    more = "or more" if len(rows) == PEEK * swaps and prompts.limit != PEEK else "in all"
     texts = ["\n".join(m["content"] for m in row["messages"]) for row in rows]
     counts = _tokens(texts, model)
     lengths, unit = counts or [len(text) for text in texts], "tokens" if counts else "characters"
@@ -172,14 +174,15 @@ def _prompts(found: Findings, name: str, prompts: PromptsConfig, model: ModelFil
     return rows
 
 
-def _peek(prompts: PromptsConfig) -> tuple[list[dict[str, Any]], int]:
+def _peek(prompts: PromptsConfig, fairness: FairnessConfig | None, swaps: int) -> tuple[list[dict[str, Any]], int]:
     bad: list[BadLine] = []
     limit = min(prompts.limit or PEEK, PEEK)
     # The allowed share of bad lines is one of the whole source: the first ones may be worse.
-    lenient = read_prompts(prompts.model_copy(update={"limit": limit, "max_bad_rate": 1.0}), on_bad=bad.append)
+    few = prompts.model_copy(update={"limit": limit})
+    lenient = read_prompts(few.model_copy(update={"max_bad_rate": 1.0}), on_bad=bad.append, fairness=fairness)
     rows = [row for batch in lenient for row in batch.to_pylist()]
-    if len(bad) > EARLY or len(rows) < limit:
-        for _ in read_prompts(prompts.model_copy(update={"limit": limit}), on_bad=lambda _: None):
+    if len(bad) > EARLY or len(rows) < limit * swaps:
+        for _ in read_prompts(few, on_bad=lambda _: None, fairness=fairness):
             pass
     return rows, len(bad)
 

@@ -24,6 +24,7 @@ UNDECIDED = {
     "acceptance_probability": 0.0,
     "repeat_of": None,
     "rank": None,
+    "cap": None,
     "accepted": False,
 }
 """What the decision's columns hold before it is made. The reason is that of the judgement until then."""

@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
 from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
-from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, SamplingConfig
-from rsft_cluster.config.training import TrainingConfig
+from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, PilotConfig, SamplingConfig
+from rsft_cluster.config.training import TrainingConfig, UnlearningConfig
 
 RUN_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -33,6 +33,7 @@ __all__ = [
     "FairnessConfig",
     "HealthConfig",
     "Part",
+    "PilotConfig",
     "Plugin",
     "PluginField",
     "PolicyConfig",
@@ -42,6 +43,7 @@ __all__ = [
     "SamplingConfig",
     "ScoringConfig",
     "TrainingConfig",
+    "UnlearningConfig",
     "flatten",
     "is_operational",
     "json_schema",
@@ -144,6 +146,7 @@ class RunConfig(Part):
     prompts: PromptsConfig
     sampling: SamplingConfig = SamplingConfig()
     budget: BudgetConfig = BudgetConfig()
+    pilot: PilotConfig | None = None
     scoring: ScoringConfig
     acceptance: AcceptanceConfig = AcceptanceConfig()
     fairness: FairnessConfig | None = None
@@ -169,6 +172,14 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _pilot_has_a_threshold(self) -> Self:
+        if self.pilot is not None and self.pilot.min_scores and self.acceptance.rule.use != "threshold":
+            raise ValueError(
+                "pilot.min_scores are thresholds of the acceptance rule `threshold`, and the rule is another"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _budget_fits(self) -> Self:
         most = self.sampling.num_candidates
         for name in ("wave_size", "until_accepted"):
@@ -187,6 +198,28 @@ class RunConfig(Part):
             raise ValueError(
                 "sampling.determinism: sample holds in float32 on CPUs, with one thread a worker, alone; with "
                 f"{dtype}, {sampling.num_gpus:g} GPUs and {sampling.threads} threads choose unit or none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_cells_last(self) -> Self:
+        if self.fairness is None or self.fairness.cells == "none":
+            return self
+        acceptance, training = self.acceptance, self.training
+        needed = {
+            "acceptance.dedupe: false": not acceptance.dedupe,
+            "acceptance.near_duplicates: null": acceptance.near_duplicates is None,
+            "acceptance.max_per_prompt: null": acceptance.max_per_prompt is None,
+            "acceptance.drop_all_passed: false": not acceptance.drop_all_passed,
+            "budget.wave_size: null": self.budget.wave_size is None,
+            "training.per_prompt: false": not training.per_prompt,
+            "training.accumulate: false": not training.accumulate,
+        }
+        missing = [setting for setting, holds in needed.items() if not holds]
+        if missing:
+            raise ValueError(
+                f"fairness.cells: {self.fairness.cells} weighs candidates so that decisions become independent of "
+                f"protected values, and what thins them out or weighs them afterwards would undo it; set {missing}"
             )
         return self
 

@@ -1,5 +1,7 @@
 """`scoring:`, `acceptance:` and `fairness:`: what is kept of the answers, and why."""
 
+import re
+from itertools import product
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -34,14 +36,14 @@ class AcceptanceConfig(Part):
     rule: PluginField = Plugin(use="all_passed")
     """The acceptance rule."""
     max_per_prompt: int | None = Field(default=None, ge=1)
-    """Keep at most so many a prompt, by score and then by index."""
+    """Keep at most so many a prompt; which ones, says `prefer`."""
     dedupe: bool = True
     """Keep one of several candidates with the same token ids, the one with the lowest index."""
     near_duplicates: float | None = Field(default=None, gt=0, le=1)
     """Drop also a candidate whose text is at least so similar to one of a lower index (1 - edit distance / length)."""
-    prefer: Literal["score", "index", "diverse"] = "score"
-    """Which ones `max_per_prompt` keeps: the best scores, the lowest indices, or those farthest from each other by edit
-    distance. Only `index` leaves the rule's target as it is."""
+    prefer: Literal["index", "score", "diverse"] = "index"
+    """Which ones `max_per_prompt` keeps: the lowest indices, which leaves the rule's target as it is; the best scores,
+    ties by index; or, the best-scored first, those farthest from each other by edit distance."""
     drop_all_passed: bool = False
     """Keep nothing of a prompt whose candidates all passed: there is nothing left to learn from it."""
     schedule: dict[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
@@ -59,16 +61,48 @@ class FairnessConfig(Part):
     """Regular expression whose first group is the decision in a completion."""
     positive: str
     """The decision that is to the applicant's advantage."""
-    counterfactual: bool = True
-    """Ask each prompt under every combination of protected values, and keep candidates of one index only if all
-    decisions agree. Prompts hold `{gender}` where the value stands."""
+    swaps: Literal["none", "ask", "agree"] = "agree"
+    """`ask`: ask each prompt under every combination of protected values; prompts hold `{gender}` where the value
+    stands. `agree`: keep candidates of one index, moreover, only if all of them passed and all decisions agree.
+    `none`: prompts and their attributes are as given."""
     cells: Literal["none", "demographic_parity", "equalised_odds"] = "none"
     """Weigh acceptance by cell of protected values so that decisions become independent of them, for equalised odds
     given the merit."""
     merit: str | None = None
-    """Attribute of the prompts with the right decision, where it is known: needed for equalised odds."""
+    """Attribute of the prompts with the right decision, where it is known: needed for equalised odds, otherwise only
+    reported on."""
     min_cell: int = Field(default=30, ge=1)
-    """Fewer candidates than this in a cell stop the round: weights of so few mean nothing."""
+    """Fewer candidates than this in a cell, of those that would be kept without weights, stop the round: weights of so
+    few mean nothing."""
+
+    @property
+    def combinations(self) -> tuple[dict[str, str], ...]:
+        """Every combination of protected values, in a fixed order."""
+        return tuple(dict(zip(self.protected, values, strict=True)) for values in product(*self.protected.values()))
+
+    @property
+    def num_swaps(self) -> int:
+        """How many prompts are made of one."""
+        return len(self.combinations) if self.swaps != "none" else 1
+
+    @property
+    def decides(self) -> bool:
+        """Whether acceptance depends on it; else decisions are only reported on."""
+        return self.swaps == "agree" or self.cells != "none"
+
+    def observing(self) -> Self:
+        """Return the same without any effect on acceptance."""
+        return self.model_copy(update={"swaps": "none", "cells": "none"})
+
+    @model_validator(mode="after")
+    def _decision_is_found(self) -> Self:
+        try:
+            num_groups = re.compile(self.decision).groups
+        except re.error as error:
+            raise ValueError(f"decision {self.decision!r} is no regular expression: {error}") from error
+        if not num_groups:
+            raise ValueError(f"decision {self.decision!r} has no group; put parentheses around the decision itself")
+        return self
 
     @model_validator(mode="after")
     def _values_differ(self) -> Self:

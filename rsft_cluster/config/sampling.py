@@ -101,3 +101,16 @@ class BudgetConfig(Part):
     def is_set(self) -> bool:
         """Whether candidates are spread over prompts at all."""
         return self.wave_size is not None or self.skip_solved or (self.max_candidates or self.max_tokens) is not None
+
+
+class PilotConfig(Part):
+    """Temperature and threshold of each round, found on a few prompts first (B-STaR, Zeng et al. 2025)."""
+
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.7, 1.0, 1.3), min_length=1)
+    """Temperatures to try."""
+    min_scores: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """Thresholds to try, for the acceptance rule `threshold`; they replace its min_score."""
+    num_prompts: int = Field(default=64, ge=1)
+    """Prompts that are sampled at every temperature, the first ones."""
+    wanted: int = Field(default=4, ge=1)
+    """Distinct passing candidates of a prompt that are enough: n* of the balance score."""

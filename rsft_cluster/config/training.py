@@ -6,6 +6,27 @@ from pydantic import Field, model_validator
 
 from rsft_cluster.config.parts import Part
 
+MAX_UNLEARNING = 0.3
+"""Most that unlearning may count against learning."""
+
+
+class UnlearningConfig(Part):
+    """A term of the loss over rejected candidates."""
+
+    weight: float = Field(default=0.1, gt=0)
+    """Against the accepted examples' loss, at most 0.3."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rejected candidates a step, over all workers."""
+
+    @model_validator(mode="after")
+    def _does_little(self) -> Self:
+        if self.weight > MAX_UNLEARNING:
+            raise ValueError(
+                f"weight {self.weight:g} is above {MAX_UNLEARNING:g}: what unlearning gains is small and had at 0.1; "
+                "larger weights were measured to slow learning or to make the policy collapse"
+            )
+        return self
+
 
 class TrainingConfig(Part):
     """How the policy learns from accepted candidates."""
@@ -42,6 +63,21 @@ class TrainingConfig(Part):
     """A JSONL or Parquet file of worked examples (prompt or messages, and completion), mixed into training."""
     replay_weight: float = Field(default=1.0, gt=0)
     """Weight of a replayed example against a prompt's accepted ones."""
+    rejection: UnlearningConfig | None = None
+    """Lower also the expected rejection: the probability of candidates that were judged and did not pass, each counted
+    by how likely the policy still makes it (TOPR, Le Roux et al. 2025). `{}` turns it on. Off by default."""
+    unlikelihood: UnlearningConfig | None = None
+    """Unlearn the one token with which a rejected candidate went wrong for good, where a constraint names its place
+    (`Verdict.fatal_at`; unlikelihood, Welleck et al. 2020). `{}` turns it on. Off by default."""
+    kl_weight: float = Field(default=0.0, ge=0)
+    """Weight of KL(policy || policy of round 0) on the completions that are learned, in nats a token: keeps the style
+    that the policy came with. Above 0 each worker also holds the policy of round 0."""
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings of what is learned, uniform within alpha / sqrt(tokens x embedding size) (NEFTune, Jain
+    et al. 2023, where 5 is usual). A KL is that of the policy so disturbed."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """The trained policy is the mean of the weights after each step, one of n steps ago counting decay^n. 0 takes the
+    last weights."""
     workers: int = Field(default=1, ge=1)
     """Data-parallel training workers."""
     num_gpus: float = Field(default=0, ge=0)
@@ -61,10 +97,21 @@ class TrainingConfig(Part):
     max_failures: int = Field(default=3, ge=0)
     """Worker failures that training survives."""
     divergence_ratio: float = Field(default=10.0, gt=1)
-    """Training stops when the loss exceeds the first step's, or 0.1 where that is lower, by this factor."""
+    """Training stops when the loss of what is learned exceeds the first step's, or 0.1 where that is lower, by this
+    factor. Terms over rejected candidates and the KL do not count there."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("set steps or epochs, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights_are_there(self) -> Self:
+        for key, whose in (("kl_weight", "the policy of round 0"), ("ema_decay", "the mean of the weights")):
+            if self.zero_stage == 3 and getattr(self, key):
+                raise ValueError(
+                    f"{key}: {whose} lies whole on a worker, and zero_stage 3 is for models that do not fit there; "
+                    f"choose zero_stage 2, or {key}: 0"
+                )
         return self

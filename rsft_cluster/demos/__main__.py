@@ -12,20 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from rich.console import Console
+
 from rsft_cluster.cluster import connect
 from rsft_cluster.config import RunConfig, TrainingConfig
 from rsft_cluster.config_file import load_config
 from rsft_cluster.controls import run_controls
-from rsft_cluster.demos import arithmetic
+from rsft_cluster.demos import arithmetic, content, credit, service
 from rsft_cluster.demos.tiny import write_untrained
 from rsft_cluster.errors import ConfigError, RsftError
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.records import FairnessReport
 from rsft_cluster.report import results
 from rsft_cluster.report.comparison import comparison_table
+from rsft_cluster.report.fairness import fairness_table
 from rsft_cluster.report.progress import Reporter, duration
 from rsft_cluster.report.tables import RoundSummary, rounds_table
 from rsft_cluster.rounds import opened, run_round, start
-from rsft_cluster.runs import open_store, summaries, take_in
+from rsft_cluster.runs import fairness_path, open_store, summaries, take_in
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 
@@ -73,7 +77,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"arithmetic": arithmetic}
+TASKS: dict[str, Task] = {"arithmetic": arithmetic, "content": content, "credit": credit, "service": service}
 
 
 def main() -> int:
@@ -159,8 +163,20 @@ def show(task: Task, config: RunConfig, others: dict[str, RunConfig]) -> None:
     console.print(rounds_table(rounds, title=f"{task.TITLE}: round by round"))
     if config.controls.arms:
         console.print(comparison_table(rounds))
+    _show_fairness(console, config, rounds)
     for name, other in others.items():
         console.print(rounds_table(_rounds(other), title=f"Variant: {name}"))
+        _show_fairness(console, other, _rounds(other)[-1:])
+
+
+def _show_fairness(console: Console, config: RunConfig, rounds: list[RoundSummary]) -> None:
+    """Print how decisions fall by protected values, at the start and at the end."""
+    if config.fairness is None:
+        return
+    store = open_store(config)
+    for number in sorted({rounds[0].round, rounds[-1].round}):
+        report = store.read_record(fairness_path(number), FairnessReport)
+        console.print(fairness_table(report, way="sampled", title=f"Fairness, round {number}"))
 
 
 def _rounds(config: RunConfig) -> list[RoundSummary]:

@@ -1,6 +1,7 @@
 """What a run takes in: the batches of its prompt source, each prompt once, bad lines counted and limited.
 
-Knows the contract of a source and nothing of files. It holds one batch, and 16 bytes for each prompt seen.
+Where decisions have to be fair, each is put under every combination of protected values on the way. Knows the contract
+of a source and nothing of files. It holds one batch, and 16 bytes for each prompt seen.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,11 +10,12 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from rsft_cluster.config import PromptsConfig
+from rsft_cluster.config import FairnessConfig, PromptsConfig
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError
 from rsft_cluster.plugins import bind
 from rsft_cluster.prompts.digests import DigestSet
 from rsft_cluster.prompts.rows import BadLine
+from rsft_cluster.prompts.swaps import bad_line, complaint, swapped
 from rsft_cluster.schemas import PROMPT, conform, prompt_id
 
 _EARLY = 100
@@ -23,11 +25,18 @@ _EARLY = 100
 class Intake(Iterator[pa.RecordBatch]):
     """An iterator over batches of distinct prompts, in the order of the source, that counts as it goes.
 
-    Once exhausted, num_lines = num_prompts + num_duplicates + num_bad, unless a limit left prompts unused.
+    Once exhausted, num_lines = num_prompts + num_duplicates + num_bad, unless a limit left prompts unused; where each
+    prompt was put under n combinations of protected values, num_prompts / n stands there instead. The limit counts
+    prompts of the source.
     """
 
     def __init__(
-        self, config: PromptsConfig, *, on_bad: Callable[[BadLine], None], quarantine: str | None = None
+        self,
+        config: PromptsConfig,
+        *,
+        on_bad: Callable[[BadLine], None],
+        quarantine: str | None = None,
+        fairness: FairnessConfig | None = None,
     ) -> None:
         self.num_lines = 0
         self.num_bad = 0
@@ -36,6 +45,7 @@ class Intake(Iterator[pa.RecordBatch]):
         self._config = config
         self._on_bad = on_bad
         self._quarantine = quarantine
+        self._fairness = fairness
         self._first_bad: list[BadLine] = []
         self._seen = DigestSet()
         self._batches = self._read()
@@ -47,20 +57,22 @@ class Intake(Iterator[pa.RecordBatch]):
         return next(self._batches)
 
     def _read(self) -> Iterator[pa.RecordBatch]:
-        limit = self._config.limit
+        left = self._config.limit
         source = bind(self._config.source, "prompt_sources", num_leading=2)
         for given in source(self._config, self._note):
-            batch = _conforming(given, self._config.source.use)
+            batch = self._usable(_conforming(given, self._config.source.use))
             self.num_lines += batch.num_rows
             if self.num_bad > _EARLY:
                 self._check_rate()
             distinct = self._distinct(batch)
-            if limit is not None:
-                distinct = distinct.slice(0, limit - self.num_prompts)
-            self.num_prompts += distinct.num_rows
+            if left is not None:
+                distinct = distinct.slice(0, left)
+                left -= distinct.num_rows
             if distinct.num_rows:
-                yield distinct
-            if self.num_prompts == limit:
+                batch = self._swapped(distinct)
+                self.num_prompts += batch.num_rows
+                yield batch
+            if left == 0:
                 break
         self._check_rate()
         if not self.num_prompts:
@@ -75,6 +87,21 @@ class Intake(Iterator[pa.RecordBatch]):
         if len(self._first_bad) < 3:
             self._first_bad.append(bad)
         self._on_bad(bad)
+
+    def _usable(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self._fairness is None:
+            return batch
+        rows = batch.to_pylist()
+        complaints = [complaint(row, self._fairness) for row in rows]
+        for row, reason in zip(rows, complaints, strict=True):
+            if reason is not None:
+                self._note(bad_line(row, reason))
+        return batch.filter(pa.array([reason is None for reason in complaints], pa.bool_()))
+
+    def _swapped(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self._fairness is None or self._fairness.swaps == "none":
+            return batch
+        return swapped(batch, self._fairness)
 
     def _distinct(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         ids = batch.column("prompt_id").to_pylist()
@@ -104,13 +131,20 @@ class Intake(Iterator[pa.RecordBatch]):
         return "".join(lines)
 
 
-def read_prompts(config: PromptsConfig, *, on_bad: Callable[[BadLine], None], quarantine: str | None = None) -> Intake:
+def read_prompts(
+    config: PromptsConfig,
+    *,
+    on_bad: Callable[[BadLine], None],
+    quarantine: str | None = None,
+    fairness: FairnessConfig | None = None,
+) -> Intake:
     """Return the distinct prompts of a config's source, as an iterator that counts.
 
-    `on_bad` is called for each bad line when it is met; `quarantine` is where it keeps them, for messages.
-    Raises ConfigError when more than `max_bad_rate` of the lines are bad, or no prompt is left.
+    `on_bad` is called for each bad line when it is met; `quarantine` is where it keeps them, for messages. `fairness`
+    asks for protected values, or puts them in. Raises ConfigError when more than `max_bad_rate` of the lines are bad,
+    or no prompt is left.
     """
-    return Intake(config, on_bad=on_bad, quarantine=quarantine)
+    return Intake(config, on_bad=on_bad, quarantine=quarantine, fairness=fairness)
 
 
 def _conforming(batch: pa.RecordBatch, use: str) -> pa.RecordBatch:

@@ -40,6 +40,8 @@ class Example:
     prompt_ids: TokenIds
     completion_ids: TokenIds
     weight: float
+    logprob: float = math.nan
+    """What the completion was drawn with, where the loss needs it: of rejected candidates."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -48,18 +50,20 @@ class Example:
 def load_examples(uris: Sequence[str], *, per_prompt: bool) -> list[Example]:
     """Read ACCEPTED files into examples, in an order that depends on their content alone.
 
-    A completion that a prompt got in several rounds counts once, as in the first of them. With `per_prompt`
-    each example is weighted by 1 / (examples of its prompt), on top of its row's weight.
+    A completion that a prompt got in several rounds counts as in the first of them; how often it counts there is the
+    acceptance's to say (`acceptance.dedupe`). With `per_prompt` each example is weighted by 1 / (examples of its
+    prompt), on top of its row's weight.
     """
     rows = [row for uri in uris for row in _accepted_rows(uri)]
     rows.sort(key=lambda r: (r["round"], r["candidate_id"]))
-    distinct: dict[tuple[str, bytes], dict[str, Any]] = {}
+    first_round: dict[tuple[str, bytes], int] = {}
     for row in rows:
-        distinct.setdefault((row["prompt_id"], row["token_ids"].tobytes()), row)
-    num_of = Counter(prompt for prompt, _ in distinct)
+        first_round.setdefault((row["prompt_id"], row["token_ids"].tobytes()), row["round"])
+    rows = [r for r in rows if r["round"] == first_round[r["prompt_id"], r["token_ids"].tobytes()]]
+    num_of = Counter(r["prompt_id"] for r in rows)
     return [
-        Example(r["prompt_token_ids"], r["token_ids"], r["weight"] / (num_of[prompt] if per_prompt else 1))
-        for (prompt, _), r in distinct.items()
+        Example(r["prompt_token_ids"], r["token_ids"], r["weight"] / (num_of[r["prompt_id"]] if per_prompt else 1))
+        for r in rows
     ]
 
 
@@ -131,14 +135,14 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
     weights: Tensor
+    logprobs: Tensor
     num_logits: int
     """How many of the last positions' logits the loss needs."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
-        tensors = (self.input_ids, self.attention_mask, self.labels, self.weights)
-        input_ids, attention_mask, labels, weights = (t.to(device) for t in tensors)
-        return Batch(input_ids, attention_mask, labels, weights, self.num_logits)
+        tensors = (self.input_ids, self.attention_mask, self.labels, self.weights, self.logprobs)
+        return Batch(*(t.to(device) for t in tensors), num_logits=self.num_logits)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -154,8 +158,9 @@ def collate(examples: Sequence[Example]) -> Batch:
         attention_mask[row, :end] = 1
         labels[row, start:end] = input_ids[row, start:end]
     weights = torch.tensor([e.weight for e in examples], dtype=torch.float64)
+    logprobs = torch.tensor([e.logprob for e in examples], dtype=torch.float64)
     first = min(len(e.prompt_ids) for e in examples)
-    return Batch(input_ids, attention_mask, labels, weights, width - first + 1)
+    return Batch(input_ids, attention_mask, labels, weights, logprobs, width - first + 1)
 
 
 def denominator(examples: Sequence[Example]) -> float:
@@ -167,23 +172,41 @@ def examples_digest(examples: Sequence[Example]) -> str:
     """Return a digest of what is learned, in its order."""
     state = hashlib.sha256()
     for e in examples:
-        state.update(f"{len(e.prompt_ids)} {len(e.completion_ids)} {e.weight!r} ".encode())
+        state.update(f"{len(e.prompt_ids)} {len(e.completion_ids)} {e.weight!r} {e.logprob!r} ".encode())
         state.update(e.prompt_ids.tobytes() + e.completion_ids.tobytes())
     return state.hexdigest()[:32]
 
 
-def _accepted_rows(uri: str) -> Iterator[dict[str, Any]]:
+def read_columns(uri: str, columns: Sequence[str], *, what: str) -> pa.Table:
+    """Read some columns of a Parquet file; one of them may be part of a nested one (`verdicts.list.element.passed`).
+
+    Raises StoreError where the file cannot be read, or is not one of `what`.
+    """
     filesystem, path = open_uri(uri)
     try:
         with filesystem.open_input_file(path) as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=COLUMNS)
+            table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{uri}: accepted examples cannot be read: {error}") from error
-    missing = [c for c in COLUMNS if c not in table.column_names]
+        raise StoreError(f"{uri}: {what} cannot be read: {error}") from error
+    missing = [c for c in columns if c.split(".")[0] not in table.column_names]
     if missing:
-        raise StoreError(f"{uri}: columns {missing} are missing; it is not a file of accepted examples")
+        raise StoreError(f"{uri}: columns {missing} are missing; it is not a file of {what}")
+    return table
+
+
+def ragged(column: pa.ChunkedArray) -> Iterator[TokenIds]:
+    """Yield each list of a list column as a view on its values."""
+    for chunk in column.chunks:
+        values = chunk.flatten().to_numpy().astype(np.int32, copy=False)
+        lengths = chunk.value_lengths().to_numpy()
+        ends = np.cumsum(lengths)
+        yield from (values[end - n : end] for n, end in zip(lengths, ends, strict=True))
+
+
+def _accepted_rows(uri: str) -> Iterator[dict[str, Any]]:
+    table = read_columns(uri, COLUMNS, what="accepted examples")
     narrow = table.select(["candidate_id", "prompt_id", "round", "weight"]).to_pylist()
-    prompts, completions = _ragged(table["prompt_token_ids"]), _ragged(table["token_ids"])
+    prompts, completions = ragged(table["prompt_token_ids"]), ragged(table["token_ids"])
     for row, prompt, completion in zip(narrow, prompts, completions, strict=True):
         if not len(prompt) or not len(completion):
             raise ConfigError(f"{uri}: candidate {row['candidate_id']} has an empty prompt or completion")
@@ -191,15 +214,6 @@ def _accepted_rows(uri: str) -> Iterator[dict[str, Any]]:
             found = f"candidate {row['candidate_id']} has the weight {row['weight']}"
             raise ConfigError(f"{uri}: {found}; it must be finite and above 0")
         yield {**row, "prompt_token_ids": prompt, "token_ids": completion}
-
-
-def _ragged(column: pa.ChunkedArray) -> Iterator[TokenIds]:
-    """Yield each list of a list column as a view on its values."""
-    for chunk in column.chunks:
-        values = chunk.flatten().to_numpy().astype(np.int32, copy=False)
-        lengths = chunk.value_lengths().to_numpy()
-        ends = np.cumsum(lengths)
-        yield from (values[end - n : end] for n, end in zip(lengths, ends, strict=True))
 
 
 def _replay_rows(uri: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -17,6 +17,7 @@ import ray.train
 import torch
 from deepspeed import DeepSpeedEngine
 from huggingface_hub import snapshot_download
+from ray.train.torch import get_device
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -25,6 +26,7 @@ from rsft_cluster.errors import ConfigError, DivergedError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import upload_folder
+from rsft_cluster.training.averaging import WeightAverage
 from rsft_cluster.training.job import StepMetrics, TrainingJob
 
 MARKER = "rsft_progress.json"
@@ -66,21 +68,27 @@ def fingerprint(job: TrainingJob, examples_digest: str) -> str:
     shaping = {k: v for k, v in settings.items() if not is_operational(f"training.{k}")}
     # Not the policy's path: a store may move between two attempts.
     policy = (job.policy.name, job.policy.revision, job.policy.dtype, job.policy.attention)
-    return digest(shaping, job.seed, examples_digest, policy)
+    base = job.base and (job.base.name, job.base.revision)
+    return digest(shaping, job.seed, examples_digest, policy, base)
 
 
-def save_progress(engine: DeepSpeedEngine, progress: Progress) -> None:
-    """Save a checkpoint. Every worker must call it after the same step; it waits for all of them."""
+def save_progress(engine: DeepSpeedEngine, progress: Progress, average: WeightAverage | None) -> None:
+    """Save a checkpoint. Every worker must call it after the same step; it waits for all of them.
+
+    Rank 0 brings the mean of the weights, where there is one.
+    """
     with tempfile.TemporaryDirectory(prefix="rsft-checkpoint-") as folder:
         engine.save_checkpoint(folder, tag=TAG)
         if engine.global_rank == 0:
             Path(folder, MARKER).write_text(progress.to_json(), encoding="utf-8")
+        if average is not None:
+            average.save(Path(folder))
         seen = {"step": progress.step, "loss": progress.last_loss}
         ray.train.report(seen, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def load_progress(engine: DeepSpeedEngine, fingerprint: str) -> Progress | None:
-    """Continue from the newest whole checkpoint, if there is one.
+def load_progress(engine: DeepSpeedEngine, fingerprint: str, average: WeightAverage | None) -> Progress | None:
+    """Continue from the newest whole checkpoint, if there is one, and with the mean of the weights that it holds.
 
     Raises ConfigError for a checkpoint of another training under the same name.
     """
@@ -96,11 +104,13 @@ def load_progress(engine: DeepSpeedEngine, fingerprint: str) -> Progress | None:
                 "config, seed, policy or examples differ: remove it, or give this training another name"
             )
         engine.load_checkpoint(folder, tag=TAG)
+        if average is not None:
+            average.load(Path(folder), get_device())
     return progress
 
 
-def export_model(engine: DeepSpeedEngine, policy: PolicySpec, output_uri: str) -> None:
-    """Write the trained model to `output_uri`. Every worker must call it; rank 0 holds the weights.
+def export_model(engine: DeepSpeedEngine, policy: PolicySpec, output_uri: str, average: WeightAverage | None) -> None:
+    """Write the trained model to `output_uri`. Every worker must call it; rank 0 holds the weights, and their mean.
 
     Raises DivergedError on every worker if a weight is not finite.
     """
@@ -108,6 +118,8 @@ def export_model(engine: DeepSpeedEngine, policy: PolicySpec, output_uri: str) -
     state = gathered_state(model, keep=engine.global_rank == 0)
     if engine.global_rank != 0:
         return
+    if average is not None:
+        state = average.over(state)
     with tempfile.TemporaryDirectory(prefix="rsft-model-") as folder:
         save_model(model, state, policy, Path(folder))
         upload_folder(Path(folder), output_uri)

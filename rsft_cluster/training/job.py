@@ -29,6 +29,11 @@ class TrainingJob:
     """Folder that receives the model. It is complete when `fine_tune` returns, not before."""
     storage_uri: str
     """Folder of checkpoints and metrics; of no use once the model is published."""
+    judged: tuple[tuple[str, str], ...] = ()
+    """URIs of Parquet files of CANDIDATE rows, each with that of their SCORE rows in the same order. They are read
+    where the loss has a term over rejected candidates."""
+    base: PolicySpec | None = None
+    """The policy of round 0, where the loss has a KL to it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,15 @@ class StepMetrics:
     step: int
     """Counted from 1."""
     loss: float
-    """Nats a token, weighted."""
+    """What is minimised: the NLL, and the other terms times their weights. Nats a token."""
+    nll: float
+    """Of accepted and replayed examples."""
+    rejection: float
+    """Tapered log-likelihood of rejected candidates; 0 or less. Terms that are off are 0."""
+    unlikelihood: float
+    """-log(1 - p) of their fatal tokens."""
+    kl: float
+    """From the policy of round 0."""
     learning_rate: float
     grad_norm: float
     """Before clipping."""

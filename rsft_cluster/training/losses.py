@@ -1,11 +1,27 @@
 """What a training step minimises, how fast it may go, and when it has gone wrong.
 
 Tensors and numbers in, numbers out; nothing here knows of workers, files or engines. The loss of a step is
-sum_i w_i NLL_i / sum_i w_i T_i over the whole batch, NLL_i summed over the T_i completion tokens of example
-i. The denominator is known before any forward pass, so workers and micro batches add up to exactly this.
+
+    NLL + weight_R R + weight_U U + weight_KL KL
+
+of which the last three are off by default. Each term is sum_i w_i value_i / sum_i w_i T_i over a batch of its own, T_i
+the completion tokens of example i:
+
+- NLL, over accepted and replayed examples: value_i = -log pi(y_i);
+- R, over rejected candidates: value_i = sg[min(1, pi(y_i) / mu(y_i))] log pi(y_i), mu what y_i was drawn with and sg
+  without a gradient (TOPR, Le Roux et al. 2025). At pi = mu its gradient points where that of the probability to be
+  rejected, 1 - sum_y pi(y) a(y), does; as pi(y_i) goes to 0 so does the weight, so that nothing runs away;
+- U, over the tokens with which rejected candidates went wrong: value_i = -log(1 - pi(token)), T_i = 1 (unlikelihood,
+  Welleck et al. 2020);
+- KL, over the examples of the NLL: value_i = the sum over tokens of KL(pi || base) of the next token, over the whole
+  vocabulary. This direction is the penalty of the KL-regularised objective whose optimum acceptance samples from;
+  summed along completions of pi it is the KL of whole completions (chain rule), here along those that pi learns.
+
+The denominators are known before any forward pass, so workers and micro batches add up to exactly this.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,25 +38,69 @@ MIN_REFERENCE_LOSS = 0.1
 loss can be 0.01, and ten times that is noise, not divergence."""
 
 
-def completion_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed negative log-likelihood of each row's completion, in float32 or better.
+class Learned(NamedTuple):
+    """The positions of a batch that a loss is about, one after the other."""
+
+    logits: Tensor
+    """Of each position, over the vocabulary; float32 or better."""
+    targets: Tensor
+    """The token that stands there."""
+    rows: Tensor
+    """The row of the batch that it belongs to."""
+    num_rows: int
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Return the sum of the positions' values by row."""
+        return torch.zeros(self.num_rows, dtype=values.dtype, device=values.device).index_add(0, self.rows, values)
+
+
+def learned(logits: Tensor, labels: Tensor) -> Learned:
+    """Return the completions' positions.
 
     `labels` are aligned with the input: IGNORED, or the token at that position. `logits` may cover only the
     last positions of the input, as long as they include the one before each row's first label.
     """
     targets = labels[:, labels.shape[1] - logits.shape[1] + 1 :]
-    learned = targets != IGNORED
-    chosen = logits[:, :-1][learned]
+    places = targets != IGNORED
+    chosen = logits[:, :-1][places]
     if chosen.dtype in {torch.bfloat16, torch.float16}:
         chosen = chosen.float()
-    token_nll = functional.cross_entropy(chosen, targets[learned], reduction="none")
-    rows = learned.nonzero()[:, 0]
-    return torch.zeros(len(labels), dtype=chosen.dtype, device=logits.device).index_add(0, rows, token_nll)
+    return Learned(chosen, targets[places], places.nonzero()[:, 0], len(labels))
 
 
-def weighted_loss(nll: Tensor, weights: Tensor, denominator: float) -> Tensor:
-    """Return these rows' part of the step's loss; the parts of a batch sum to the loss."""
-    return (nll * weights.to(nll)).sum() / denominator
+def completion_nll(at: Learned) -> Tensor:
+    """Return the negative log-likelihood of each row's completion."""
+    return at.summed(functional.cross_entropy(at.logits, at.targets, reduction="none"))
+
+
+def tapered_logprob(at: Learned, sampled: Tensor) -> Tensor:
+    """Return each row's log-likelihood, times how likely it still is against `sampled`, at most 1, a constant.
+
+    `sampled` are the log-probabilities that the rows' completions were drawn with.
+    """
+    logprob = -completion_nll(at)
+    ratio = (logprob.detach() - sampled).clamp(max=0.0).exp()
+    return ratio.to(logprob) * logprob
+
+
+def completion_unlikelihood(at: Learned) -> Tensor:
+    """Return -log(1 - p) of each row's tokens, summed.
+
+    1 - p is summed over the other tokens, so it is exact where p rounds to 1; the gradient's norm is at most sqrt 2.
+    """
+    others = at.logits.scatter(1, at.targets[:, None], -math.inf)
+    return at.summed(at.logits.logsumexp(1) - others.logsumexp(1))
+
+
+def completion_kl(at: Learned, base: Learned) -> Tensor:
+    """Return KL(policy || base) of the next token over the whole vocabulary, summed over each row's completion."""
+    own, other = at.logits.log_softmax(1), base.logits.log_softmax(1)
+    return at.summed((own.exp() * (own - other)).sum(1))
+
+
+def weighted_loss(values: Tensor, weights: Tensor, denominator: float) -> Tensor:
+    """Return these rows' part of a term; the parts of a batch sum to the term."""
+    return (values * weights.to(values)).sum() / denominator
 
 
 def learning_rate(config: TrainingConfig, step: int, num_steps: int) -> float:
@@ -57,15 +117,18 @@ def learning_rate(config: TrainingConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * (floor + (1.0 - floor) * shape)
 
 
-def check_loss(loss: float, *, step: int, first_loss: float, ratio: float) -> None:
-    """Raise DivergedError if the loss of a step, counted from 1, is not finite or has run away."""
+def check_loss(loss: float, nll: float, *, step: int, first_nll: float, ratio: float) -> None:
+    """Raise DivergedError if the loss of a step, counted from 1, is not finite or its NLL has run away.
+
+    The other terms may well be negative, or start at 0; when they do harm, it is what is learned that suffers.
+    """
     if not math.isfinite(loss):
         raise DivergedError(
             f"step {step}: the loss is {loss}; lower training.learning_rate, or check the policy's weights"
         )
-    limit = ratio * max(first_loss, MIN_REFERENCE_LOSS)
-    if loss > limit:
+    limit = ratio * max(first_nll, MIN_REFERENCE_LOSS)
+    if nll > limit:
         raise DivergedError(
-            f"step {step}: the loss is {loss:.4g}, above {limit:.4g} = training.divergence_ratio {ratio:g} x "
-            f"the first step's {max(first_loss, MIN_REFERENCE_LOSS):.4g}; lower training.learning_rate"
+            f"step {step}: the loss is {nll:.4g}, above {limit:.4g} = training.divergence_ratio {ratio:g} x "
+            f"the first step's {max(first_nll, MIN_REFERENCE_LOSS):.4g}; lower training.learning_rate"
         )

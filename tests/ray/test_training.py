@@ -4,11 +4,12 @@ The yardstick is a training in plain PyTorch in this process: one example at a t
 """
 
 import json
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,19 +20,22 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from judging import judged, verdict, write
 from models import EOS, tiny_gpt2, tiny_llama
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rsft_cluster.config import TrainingConfig
+from rsft_cluster.config import TrainingConfig, UnlearningConfig
 from rsft_cluster.errors import ConfigError, DivergedError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.schemas import ACCEPTED, candidate_id, rows_to_table
 from rsft_cluster.training.batches import DataOrder, Example, denominator, load_examples
+from rsft_cluster.training.engine import deepspeed_settings
 from rsft_cluster.training.job import TrainingJob, TrainingOutcome
-from rsft_cluster.training.loop import deepspeed_settings
 from rsft_cluster.training.losses import learning_rate
+from rsft_cluster.training.rejected import Rejected, load_rejected
 from rsft_cluster.training.trainer import fine_tune
 
 pytestmark = pytest.mark.ray
@@ -93,20 +97,25 @@ def job(folder: Path, policy: PolicySpec, accepted: str, config: TrainingConfig,
     )  # fmt: skip
 
 
+MoreLoss = Callable[[torch.nn.Module, int, list[Example]], Tensor]
+"""What other terms add to the loss of a step over its batch."""
+
+
 @cache
 def plain_training(
-    model_folder: str, accepted: str, num_steps: int
-) -> tuple[list[tuple[float, float]], dict[str, torch.Tensor]]:
-    """Return the losses and gradient norms, and the weights, of the same training in plain PyTorch."""
+    model_folder: str, accepted: str, num_steps: int, more: MoreLoss | None = None
+) -> tuple[list[tuple[float, float]], list[dict[str, Tensor]]]:
+    """Return the losses and gradient norms, and the weights after each step, of the same training in plain PyTorch."""
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), betas=CONFIG.betas, weight_decay=CONFIG.weight_decay)
     examples = load_examples([accepted], per_prompt=True)
     order = DataOrder(len(examples), CONFIG.batch_size, SEED)
-    steps = []
+    steps, weights = [], []
     for step in range(num_steps):
         batch = [examples[i] for i in order.batch_indices(step)]
         loss = torch.stack([e.weight * nll(model, e) for e in batch]).sum() / denominator(batch)
+        loss += more(model, step, batch) if more else 0.0
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CONFIG.max_grad_norm)
@@ -114,17 +123,29 @@ def plain_training(
             group["lr"] = learning_rate(CONFIG, step, num_steps)
         optimizer.step()
         steps.append((loss.item(), norm.item()))
-    return steps, dict(model.state_dict())
+        weights.append({name: weight.clone() for name, weight in model.state_dict().items()})
+    return steps, weights
 
 
-def nll(model: torch.nn.Module, example: Example) -> torch.Tensor:
+def logits_of(model: torch.nn.Module, example: Example) -> Tensor:
     ids = torch.tensor([*example.prompt_ids, *example.completion_ids], dtype=torch.long)
-    logits = model(input_ids=ids[None, :-1]).logits[0, len(example.prompt_ids) - 1 :]
-    return cross_entropy(logits, ids[len(example.prompt_ids) :], reduction="sum")
+    return model(input_ids=ids[None, :-1]).logits[0, len(example.prompt_ids) - 1 :]
 
 
-def assert_like_plain_training(outcome: TrainingOutcome, done: TrainingJob) -> None:
-    steps, weights = plain_training(done.policy.model, done.examples[0], outcome.num_steps)
+def nll(model: torch.nn.Module, example: Example) -> Tensor:
+    return cross_entropy(logits_of(model, example), torch.tensor(example.completion_ids).long(), reduction="sum")
+
+
+def assert_like_plain_training(outcome: TrainingOutcome, done: TrainingJob, more: MoreLoss | None = None) -> None:
+    steps, history = plain_training(done.policy.model, done.examples[0], outcome.num_steps, more)
+    ages = range(outcome.num_steps - 1, -1, -1)
+    shares = torch.tensor([done.config.ema_decay**age for age in ages])
+    weights = {
+        name: torch.stack([share * step[name] for share, step in zip(shares / shares.sum(), history, strict=True)]).sum(
+            0
+        )
+        for name in history[0]
+    }
     assert [m.step for m in outcome.metrics] == list(range(1, outcome.num_steps + 1))
     # float32: sums in another order differ in the seventh digit, and Adam's division makes that the fifth.
     np.testing.assert_allclose([(m.loss, m.grad_norm) for m in outcome.metrics], steps, rtol=5e-4)
@@ -145,6 +166,94 @@ def test_every_stage_and_number_of_workers_trains_like_plain_pytorch(tmp_path, p
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 25))
     for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja"):
         assert (tmp_path / "model" / name).read_bytes() == (Path(policy.model) / name).read_bytes()
+
+
+TERMS = CONFIG.model_copy(
+    update={
+        "rejection": UnlearningConfig(weight=0.3, batch_size=3), "kl_weight": 0.5, "ema_decay": 0.8,
+        "unlikelihood": UnlearningConfig(weight=0.2, batch_size=4),
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> PolicySpec:
+    return PolicySpec(tiny_llama(tmp_path_factory.mktemp("base"), scale=0.2, seed=1))
+
+
+@pytest.fixture(scope="module")
+def rejected(tmp_path_factory: pytest.TempPathFactory, policy: PolicySpec) -> tuple[str, str]:
+    """Ten rejected candidates, two of three with a fatal character, drawn with nearly what the policy gives them."""
+    rng = np.random.default_rng(1)
+    model = AutoModelForCausalLM.from_pretrained(policy.model)
+    rows = []
+    for i in range(10):
+        prompt, token_ids = f"prompt {i % 4}", [int(t) for t in rng.integers(3, 90, rng.integers(2, 9))]
+        drawn = Example(np.array([1, *prompt.encode()], np.int32), np.array(token_ids, np.int32), 1.0)
+        logprob = -float(nll(model, drawn).detach()) + float(rng.uniform(-0.3, 0.3))
+        said = verdict(passed=False, fatal_at=int(rng.integers(len(token_ids))) if i % 3 else None)
+        rows.append(judged(prompt, token_ids, said, index=i, logprob=logprob))
+    return write(tmp_path_factory.mktemp("rejected"), rows)
+
+
+class PlainTerms:
+    """The terms of TERMS, one example at a time and by their definitions."""
+
+    def __init__(self, files: tuple[str, str], base: PolicySpec) -> None:
+        self._base = AutoModelForCausalLM.from_pretrained(base.model)
+        self._rejected = load_rejected([files], per_prompt=True)
+        self._fatal = [r for r in self._rejected if r.fatal_at is not None]
+
+    def __call__(self, model: torch.nn.Module, step: int, batch: list[Example]) -> Tensor:
+        rejection = torch.stack([r.example.weight * self._tapered(model, r.example) for r in self._of(3, step)])
+        num_tokens = sum(r.example.weight * len(r.example.completion_ids) for r in self._of(3, step))
+        fatal = torch.stack([r.example.weight * self._unlikelihood(model, r) for r in self._of(4, step)])
+        num_fatal = sum(r.example.weight for r in self._of(4, step))
+        kl = torch.stack([e.weight * self._kl(model, e) for e in batch]).sum() / denominator(batch)
+        return 0.3 * rejection.sum() / num_tokens + 0.2 * fatal.sum() / num_fatal + 0.5 * kl
+
+    def _of(self, size: int, step: int) -> list[Rejected]:
+        source = self._rejected if size == 3 else self._fatal
+        return [source[i] for i in DataOrder(len(source), size, SEED).batch_indices(step)]
+
+    def _tapered(self, model: torch.nn.Module, example: Example) -> Tensor:
+        logprob = -nll(model, example)
+        return min(1.0, math.exp(logprob.item() - example.logprob)) * logprob
+
+    def _unlikelihood(self, model: torch.nn.Module, one: Rejected) -> Tensor:
+        # A token is a character here.
+        assert one.fatal_at is not None
+        probabilities = logits_of(model, one.example)[one.fatal_at].softmax(0)
+        return -torch.log(1 - probabilities[one.example.completion_ids[one.fatal_at]])
+
+    def _kl(self, model: torch.nn.Module, example: Example) -> Tensor:
+        own, other = (logits_of(m, example).log_softmax(1) for m in (model, self._base))
+        return (own.exp() * (own - other.detach())).sum()
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(0, 1), (2, 2)])
+def test_every_term_of_the_loss_is_exact_and_survives_a_restart(
+    tmp_path, policy, accepted, base, rejected, stage, workers
+):
+    config = TERMS.model_copy(update={"zero_stage": stage, "workers": workers})
+    start = replace(job(tmp_path, policy, accepted, config), judged=(rejected,), base=base)
+    more = PlainTerms(rejected, base)
+    outcome = fine_tune(start)
+    assert_like_plain_training(outcome, start, more)
+    first = outcome.metrics[0]
+    assert first.loss == pytest.approx(first.nll + 0.3 * first.rejection + 0.2 * first.unlikelihood + 0.5 * first.kl)
+    assert first.rejection < 0 < min(first.nll, first.unlikelihood, first.kl)
+    again = fine_tune(start)
+    assert again.resumed_at == 16
+    assert_like_plain_training(again, start, more)
+
+
+def test_noise_on_embeddings_is_felt_and_the_same_in_every_attempt(tmp_path, policy, accepted):
+    config = CONFIG.model_copy(update={"neftune_alpha": 5.0, "workers": 1, "steps": 4})
+    one, two = (fine_tune(job(tmp_path / name, policy, accepted, config)) for name in "ab")
+    assert one.metrics == two.metrics
+    steps, _ = plain_training(policy.model, accepted, 4)
+    assert all(abs(m.loss / loss - 1) > 1e-3 for m, (loss, _) in zip(one.metrics, steps, strict=True))
 
 
 def kill_a_worker_after_a_checkpoint(state: Path, killed: list[int]) -> None:
@@ -181,12 +290,12 @@ def test_a_killed_worker_costs_only_the_steps_since_the_checkpoint(tmp_path, pol
 )
 def test_deepspeed_options_with_a_key_of_their_own_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
-        deepspeed_settings(TrainingConfig(deepspeed=options), "float32", share=4)
+        deepspeed_settings(TrainingConfig(deepspeed=options), "float32", num_passes=1)
 
 
 def test_deepspeed_options_are_merged_deeply():
     options = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "wall_clock_breakdown": True}
-    settings = deepspeed_settings(TrainingConfig(deepspeed=options, zero_stage=2), "bfloat16", share=9)
+    settings = deepspeed_settings(TrainingConfig(deepspeed=options, zero_stage=2), "bfloat16", num_passes=2)
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert (settings["gradient_accumulation_steps"], settings["bf16"]) == (2, {"enabled": True})

@@ -1,0 +1,77 @@
+"""Commands about decisions: why a candidate was kept or not, and whether the audit trail holds."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsft_cluster.cli.options import AsJson, RunUri, count, find_run
+from rsft_cluster.errors import AuditError
+from rsft_cluster.report import results
+
+audit = typer.Typer(no_args_is_help=True, help="The audit trail: a line a candidate, hash-chained.")
+
+Round = Annotated[
+    int | None, typer.Option("--round", help="Only this round; all by default.", parser=count, metavar="NUMBER")
+]
+
+
+@audit.command()
+def export(run_uri: RunUri, round_: Round = None) -> None:
+    """Print the audit trail, one JSON line a candidate."""
+    from rsft_cluster.audit.chain import to_json
+    from rsft_cluster.audit.lines import audited_rounds, previous_head, round_lines
+
+    store = find_run(run_uri)
+    for number in audited_rounds(store) if round_ is None else [round_]:
+        for line in round_lines(store, number, previous_head(store, number)):
+            typer.echo(to_json(line))
+
+
+@audit.command()
+def verify(
+    target: Annotated[str, typer.Argument(help="A run's folder, or a file of exported lines.", metavar="RUN")],
+    as_json_: AsJson = False,
+) -> None:
+    """Replay every decision from its line alone, and check the chain and, of a run, its files. Exit code 1 if not."""
+    from rsft_cluster.audit.verify import verify_lines, verify_run
+
+    if Path(target).is_file():
+        with Path(target).open(encoding="utf-8") as lines:
+            found = verify_lines(lines, source=target)
+    else:
+        found = verify_run(find_run(target))
+    if as_json_:
+        typer.echo(json.dumps(asdict(found) | {"holds": found.holds}, ensure_ascii=False))
+    else:
+        for problem in found.problems:
+            typer.echo(problem)
+        typer.echo(
+            f"{found.num_replayed:,} decisions of {found.num_rounds} rounds replayed from {found.num_lines:,} lines: "
+            + ("all hold" if found.holds else f"{found.num_problems:,} problems")
+        )
+    if not found.holds:
+        raise AuditError(f"{target}: the audit trail does not hold")
+
+
+def explain(
+    run_uri: RunUri,
+    candidate: Annotated[str, typer.Argument(help="A candidate's id, or its beginning.", metavar="CANDIDATE")],
+    as_json_: AsJson = False,
+) -> None:
+    """Say in words why a candidate was kept or not."""
+    from rsft_cluster.audit.chain import to_json
+    from rsft_cluster.audit.explanation import explained, find_line
+    from rsft_cluster.report.explanation import show_explanation
+
+    store = find_run(run_uri)
+    line, messages = find_line(store, candidate)
+    if as_json_:
+        typer.echo(to_json(line))
+        return
+    show_explanation(results(), line, messages, explained(line))
+
+
+COMMANDS = (explain,)
