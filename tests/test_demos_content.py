@@ -150,3 +150,9 @@ def test_the_symbols_write_every_text_and_the_texts_fit_the_model(task):
             assert set(whole) <= set(content.SYMBOLS) - {content.END, content.PAD}
             assert len(row["prompt"]) + config.sampling.max_tokens <= content.CONTEXT
             assert len(row.get("completion", "")) < config.sampling.max_tokens
+
+
+def test_its_variant_keeps_every_text_that_passes():
+    (sets,) = content.VARIANTS.values()
+    assert load_config(CONFIG).acceptance.rule.use == "boltzmann"
+    assert load_config(CONFIG, sets).acceptance.rule.use == "all_passed"

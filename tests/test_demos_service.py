@@ -158,3 +158,10 @@ def test_the_symbols_write_every_text_and_the_texts_fit_the_model(task):
             assert set(whole) <= set(service.SYMBOLS) - {service.END, service.PAD}
             assert len(row["prompt"]) + config.sampling.max_tokens <= service.CONTEXT
             assert len(row.get("completion", "")) < config.sampling.max_tokens
+
+
+def test_its_variant_learns_from_rejected_replies_as_well():
+    (sets,) = service.VARIANTS.values()
+    rejection = load_config(CONFIG, sets).training.rejection
+    assert rejection is not None
+    assert (rejection.weight, load_config(CONFIG).training.rejection) == (0.1, None)

@@ -110,8 +110,8 @@ END, PAD, CONTEXT = "$", "_", 160
 _SIGNS = set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), ascii_uppercase, digits, " #+d¥|>")) - set("{}")
 SYMBOLS = "".join(sorted(_SIGNS)) + END + PAD
 BASE_TRAINING = TrainingConfig(
-    steps=600, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=600,
+    steps=700, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=1, checkpoint_every=700,
 )  # fmt: skip
 VARIANTS = {"rejected candidates count as well": ["training.rejection.weight=0.1"]}
 
