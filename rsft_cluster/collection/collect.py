@@ -160,4 +160,4 @@ def _root_cause(error: BaseException) -> RsftError:
             return seen
         last = seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    return StageError(str(last).strip())
+    return StageError(str(last).strip() or repr(last))
