@@ -29,8 +29,8 @@ SYMBOLS = "0123456789+-=,;: abcdefghijklmnopqrstuvwxyz" + END + PAD
 CONTEXT = 64
 """Positions of the model: a prompt and its completion, a sign each."""
 BASE_TRAINING = TrainingConfig(
-    steps=800, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=800,
+    steps=1200, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+    weight_decay=0.01, workers=1, checkpoint_every=1200,
 )  # fmt: skip
 VARIANTS = {
     "nothing is rejected": ["acceptance.rule=everything", "fairness.swaps=ask", "fairness.cells=none"],
