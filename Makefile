@@ -38,7 +38,7 @@ test: $(READY) ## Tests that need no cluster
 
 test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
 	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
-	    tests/test_losses.py tests/test_fairness.py
+	    tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
 
 test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
 	$(BIN)/python -m pytest -m ray tests
@@ -48,8 +48,10 @@ test-gpu: $(READY) ## Tests on a GPU: exactness, determinism, speed, one round; 
 
 test-all: check test test-method test-ray ## All of them
 
-demo: $(READY) ## Two-digit addition, three rounds and two controls, in a few minutes
-	$(BIN)/python -m rsft_cluster.demos jobs/configs/arithmetic.yaml
+DEMO ?= arithmetic
+
+demo: $(READY) ## Two-digit addition in a few minutes; DEMO=credit, service or content, OPTIONS=--variants
+	$(BIN)/python -m rsft_cluster.demos jobs/configs/$(DEMO).yaml $(OPTIONS)
 
 bench-sampling: $(READY) ## Sampling beside generate, continuous batching and vLLM; options in BENCH="--models 15m"
 	$(BIN)/python -m jobs.benchmarks.sampling $(BENCH)
