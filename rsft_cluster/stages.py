@@ -1,5 +1,6 @@
 """The stages of a round, each resuming at its artefact: plan, sample and accept, train, evaluate."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +29,7 @@ from rsft_cluster.records import (
     PilotChoice,
     Plan,
     PolicyRef,
+    Totals,
     TrainingResult,
 )
 from rsft_cluster.report.progress import Reporter
@@ -107,9 +109,7 @@ def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
     how = selecting(run.config, plan.round)
     with reporter.stage(f"round {plan.round}: sample and score"):
         if how.scope == "round" or run.config.budget.is_set:
-            manifest = sample_in_waves(
-                run, plan, how, lambda at, wave: _collect(run, at, wave, how, reporter, decides=False), reporter
-            )
+            manifest = sample_in_waves(run, plan, how, partial(_collect_wave, run, how, reporter), reporter)
         else:
             manifest = _collect(run, folder, plan, how, reporter)
     if run.arm == "rounds":
@@ -235,6 +235,12 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
     return run.keep(folder.at("evaluation.json"), Evaluation, make)
 
 
+def _collect_wave(
+    run: Run, how: Selecting, reporter: Reporter, folder: Folder, plan: Plan, earlier: Sequence[Totals]
+) -> Manifest:
+    return _collect(run, folder, plan, how, reporter, decides=False, earlier=earlier)
+
+
 def _collect(
     run: Run,
     folder: Folder,
@@ -244,6 +250,7 @@ def _collect(
     *,
     workers: int | None = None,
     decides: bool = True,
+    earlier: Sequence[Totals] = (),
 ) -> Manifest:
     sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
     spec = policy_spec(
@@ -265,4 +272,4 @@ def _collect(
         decides=decides,
         unit_timeout_s=sampling.unit_timeout_s,
     )
-    return collect(work, sampling, run.config.cluster, reporter.collecting)
+    return collect(work, sampling, run.config.cluster, reporter.collecting, earlier)

@@ -7,7 +7,7 @@ what the waves before it stored, so a killed round goes on as if nothing had hap
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,14 @@ from rsft_cluster.budget import Allowance, Counts, Standing, Wave, next_wave, sp
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.settle import SealedWave, decide_waves, settle
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.records import Manifest, Plan
+from rsft_cluster.records import Manifest, Plan, Totals
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.runs import Run
 from rsft_cluster.schemas import ASKED
 
 NO_GOAL = 2**31 - 1
+Collect = Callable[[Folder, Plan, Sequence[Totals]], Manifest]
+"""Brings every unit of a wave's plan to a commit, given the totals of the waves before."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,14 @@ class _Round:
         return pc.index_in(prompt_ids, value_set=self.prompt_ids).cast(pa.int64()).to_numpy(zero_copy_only=False)
 
 
-def sample_in_waves(
-    run: Run, plan: Plan, how: Selecting, collect: Callable[[Folder, Plan], Manifest], reporter: Reporter
-) -> Manifest:
+def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, reporter: Reporter) -> Manifest:
     """Sample and judge a round wave by wave, decide it, and return its sealed manifest.
 
-    `collect` brings every unit of a wave's plan to a commit. Raises NothingAcceptedError where no prompt is open.
+    Raises NothingAcceptedError where no prompt is open.
     """
+    folder = run.round(plan.round)
+    if folder.store.exists(folder.manifest):
+        return folder.store.read_record(folder.manifest, Manifest)
     asked = _Round(run, plan, how, _prompt_ids(run, plan))
     budget, most = run.config.budget, run.config.sampling.num_candidates
     sized = budget if budget.wave_size else budget.model_copy(update={"wave_size": most})
@@ -61,7 +64,7 @@ def sample_in_waves(
         wave = next_wave(_standing(asked, waves), sized, most=most, allowance=allowance)
         if not wave.num_candidates:
             break
-        waves.append(_one_wave(asked, len(waves), wave, collect, reporter))
+        waves.append(_one_wave(asked, waves, wave, collect, reporter))
         totals = waves[-1].manifest.totals
         allowance = spent(allowance, num_candidates=totals.num_candidates, num_tokens=totals.num_tokens)
         allowance = _with_mean(allowance, [w.manifest for w in waves])
@@ -70,19 +73,15 @@ def sample_in_waves(
         raise NothingAcceptedError(f"round {plan.round}: no prompt is left to ask: {reason}")
     if wave.num_over_budget:
         reporter.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
-    folder = asked.folder
-    if not folder.store.exists(folder.manifest):
-        generator = waves[0].manifest.generator
-        manifest = settle(folder, waves, how, num_prompts=len(asked.prompt_ids), generator=generator)
-        run.lease.check()
-        folder.store.create(folder.manifest, manifest.to_json())
+    generator = waves[0].manifest.generator
+    manifest = settle(folder, waves, how, num_prompts=len(asked.prompt_ids), generator=generator)
+    run.lease.check()
+    folder.store.create(folder.manifest, manifest.to_json())
     return folder.store.read_record(folder.manifest, Manifest)
 
 
-def _one_wave(
-    asked: _Round, number: int, wave: Wave, collect: Callable[[Folder, Plan], Manifest], reporter: Reporter
-) -> SealedWave:
-    run, whole = asked.run, asked.plan
+def _one_wave(asked: _Round, before: list[SealedWave], wave: Wave, collect: Collect, reporter: Reporter) -> SealedWave:
+    run, whole, number = asked.run, asked.plan, len(before)
     folder = Folder(run.store, asked.folder.at("waves", f"{number:04d}"))
 
     def plan() -> Plan:
@@ -103,7 +102,7 @@ def _one_wave(
     if run.config.budget.is_set and not run.store.exists(folder.manifest):
         reporter.note(f"round {whole.round}, wave {number}: {wave.describe()}")
     planned = run.keep(folder.plan, Plan, plan)
-    return SealedWave(folder, planned, collect(folder, planned))
+    return SealedWave(folder, planned, collect(folder, planned, [w.manifest.totals for w in before]))
 
 
 def _asks(asked: _Round, number: int, counts: Counts) -> Iterator[pa.RecordBatch]:

@@ -1,5 +1,6 @@
 """Rounds sealed without a cluster: plans, waves and decisions by the stages' own code, units done in this process."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rsft_cluster.config import RunConfig
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.lease import hold
 from rsft_cluster.plugins import bind
-from rsft_cluster.records import Manifest, Pass, Plan, PolicyRef
+from rsft_cluster.records import Manifest, Pass, Plan, PolicyRef, Totals
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.runs import Run
 from rsft_cluster.schemas import PROMPT, rows_to_table
@@ -70,8 +71,9 @@ def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Mani
     how = selecting(run.config, number)
     done = 0
 
-    def collect(at: Folder, wave: Plan) -> Manifest:
+    def collect(at: Folder, wave: Plan, earlier: Sequence[Totals]) -> Manifest:
         nonlocal done
+        assert len(earlier) == wave.wave
         if dies_after is not None and done == dies_after and not run.store.exists(at.manifest):
             raise Killed
         done += 1

@@ -5,7 +5,7 @@ the units that have no commit, and the sealed outcome is the same as if nothing 
 """
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,7 @@ from rsft_cluster.collection.seal import seal
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import ClusterConfig, SamplingConfig
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
-from rsft_cluster.records import Manifest, Unit
+from rsft_cluster.records import Manifest, Totals, Unit
 from rsft_cluster.report.progress import Progress
 from rsft_cluster.scoring import ErrorBudget
 
@@ -37,10 +37,15 @@ UNITS_AT_ONCE = 8
 
 
 def collect(
-    work: Work, sampling: SamplingConfig, cluster: ClusterConfig, report: Callable[[Progress], None]
+    work: Work,
+    sampling: SamplingConfig,
+    cluster: ClusterConfig,
+    report: Callable[[Progress], None],
+    earlier: Sequence[Totals] = (),
 ) -> Manifest:
     """Bring every unit of the plan to a commit and return the sealed manifest.
 
+    `earlier` are the totals of the same round's waves before: the share of erroneous verdicts is that of all together.
     Raises a failure of the store or of ours at once, a generator's when no unit ever succeeded, and StageError when
     verdicts fail too often or pass after pass ends with nothing done.
     """
@@ -48,7 +53,7 @@ def collect(
     if folder.store.exists(folder.manifest):
         return folder.store.read_record(folder.manifest, Manifest)
     progress = Progress(work.plan.num_prompts)
-    budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
+    budget = _error_budget(work, earlier)
     num_idle = 0
     while chosen := _next_units(folder, work, cluster, progress, report):
         units, are_fresh = chosen
@@ -64,11 +69,18 @@ def collect(
                 + (f"Last failure: {progress.failures[-1]}" if progress.failures else "Their workers died.")
             )
     manifest = seal(folder, work.plan, target=target_of(work.how.rule), generator=work.generator.describe())
-    whole = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
+    whole = _error_budget(work, earlier)
     totals = manifest.totals
     whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)
     folder.store.create(folder.manifest, manifest.to_json())
     return folder.store.read_record(folder.manifest, Manifest)
+
+
+def _error_budget(work: Work, earlier: Sequence[Totals]) -> ErrorBudget:
+    budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
+    for totals in earlier:
+        budget.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors)
+    return budget
 
 
 def _next_units(
