@@ -38,7 +38,7 @@ test: $(READY) ## Tests that need no cluster
 
 test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
 	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
-	    tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
+	    tests/test_adaptive_sampling.py tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
 
 test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
 	$(BIN)/python -m pytest -m ray tests

@@ -20,8 +20,8 @@ import numpy as np
 
 from rsft_cluster.generators.base import Known
 
-MAX_NODES = 50_000
-"""Prefixes a trie holds, at some 400 bytes each. Beyond that nothing new is remembered; draws stay exact."""
+MAX_NODES = 20_000
+"""Prefixes a trie holds, at some 800 bytes each. Beyond that nothing new is remembered; draws stay exact."""
 ROUNDING = 1e-12
 """A smaller share than this of a mass is its rounding."""
 
@@ -64,16 +64,22 @@ class Node:
         others = -math.expm1(share)
         self.rest *= others if others > ROUNDING else 0.0
         self.children[token] = node
+        self._known = None
         return node
+
+    def cut(self, left: float) -> int:
+        """Leave so much of all that begins so, and forget what follows; return how many prefixes are forgotten."""
+        num_forgotten, below = 0, list(self.children.values())
+        while below:
+            num_forgotten += 1
+            below += below.pop().children.values()
+        self.left, self.children, self._known = left, {}, None
+        return num_forgotten
 
     def reckon(self) -> None:
         """Find again what is left, after something changed below."""
         self.left = self.rest + math.fsum(node.probability * node.left for node in self.children.values())
         self._known = None
-
-    def size(self) -> int:
-        """Return the number of prefixes from this one on."""
-        return 1 + sum(node.size() for node in self.children.values())
 
 
 class Trie:
@@ -82,7 +88,7 @@ class Trie:
     def __init__(self, max_nodes: int = MAX_NODES) -> None:
         self.root = Node(1.0)
         self._max_nodes = max_nodes
-        self._num_nodes = 1
+        self.num_nodes = 1
 
     @property
     def left(self) -> float:
@@ -120,13 +126,11 @@ class Trie:
                 return
             child = node.children.get(token)
             if child is None:
-                if self._num_nodes >= self._max_nodes:
+                if self.num_nodes >= self._max_nodes:
                     return
                 child = node.add(token, logprob)
-                self._num_nodes += 1
+                self.num_nodes += 1
             path.append(child)
-        leaf = path.pop()
-        self._num_nodes -= leaf.size() - 1
-        leaf.left, leaf.children = left, {}
+        self.num_nodes -= path.pop().cut(left)
         for node in reversed(path):
             node.reckon()
