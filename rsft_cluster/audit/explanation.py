@@ -74,10 +74,10 @@ def _verdict(verdict: Mapping[str, Any]) -> Step:
 def _fairness(line: Mapping[str, Any]) -> list[Step]:
     steps = []
     if line["decision"] is not None:
-        steps.append(Step("decision", f"it decides {line['decision']!r}"))
+        steps.append(Step("decides", f"{line['decision']}"))
     if line["swaps_agree"] is not None:
-        told = "the same" if line["swaps_agree"] else "not the same"
-        steps.append(Step("swapped attributes", f"decided {told} under every protected value", line["swaps_agree"]))
+        says = "passed and decided alike under every protected value" if line["swaps_agree"] else line["reason"]
+        steps.append(Step("swapped attributes", says, line["swaps_agree"]))
     if line["cell_weight"] != 1.0:
         steps.append(
             Step("fairness cell", f"{line['cell']}: its probability is multiplied by {line['cell_weight']:.4g}")
