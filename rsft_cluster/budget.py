@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincc
+from scipy.stats import betabinom
 
 from rsft_cluster.acceptance.selecting import posterior_mean
 from rsft_cluster.config import BudgetConfig
@@ -46,18 +46,14 @@ class Allowance:
     num_candidates: int | None = None
     num_tokens: int | None = None
     tokens_a_candidate: float = 0.0
-    """Mean so far, 0 while nothing is known."""
+    """Mean so far; before the first wave 0, or with `num_tokens` the most that a candidate may have."""
 
     def candidates(self) -> int | None:
         """Return how many candidates may still be asked for."""
         limits = [] if self.num_candidates is None else [self.num_candidates]
         if self.num_tokens is not None:
-            known = self.num_tokens > 0 and not self.tokens_a_candidate
-            limits.append(_ANY if known else int(self.num_tokens / max(self.tokens_a_candidate, 1e-9)))
+            limits.append(int(self.num_tokens / self.tokens_a_candidate))
         return max(0, min(limits)) if limits else None
-
-
-_ANY = 2**62
 
 
 @dataclass(frozen=True)
@@ -115,12 +111,16 @@ def next_wave(standing: Standing, budget: BudgetConfig, *, most: int, allowance:
 
 
 def is_futile(standing: Standing, budget: BudgetConfig, most: int) -> NDArray[np.bool_]:
-    """Return where P(a > wanted / most) is below `futile_below`: the pass rate hardly can bring what is wanted."""
-    if budget.futile_below == 0.0:
-        return np.zeros(len(standing.goals), dtype=bool)
-    needed = np.minimum(standing.goals / most, 1.0)
+    """Return where the candidates that a prompt may still get hardly bring what is wanted.
+
+    That is where the chance of so many acceptances among them, by the posterior (a beta-binomial), is below
+    `futile_below`. Without a goal that can be met nothing is futile.
+    """
+    left = most - standing.num_candidates
+    missing = standing.goals - standing.num_kept
     rejected = standing.num_candidates - standing.num_drawn
-    return betaincc(standing.num_drawn + 0.5, rejected + 0.5, needed) < budget.futile_below
+    chance = betabinom.sf(missing - 1, np.maximum(left, 0), standing.num_drawn + 0.5, rejected + 0.5)
+    return (standing.goals <= most) & (chance < budget.futile_below)
 
 
 def spent(allowance: Allowance, *, num_candidates: int, num_tokens: int) -> Allowance:

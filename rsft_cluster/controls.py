@@ -13,9 +13,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsft_cluster.config import RunConfig
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.records import Evaluation, FileRef, Manifest, PolicyRef, TrainingResult
 from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.runs import Run
 from rsft_cluster.schemas import ACCEPTED, rows_to_table
 from rsft_cluster.stages import accumulated, evaluate_policy, train_policy
@@ -25,10 +27,17 @@ STREAM = "control"
 
 def run_controls(run: Run, number: int, held_out: str, reporter: Reporter) -> dict[str, Evaluation]:
     """Train and evaluate a round's control arms; return their evaluations by the arm's name."""
-    controls = run.config.controls
-    if controls.rounds == "first" and number > 1:
-        return {}
-    return {name: _arm(run, name, number, held_out, reporter) for name in controls.arms}
+    return {name: _arm(run, name, number, held_out, reporter) for name in _wanted(run.config, number)}
+
+
+def has_controls(config: RunConfig, found: RoundSummary) -> bool:
+    """Return whether every control arm of a round has its evaluation."""
+    return found.controls.keys() >= set(_wanted(config, found.round))
+
+
+def _wanted(config: RunConfig, number: int) -> tuple[str, ...]:
+    left_out = number == 0 or (config.controls.rounds == "first" and number > 1)
+    return () if left_out else config.controls.arms
 
 
 def control_arm(run: Run, name: str) -> Run:

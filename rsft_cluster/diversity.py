@@ -19,29 +19,35 @@ def self_bleu(groups: Iterable[Sequence[Tokens]], *, most: int = 4) -> float:
     n-grams up to `most`; a precision of zero counts as 1 / (2 x number of n-grams), as in NIST's smoothing. Groups of
     one say nothing and are left out; 0 when there are no others.
     """
-    found = [
-        _bleu(ids, [other for j, other in enumerate(group) if j != i], most)
-        for group in groups
-        if len(group) > 1
-        for i, ids in enumerate(group)
-        if len(ids)
-    ]
+    found = [bleu for group in groups for bleu in _bleus([ids for ids in group if ids], most)]
     return sum(found) / len(found) if found else 0.0
 
 
-def _bleu(ids: Tokens, others: Sequence[Tokens], most: int) -> float:
-    most = min(most, len(ids))
-    logs = []
+def _bleus(group: Sequence[Tokens], most: int) -> list[float]:
+    """Return every completion's BLEU against the others; linear in their number, but for the lengths."""
+    if len(group) < 2:
+        return []
+    logs: list[list[float]] = [[] for _ in group]
     for n in range(1, most + 1):
-        grams = Counter(_grams(ids, n))
-        allowed: Counter[tuple[int, ...]] = Counter()
-        for other in others:
-            allowed |= Counter(_grams(other, n))
-        matched, total = sum((grams & allowed).values()), sum(grams.values())
-        logs.append(math.log(matched / total if matched else 0.5 / total))
-    closest = min((len(o) for o in others), key=lambda size: (abs(size - len(ids)), size))
-    brevity = min(0.0, 1.0 - closest / len(ids))
-    return math.exp(sum(logs) / most + brevity)
+        counts = [Counter(_grams(ids, n)) for ids in group]
+        # The most that another one holds of an n-gram is the largest count, or the second largest for who has that.
+        largest: dict[tuple[int, ...], tuple[int, int]] = {}
+        for own in counts:
+            for gram, count in own.items():
+                first, second = largest.get(gram, (0, 0))
+                largest[gram] = (count, first) if count > first else (first, max(second, count))
+        for i, own in enumerate(counts):
+            if total := sum(own.values()):
+                matched = sum(min(c, largest[g][1] if c == largest[g][0] else largest[g][0]) for g, c in own.items())
+                logs[i].append(math.log(matched / total if matched else 0.5 / total))
+    sizes = [len(ids) for ids in group]
+    return [math.exp(sum(found) / len(found) + _brevity(sizes, i)) for i, found in enumerate(logs)]
+
+
+def _brevity(sizes: Sequence[int], i: int) -> float:
+    others = (size for j, size in enumerate(sizes) if j != i)
+    closest = min(others, key=lambda size: (abs(size - sizes[i]), size))
+    return min(0.0, 1.0 - closest / sizes[i])
 
 
 def _grams(ids: Tokens, n: int) -> list[tuple[int, ...]]:

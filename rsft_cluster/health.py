@@ -1,7 +1,8 @@
 """Is a policy collapsing? Alarms from the evaluations of a run so far; pure.
 
 What a gain in pass@1 may hide: answers that all become the same, prompts that no sample solves any more, answers that
-grow or shrink without end. Named alarms can keep a challenger from being promoted (`promotion.hold_on`); all are told.
+grow or shrink without end. Named alarms can keep a challenger from being promoted (`promotion.health.hold_on`); all are
+told.
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from rsft_cluster.collection.plan import Folder, planned_units, read_prompts_of, settled_name, survey
+from rsft_cluster.collection.seal import counting
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Unit
 from rsft_cluster.store import Store
@@ -73,26 +74,36 @@ def committed_units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]
             manifest = store.read_record(folder.manifest, Manifest)
         settled = dict(zip(manifest.units, manifest.scores, strict=True))
     for part in parts or [folder]:
+        listed = _listed(part)
         if part is not folder:
             if not store.exists(part.plan):
                 continue
             with _undamaged(store, part.plan):
                 plan = store.read_record(part.plan, Plan)
-        for unit, path in _committed(part, plan):
-            with _undamaged(store, path):
-                commit = store.read_record(path, Commit)
+        for unit, paths in _committed(part, plan):
+            with _undamaged(store, paths[0]):
+                commit = counting(part, paths, listed)
             scores = settled.get(settled_name(plan, unit), commit.scores)
             yield unit, commit.model_copy(update={"scores": scores})
 
 
-def _committed(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, str]]:
-    """Yield the units that are done, in order, each with the path of its commit."""
+def _listed(folder: Folder) -> set[str] | None:
+    """Return the files of candidates that a sealed collection vouches for; None while it is not sealed."""
+    if not folder.store.exists(folder.manifest):
+        return None
+    with _undamaged(folder.store, folder.manifest):
+        manifest = folder.store.read_record(folder.manifest, Manifest)
+    return {ref.path for ref in manifest.candidates}
+
+
+def _committed(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, list[str]]]:
+    """Yield the units that are done, in order, each with the paths of its commits."""
     state = survey(folder)
     with _undamaged(folder.store, folder.units):
         for planned in planned_units(folder, plan):
             for unit in state.leaves(planned):
                 if unit.unit in state.commits:
-                    yield unit, state.commits[unit.unit][0]
+                    yield unit, state.commits[unit.unit]
 
 
 def _rows(store: Store, unit: Unit, commit: Commit) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.cluster import connect
 from rsft_cluster.config import RunConfig
-from rsft_cluster.controls import run_controls
+from rsft_cluster.controls import has_controls, run_controls
 from rsft_cluster.fingerprint import claim, fingerprint
 from rsft_cluster.health import alarms
 from rsft_cluster.lease import hold
@@ -33,7 +33,7 @@ def run_rounds(
     """
     with opened(config, trust_remote_code=trust_remote_code) as run:
         found = summaries(run.store)
-        if len(found) > config.rounds and all(r.stage == "done" for r in found):
+        if len(found) > config.rounds and all(r.stage == "done" and has_controls(config, r) for r in found):
             reporter.note(f"{run.store.uri}: all {config.rounds} rounds are done; nothing to do")
             return found
         with connect(config, import_paths):

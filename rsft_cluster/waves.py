@@ -8,17 +8,17 @@ what the waves before it stored, so a killed round goes on as if nothing had hap
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rsft_cluster.acceptance.selecting import Selecting, wanted
+from rsft_cluster.acceptance.selecting import Flags, Selecting, wanted
 from rsft_cluster.budget import Allowance, Counts, Standing, Wave, next_wave, spent
 from rsft_cluster.collection.plan import Folder, write_plan
-from rsft_cluster.collection.settle import SealedWave, decide_waves, settle
+from rsft_cluster.collection.settle import SealedWave, decide_waves, load_wave, settle
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.records import Manifest, Plan, Totals
 from rsft_cluster.report.progress import Reporter
@@ -56,20 +56,24 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, repo
     if folder.store.exists(folder.manifest):
         return folder.store.read_record(folder.manifest, Manifest)
     asked = _Round(run, plan, how, _prompt_ids(run, plan))
+    num_asked = np.zeros(len(asked.prompt_ids), dtype=np.int64)
+    solved = _solved_before(asked)
     budget, most = run.config.budget, run.config.sampling.num_candidates
     sized = budget if budget.wave_size else budget.model_copy(update={"wave_size": most})
     allowance = _allowance(run, plan.round)
     waves: list[SealedWave] = []
     while True:
-        wave = next_wave(_standing(asked, waves), sized, most=most, allowance=allowance)
+        wave = next_wave(_standing(asked, waves, num_asked, solved), sized, most=most, allowance=allowance)
         if not wave.num_candidates:
             break
-        waves.append(_one_wave(asked, waves, wave, collect, reporter))
+        waves.append(_one_wave(asked, waves, wave, num_asked, collect, reporter))
+        num_asked = num_asked + wave.counts
         totals = waves[-1].manifest.totals
         allowance = spent(allowance, num_candidates=totals.num_candidates, num_tokens=totals.num_tokens)
         allowance = _with_mean(allowance, [w.manifest for w in waves])
     if not waves:
-        reason = "the run's budget is spent" if wave.num_over_budget else "every prompt was solved in an earlier round"
+        spent_all = "the run's budget is spent" if wave.num_over_budget else ""
+        reason = spent_all or f"{wave.num_done:,} were solved in an earlier round, {wave.num_futile:,} are given up"
         raise NothingAcceptedError(f"round {plan.round}: no prompt is left to ask: {reason}")
     if wave.num_over_budget:
         reporter.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
@@ -80,13 +84,15 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, repo
     return folder.store.read_record(folder.manifest, Manifest)
 
 
-def _one_wave(asked: _Round, before: list[SealedWave], wave: Wave, collect: Collect, reporter: Reporter) -> SealedWave:
+def _one_wave(
+    asked: _Round, before: list[SealedWave], wave: Wave, num_asked: Counts, collect: Collect, reporter: Reporter
+) -> SealedWave:
     run, whole, number = asked.run, asked.plan, len(before)
     folder = Folder(run.store, asked.folder.at("waves", f"{number:04d}"))
 
     def plan() -> Plan:
         path = folder.at("prompts.parquet")
-        run.store.write_batches(path, _asks(asked, number, wave.counts), ASKED, rows=run.config.sampling.unit_size)
+        run.store.write_batches(path, _asks(asked, num_asked, wave.counts), ASKED, rows=run.config.sampling.unit_size)
         made = write_plan(
             folder,
             round_number=whole.round,
@@ -102,16 +108,12 @@ def _one_wave(asked: _Round, before: list[SealedWave], wave: Wave, collect: Coll
     if run.config.budget.is_set and not run.store.exists(folder.manifest):
         reporter.note(f"round {whole.round}, wave {number}: {wave.describe()}")
     planned = run.keep(folder.plan, Plan, plan)
-    return SealedWave(folder, planned, collect(folder, planned, [w.manifest.totals for w in before]))
+    manifest = collect(folder, planned, [w.manifest.totals for w in before])
+    return load_wave(folder, planned, manifest, asked.how)
 
 
-def _asks(asked: _Round, number: int, counts: Counts) -> Iterator[pa.RecordBatch]:
+def _asks(asked: _Round, begun: Counts, counts: Counts) -> Iterator[pa.RecordBatch]:
     """Yield the ASKED rows of a wave; indices go on where the waves before ended."""
-    begun = np.zeros(len(counts), dtype=np.int64)
-    for earlier in range(number):
-        folder = Folder(asked.run.store, asked.folder.at("waves", f"{earlier:04d}"))
-        for batch in _batches(asked.run, folder.at("prompts.parquet"), ["prompt_id", "num_candidates"]):
-            np.add.at(begun, asked.places(batch.column(0)), batch.column(1).to_numpy())
     start = 0
     for batch in _batches(asked.run, asked.plan.prompts):
         rows = slice(start, start + batch.num_rows)
@@ -123,34 +125,26 @@ def _asks(asked: _Round, number: int, counts: Counts) -> Iterator[pa.RecordBatch
             yield chosen
 
 
-def _standing(asked: _Round, waves: list[SealedWave]) -> Standing:
+def _standing(asked: _Round, waves: list[SealedWave], num_asked: Counts, solved: Flags) -> Standing:
     """Return how far every prompt is, by the waves so far."""
     budget = asked.run.config.budget
     size = len(asked.prompt_ids)
-    fresh = Standing.fresh(size, budget.until_accepted if budget.wave_size else NO_GOAL)
-    solved = _solved_before(asked)
-    if not waves:
-        return Standing(fresh.num_candidates, fresh.num_drawn, np.where(solved, NO_GOAL, 0), fresh.goals, fresh.is_lost)
-    scores, decided = decide_waves(waves, asked.how)
-    places = asked.places(scores.column("prompt_id"))
-    drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
-    kept = decided.table.column("accepted").to_numpy()
-    goals = fresh.goals.copy()
-    if asked.how.budget:
-        goals[places] = wanted(scores, drawn, asked.how.budget)
-    is_lost = fresh.is_lost.copy()
-    is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost()], pa.string()))] = True
-    num_kept = np.bincount(places, weights=kept, minlength=size).astype(np.int64)
-    return Standing(
-        num_candidates=np.bincount(places, minlength=size),
-        num_drawn=np.bincount(places, weights=drawn, minlength=size).astype(np.int64),
-        num_kept=np.where(solved, NO_GOAL, num_kept),
-        goals=goals,
-        is_lost=is_lost,
-    )
+    scores, decided = decide_waves(waves, asked.how) if waves else (None, None)
+    goals = np.full(size, budget.until_accepted if budget.wave_size else NO_GOAL, dtype=np.int64)
+    num_drawn, num_kept, is_lost = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, dtype=bool)
+    if scores is not None and decided is not None:
+        places = asked.places(scores.column("prompt_id"))
+        drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
+        kept = decided.table.column("accepted").to_numpy()
+        if asked.how.budget:
+            goals[places] = wanted(scores, drawn, asked.how.budget)
+        num_drawn = np.bincount(places, weights=drawn, minlength=size).astype(np.int64)
+        num_kept = np.bincount(places, weights=kept, minlength=size).astype(np.int64)
+        is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost], pa.string()))] = True
+    return Standing(num_asked, num_drawn, np.where(solved, NO_GOAL, num_kept), goals, is_lost)
 
 
-def _solved_before(asked: _Round) -> np.ndarray:
+def _solved_before(asked: _Round) -> Flags:
     """Return which prompts had all that is wanted of them in an earlier round."""
     run, budget = asked.run, asked.run.config.budget
     best = np.zeros(len(asked.prompt_ids), dtype=np.int64)
@@ -169,7 +163,9 @@ def _allowance(run: Run, number: int) -> Allowance:
     """Return what earlier rounds left of the run's budget."""
     budget = run.config.budget
     earlier = [run.store.read_record(run.round(r).manifest, Manifest) for r in range(1, number)]
-    whole = Allowance(budget.max_candidates, budget.max_tokens)
+    # Before anything is known, a candidate may take all it is allowed, so that the budget holds from the first wave on.
+    longest = float(run.config.sampling.max_tokens) if budget.max_tokens else 0.0
+    whole = Allowance(budget.max_candidates, budget.max_tokens, longest)
     left = spent(
         whole,
         num_candidates=sum(m.totals.num_candidates for m in earlier),
@@ -180,8 +176,10 @@ def _allowance(run: Run, number: int) -> Allowance:
 
 def _with_mean(allowance: Allowance, manifests: list[Manifest]) -> Allowance:
     num_candidates = sum(m.totals.num_candidates for m in manifests)
-    mean = sum(m.totals.num_tokens for m in manifests) / num_candidates if num_candidates else 0.0
-    return Allowance(allowance.num_candidates, allowance.num_tokens, mean)
+    if not num_candidates:
+        return allowance
+    mean = sum(m.totals.num_tokens for m in manifests) / num_candidates
+    return replace(allowance, tokens_a_candidate=mean)
 
 
 def _prompt_ids(run: Run, plan: Plan) -> pa.Array:

@@ -36,12 +36,14 @@ def rounds(folder: Path):
     """
     with hold(Store(str(folder / "runs" / "waves"))) as lease:
 
-        def do(number=1, *, dies_after=None, num_prompts=12, unit_size=4, most=8, rule="all_passed", **parts):
+        def do(
+            number=1, *, dies_after=None, num_prompts=12, unit_size=4, most=8, max_tokens=64, rule="all_passed", **parts
+        ):
             whole = {
                 "run": "waves", "store": str(folder / "runs"), "policy": {"model": "/m"},
                 "prompts": {"paths": ["p.jsonl"]}, "evaluation": {"prompts": {"paths": ["h.jsonl"]}},
                 "sampling": {"generator": {"use": "scripted", "params": {"accuracy": 0.4}}, "num_candidates": most,
-                             "unit_size": unit_size},
+                             "unit_size": unit_size, "max_tokens": max_tokens},
                 "scoring": {"constraints": ["finished", "answer_matches"]},
                 "acceptance": {"rule": rule, "dedupe": False}, **parts,
             }  # fmt: skip
@@ -58,7 +60,7 @@ def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Mani
     table = rows_to_table([prompt(f"{i} + 1", reference=str(i + 1)) for i in range(num_prompts)], PROMPT)
     run.store.write_batches("p.parquet", table.to_batches(), PROMPT, rows=run.config.sampling.unit_size)
     sampling = run.config.sampling
-    way = Pass(num_candidates=sampling.num_candidates, temperature=1.0, max_tokens=64, batch_size=8)
+    way = Pass(num_candidates=sampling.num_candidates, temperature=1.0, max_tokens=sampling.max_tokens, batch_size=8)
     folder = run.round(number)
     plan = run.keep(
         folder.plan,

@@ -106,7 +106,7 @@ def test_every_reason_says_why_in_words() -> None:
     assert found.column("reason").to_pylist() == [
         "u 0.731 is not below the probability 0.31",
         "over the cap of 1",
-        "same tokens as candidate index 1",
+        "repeats candidate index 1",
         "kept",
         "not passed",
         "error",
@@ -131,7 +131,7 @@ def test_a_repeat_counts_only_within_its_prompt_and_among_the_drawn() -> None:
     )
     found = decided(table, rule("all_passed"), dedupe=True)
     assert kept(found) == [1, 3]
-    assert found.column("reason")[2].as_py() == "same tokens as candidate index 1"
+    assert found.column("reason")[2].as_py() == "repeats candidate index 1"
 
 
 def test_the_cap_keeps_the_lowest_indices_or_the_best_scores() -> None:

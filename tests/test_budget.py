@@ -29,18 +29,26 @@ def test_distinct_candidates_count_towards_the_goal_and_repeats_do_not() -> None
     assert wave(standing([4, 4], [3, 3], kept=[1, 2], goals=2)).counts.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize(("num_rejected", "futile"), [(0, False), (4, False), (20, True)])
-def test_futility_is_the_tail_of_the_posterior(num_rejected, futile) -> None:
+@pytest.mark.parametrize(("num_rejected", "futile"), [(0, False), (4, False), (12, True)])
+def test_futility_is_the_chance_of_what_is_missing_by_the_posterior(num_rejected, futile) -> None:
     found = standing([num_rejected], [0], goals=4)
     config = BudgetConfig(wave_size=1, futile_below=0.02)
     assert is_futile(found, config, 16).tolist() == [futile]
-    # The tail by simulation: P(a > 4/16) under Beta(1/2, 1/2 + rejected).
-    draws = np.random.default_rng(0).beta(0.5, 0.5 + num_rejected, 200_000)
-    assert (np.mean(draws > 0.25) < 0.02) == futile
+    # By simulation: four acceptances among what is left of 16, a under Beta(1/2, 1/2 + rejected).
+    rng = np.random.default_rng(0)
+    hits = rng.binomial(16 - num_rejected, rng.beta(0.5, 0.5 + num_rejected, 200_000))
+    assert (np.mean(hits >= 4) < 0.02) == futile
 
 
-def test_futile_at_zero_never_gives_up() -> None:
-    assert not is_futile(standing([10_000], [0]), BudgetConfig(wave_size=1), 20_000).any()
+def test_futility_knows_what_is_there_already_and_needs_a_goal() -> None:
+    config = BudgetConfig(wave_size=1, futile_below=0.2)
+    assert is_futile(standing([30, 30], [3, 0], goals=4), config, 32).tolist() == [False, True]
+    # All of eight are wanted: P = .196.
+    assert is_futile(Standing.fresh(3, 8), config, 8).all()
+    assert not is_futile(Standing.fresh(3, 8), BudgetConfig(wave_size=1, futile_below=0.19), 8).any()
+    assert not is_futile(Standing.fresh(3, 2**31 - 1), config, 8).any()
+    never = BudgetConfig(wave_size=1)
+    assert not is_futile(standing([10_000], [0]), never, 20_000).any()
 
 
 def test_variance_gives_hard_prompts_more_and_keeps_the_mean() -> None:
@@ -68,8 +76,6 @@ def test_a_token_budget_is_kept_by_the_mean_so_far() -> None:
     assert found.num_candidates == 4
     assert found.expected_tokens == 40
     assert not wave(fresh, allowance=Allowance(num_tokens=0, tokens_a_candidate=10.0)).num_candidates
-    # Nothing is known before the first wave: one is sampled, and then it is.
-    assert wave(fresh, allowance=Allowance(num_tokens=45)).num_candidates == 10
 
 
 def test_the_forecast_is_the_posterior_mean() -> None:

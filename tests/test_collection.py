@@ -296,4 +296,4 @@ def test_why_candidates_were_rejected_is_counted_with_like_reasons_together(tmp_
     made = collection(tmp_path, acceptance=AcceptanceConfig(max_per_prompt=1))
     found = reasons(made.folder, made.finish())
     assert any(r.startswith("answer_matches: ") for r in found)
-    assert any(r.startswith("same tokens as candidate") for r in found)
+    assert any(r.startswith("repeats candidate") for r in found)

@@ -148,6 +148,8 @@ def _probabilities(rule: Bound, judged: pa.Table) -> tuple[NDArray[np.float64], 
     """Return what the rule says, checked: one finite number in [0, 1] a row; and what it chose."""
     found = rule(judged)
     found, chosen = (found.probabilities, found.numbers) if isinstance(found, Chosen) else (found, {})
+    if chosen and rule.load().scope != "round":
+        raise StageError(f"rule {rule.use}: chooses {', '.join(chosen)} by looking at candidates; declare scope round")
     if not isinstance(found, pa.Array | pa.ChunkedArray):
         raise StageError(f"rule {rule.use}: returned a {type(found).__name__}, expected a pyarrow array")
     if len(found) != judged.num_rows:
@@ -197,7 +199,7 @@ def _cap_reasons(cap: NDArray[np.int64]) -> pa.Array:
 
 
 def _repeat_reasons(original: NDArray[np.int64]) -> pa.Array:
-    return pc.binary_join_element_wise("same tokens as candidate index", pa.array(original).cast(pa.string()), " ")
+    return pc.binary_join_element_wise("repeats candidate index", pa.array(original).cast(pa.string()), " ")
 
 
 def _numpy(judged: pa.Table, name: str, *, is_valid: bool = False) -> NDArray:

@@ -2,6 +2,7 @@
 
 from rsft_cluster import config
 from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.all_passed import all_passed
 from rsft_cluster.acceptance.everything import everything
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators.base import STEERABLE
@@ -14,8 +15,11 @@ def check_compatible(run: config.RunConfig) -> None:
         bind_rule(run.acceptance, number)
     rule = bind_rule(run.acceptance).load()
     name = run.acceptance.rule.use
-    if why := rule.suits(run.sampling):
-        raise ConfigError(f"acceptance.rule: {name} cannot be used here: {why}")
+    for temperature in [run.sampling.temperature, *(run.pilot.temperatures if run.pilot else ())]:
+        if why := rule.suits(run.sampling.model_copy(update={"temperature": temperature})):
+            raise ConfigError(f"acceptance.rule: {name} cannot be used here: {why}")
+    if run.fairness is not None and run.fairness.swaps == "agree":
+        _check_agreement(run, name, rule)
     if run.budget.wave_size is not None:
         _check_waves(run, name, rule.scope)
     if run.sampling.adaptive is not None:
@@ -30,14 +34,42 @@ def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
             f"acceptance.rule: {name} looks at the whole {scope}; {ends}, and the rule would be biased. Use a rule "
             "that decides each candidate alone (all_passed, threshold, boltzmann, off_policy), or no waves"
         )
+    if run.acceptance.prefer != "index":
+        raise ConfigError(f"acceptance.prefer: {ends}, and only the lowest indices of them are exact draws; set index")
+    if run.budget.until_accepted > (run.acceptance.max_per_prompt or run.budget.until_accepted):
+        most = run.acceptance.max_per_prompt
+        raise ConfigError(
+            f"budget.until_accepted: {run.budget.until_accepted} are never kept; max_per_prompt is {most}"
+        )
+    if run.budget.allocation == "difficulty" and run.budget.skip_solved:
+        raise ConfigError(
+            "budget.skip_solved: with allocation: difficulty easy prompts are to keep fewer than k; choose"
+        )
     if run.acceptance.drop_all_passed:
         raise ConfigError(f"acceptance.drop_all_passed: {ends}, so prompts solved at once would be dropped as too easy")
     if run.fairness is not None:
         raise ConfigError(f"fairness: {ends}; groups and cells need all candidates of the round. Leave waves out")
 
 
+def _check_agreement(run: config.RunConfig, name: str, rule: object) -> None:
+    """Refuse what would keep one member of a tuple of swaps and not the others."""
+    needed = {
+        "acceptance.rule: all_passed": rule in (all_passed, everything),
+        "acceptance.dedupe: false": not run.acceptance.dedupe,
+        "acceptance.near_duplicates: null": run.acceptance.near_duplicates is None,
+        "acceptance.prefer: index": run.acceptance.prefer == "index",
+        "budget.skip_solved: false": not run.budget.skip_solved,
+    }
+    if missing := [setting for setting, holds in needed.items() if not holds]:
+        raise ConfigError(
+            f"fairness.swaps: agree keeps answers under all protected values or none of them, and {name} with what is "
+            f"set after it decides on each alone; set {', '.join(missing)}, or swaps: ask"
+        )
+
+
 def _check_adaptive(run: config.RunConfig, name: str, rule: object) -> None:
     """Refuse what rejections that are remembered would bias, and generators that cannot draw so."""
+    assert run.sampling.adaptive is not None
     what = "with sampling.adaptive, rejected completions are not drawn again"
     if rule is everything:
         raise ConfigError(
@@ -50,6 +82,14 @@ def _check_adaptive(run: config.RunConfig, name: str, rule: object) -> None:
         )
     if run.fairness is not None:
         raise ConfigError(f"fairness: {what}; cells are counted on plain samples. Leave sampling.adaptive out")
+    if run.budget.wave_size is not None and run.budget.wave_size <= run.sampling.adaptive.draws_at_once:
+        size = run.sampling.adaptive.draws_at_once
+        raise ConfigError(
+            f"budget.wave_size: each wave begins to remember anew, after draws_at_once = {size} candidates; ask for "
+            "more in a wave, or leave adaptive out"
+        )
+    if run.training.rejection is not None:
+        raise ConfigError(f"training.rejection: {what}, and it learns from how often they are; leave one of them out")
     if "random" in run.controls.arms:
         raise ConfigError(f"controls.arms: {what}; `random` learns from plain samples. Leave it or adaptive out")
     if bind(run.sampling.generator, "generators", num_leading=1).use != STEERABLE:

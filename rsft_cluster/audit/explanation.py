@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsft_cluster.acceptance import DROPPED
 from rsft_cluster.audit.lines import audited_rounds, previous_head, round_lines
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.inspection import Filter, inspect
@@ -75,6 +76,8 @@ def _fairness(line: Mapping[str, Any]) -> list[Step]:
     steps = []
     if line["decision"] is not None:
         steps.append(Step("decides", f"{line['decision']}"))
+    elif line["decided_by"]["weighs_cells"]:
+        steps.append(Step("decides", "nothing: no decision was found in it", holds=False))
     if line["swaps_agree"] is not None:
         says = "passed and decided alike under every protected value" if line["swaps_agree"] else line["reason"]
         steps.append(Step("swapped attributes", says, line["swaps_agree"]))
@@ -90,8 +93,10 @@ def _draw(line: Mapping[str, Any]) -> list[Step]:
     drawn = u < chance
     steps = [Step("draw", f"u = {u:.4f} {'is' if drawn else 'is not'} below {chance:.4g}", drawn)]
     if line["repeat_of"] is not None:
-        steps.append(Step("repeats", f"the same as candidate {line['repeat_of']} of this prompt", holds=False))
+        steps.append(Step("repeats", f"candidate {line['repeat_of']} of this prompt", holds=False))
     elif line["cap"] is not None and line["rank"] is not None:
         place = f"number {line['rank'] + 1} of its prompt, which keeps {line['cap']}"
         steps.append(Step("cap", place, line["rank"] < line["cap"]))
+    if line["reason"] == DROPPED:
+        steps.append(Step("its prompt", "all of its candidates passed: nothing is left to learn there", holds=False))
     return steps

@@ -67,7 +67,7 @@ def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
     config, manifest = config_of(store, number), store.read_record(path, Manifest)
     plan = store.read_record(f"rounds/{number:04d}/plan/plan.json", Plan)
-    yield _facts(store.read("config.json"), manifest)
+    yield _facts(store.read("config.json"), plan, manifest)
     decided_by = _decided_by(config, number)
     parts = {c.name: {"required": c.required, "weight": c.weight} for c in config.scoring.constraints}
     for row in inspect(store, number, Filter()):
@@ -89,7 +89,7 @@ def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _facts(config: bytes, manifest: Manifest) -> dict[str, Any]:
+def _facts(config: bytes, plan: Plan, manifest: Manifest) -> dict[str, Any]:
     """Return what holds for all candidates of a round. The config as it was stored: a later version may read more."""
     return {
         "kind": "round",
@@ -99,7 +99,7 @@ def _facts(config: bytes, manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "policy": manifest.policy.model_dump(),
         "generator": manifest.generator,
-        "sampling": json.loads(config)["sampling"],
+        "passes": [way.model_dump(mode="json") for way in plan.passes],
         "processors": list(manifest.processors),
         "target": manifest.rule,
         "chosen": manifest.chosen,
@@ -114,6 +114,7 @@ def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
         "params": dict(rule.params),
         "scope": rule.load().scope,
         "drop_all_passed": config.acceptance.drop_all_passed,
+        "weighs_cells": config.fairness is not None and config.fairness.cells != "none",
     }
 
 

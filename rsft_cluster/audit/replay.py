@@ -1,7 +1,7 @@
 """The decision again, from an audit line alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance import DROPPED
 from rsft_cluster.acceptance.base import JUDGED, Chosen
-from rsft_cluster.acceptance.fairness import NO_DECISION
 from rsft_cluster.errors import RsftError
 from rsft_cluster.keys import acceptance_uniform
-from rsft_cluster.plugins import Bound
+from rsft_cluster.plugins import Bound, known
 from rsft_cluster.schemas import candidate_id
 from rsft_cluster.scoring import combined
 
@@ -20,14 +19,16 @@ Line = Mapping[str, Any]
 TOLERANCE = 1e-9
 
 
-def replay(line: Line) -> list[str]:
+def replay(line: Line, trusted: Collection[str] | None = None) -> list[str]:
     """Return what in a candidate's line does not follow from the rest of it; nothing where the decision holds.
 
     From the verdicts the score; from the score, where the rule decides each candidate alone, the rule's probability;
     from that, the fairness cell and the survival the acceptance probability; from the key the uniform; from all of
-    them, the rank and the cap whether it was accepted. Rules that look at whole groups are checked by `verify`.
+    them, the rank and the cap whether it was accepted. Rules that look at whole groups are checked by `verify`; of the
+    others those among `trusted` are asked, by default the ones that are installed under a name.
     """
-    found = [*_identity(line), *_judgement(line), *_probability(line), *_decision(line)]
+    trusted = known("acceptance_rules").values() if trusted is None else trusted
+    found = [*_identity(line), *_judgement(line), *_probability(line, trusted), *_decision(line)]
     return [problem for problem in found if problem]
 
 
@@ -57,22 +58,27 @@ def _judgement(line: Line) -> list[str]:
     return found
 
 
-def _probability(line: Line) -> list[str]:
+def _probability(line: Line, trusted: Collection[str]) -> list[str]:
     found, rule = [], line["rule_probability"]
     if line["passed"] is None and rule != 0:
         found.append(f"rule_probability is {rule} for what could not be judged")
     elif line["passed"] is not None and line["decided_by"]["scope"] == "candidate":
-        found += _rule(line)
+        found += _rule(line, trusted)
     expected = min(1.0, rule / line["survival"]) * line["cell_weight"]
-    if line["swaps_agree"] is False or line["reason"] == NO_DECISION:
+    if line["swaps_agree"] is False or (line["decided_by"]["weighs_cells"] and line["decision"] is None):
         expected = 0.0
     if not math.isclose(line["acceptance_probability"], expected, abs_tol=TOLERANCE):
         found.append(f"acceptance_probability is {line['acceptance_probability']}, from the rest follows {expected}")
     return found
 
 
-def _rule(line: Line) -> list[str]:
-    """Ask the rule itself about this one candidate."""
+def _rule(line: Line, trusted: Collection[str]) -> list[str]:
+    """Ask the rule itself about this one candidate.
+
+    A line may come from anywhere, and what it names is code: other rules than the trusted ones are not asked.
+    """
+    if line["decided_by"]["use"] not in trusted:
+        return []
     row = {name: line.get(name) for name in JUDGED.names}
     try:
         answer = Bound(line["decided_by"]["use"], line["decided_by"]["params"])(

@@ -4,7 +4,7 @@
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow.compute as pc
 
@@ -44,14 +44,27 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
     )
 
 
-def sealed_units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
-    """Yield every unit of a plan, in order, with the commit that counts; StageError where one has none."""
+def sealed_units(folder: Folder, plan: Plan, manifest: Manifest | None = None) -> Iterator[tuple[Unit, Commit]]:
+    """Yield every unit of a plan, in order, with the commit that counts; StageError where one has none.
+
+    With a manifest that is the one whose files it lists: what a straggler commits after the seal counts for nothing.
+    """
     state = survey(folder)
+    listed = {ref.path for ref in manifest.candidates} if manifest else None
     for planned in planned_units(folder, plan):
         for unit in state.leaves(planned):
             if unit.unit not in state.commits:
                 raise StageError(f"{folder.store.uri_of(folder.path)}: unit {unit.unit} has no commit; cannot seal")
-            yield unit, folder.store.read_record(state.commits[unit.unit][0], Commit)
+            yield unit, counting(folder, state.commits[unit.unit], listed)
+
+
+def counting(folder: Folder, paths: Sequence[str], listed: Collection[str] | None) -> Commit:
+    """Return the commit of a unit that counts: the one whose candidates are listed, else the first."""
+    first = folder.store.read_record(paths[0], Commit)
+    if listed is None or len(paths) == 1:
+        return first
+    commits = (folder.store.read_record(path, Commit) for path in paths)
+    return next((c for c in commits if c.candidates is not None and c.candidates.path in listed), first)
 
 
 def reasons(folder: Folder, manifest: Manifest) -> Counter[str]:

@@ -8,7 +8,7 @@ round. A pure function of sealed files, so that it may be killed and done again:
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance import Decided, decide, target_of
+from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.deciding import attributes_of, judged_table, with_decisions
 from rsft_cluster.collection.plan import Folder, read_prompts_of, settled_name
 from rsft_cluster.collection.seal import accepted_digest, sealed_units
 from rsft_cluster.collection.workers import accepted_table
-from rsft_cluster.records import FileRef, Manifest, Plan, PromptState, Totals, Unit
+from rsft_cluster.errors import StageError
+from rsft_cluster.records import FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.schemas import ACCEPTED, SCORE, digest
 
 NARROW = [name for name in SCORE.names if name != "verdicts"]
+NOTHING = SCORE.empty_table()
 
 
 @dataclass(frozen=True)
@@ -38,38 +41,44 @@ class JudgedUnit:
 
 @dataclass(frozen=True)
 class SealedWave:
-    """A wave that is sampled and judged, and not decided."""
+    """A wave that is sampled and judged, and not decided; its narrow columns are in memory."""
 
-    folder: Folder
     plan: Plan
     manifest: Manifest
+    units: tuple[JudgedUnit, ...]
+    """In order; those that crashed every worker are not among them: they have no candidates."""
+    lost: frozenset[str]
+    """Its quarantined prompts."""
+    scores: pa.Table
+    """SCORE rows without the verdicts, unit by unit."""
+    judged: pa.Table
+    """JUDGED rows, in the same order."""
 
-    def units(self) -> Iterator[JudgedUnit]:
-        """Yield its units in order, those that crashed every worker left out: they have no candidates."""
-        for unit, commit in sealed_units(self.folder, self.plan):
-            if commit.candidates is not None and commit.scores is not None:
-                yield JudgedUnit(unit, commit.candidates, commit.scores)
 
-    def lost(self) -> dict[str, PromptState]:
-        """Return its quarantined prompts."""
-        commits = (commit for _, commit in sealed_units(self.folder, self.plan))
-        return {p.prompt_id: p for commit in commits for p in commit.prompts if p.state == "quarantined"}
+def load_wave(folder: Folder, plan: Plan, manifest: Manifest, how: Selecting) -> SealedWave:
+    """Read what decisions need of a sealed wave."""
+    store = folder.store
+    units: list[JudgedUnit] = []
+    lost: set[str] = set()
+    parts, judged = [NOTHING.select(NARROW)], [JUDGED.empty_table()]
+    for unit, commit in sealed_units(folder, plan, manifest):
+        lost.update(p.prompt_id for p in commit.prompts if p.state == "quarantined")
+        if commit.candidates is None or commit.scores is None:
+            continue
+        units.append(JudgedUnit(unit, commit.candidates, commit.scores))
+        scores, texts = store.read_table(commit.scores, columns=NARROW), None
+        if how.needs_text:
+            texts = store.read_table(commit.candidates, columns=["text"]).column(0).to_pylist()
+        attributes = attributes_of(read_prompts_of(store, unit)) if how.fairness else None
+        parts.append(scores)
+        judged.append(judged_table(scores, attributes, texts))
+    rows = (pa.concat_tables(parts), pa.concat_tables(judged))
+    return SealedWave(plan, manifest, tuple(units), frozenset(lost), *rows)
 
 
 def decide_waves(waves: Sequence[SealedWave], how: Selecting) -> tuple[pa.Table, Decided]:
     """Return the narrow SCORE rows of all waves together, and their decisions in the same order."""
-    parts, judged = [], []
-    for wave in waves:
-        store = wave.folder.store
-        for one in wave.units():
-            scores, texts = store.read_table(one.scores, columns=NARROW), None
-            if how.needs_text:
-                texts = store.read_table(one.candidates, columns=["text"]).column(0).to_pylist()
-            attributes = attributes_of(read_prompts_of(store, one.unit)) if how.fairness else None
-            parts.append(scores)
-            judged.append(judged_table(scores, attributes, texts))
-    scores = pa.concat_tables(parts)
-    return scores, decide(pa.concat_tables(judged), how)
+    return pa.concat_tables([w.scores for w in waves]), decide(pa.concat_tables([w.judged for w in waves]), how)
 
 
 def settle(
@@ -83,13 +92,16 @@ def settle(
     settled: list[_Settled] = []
     start = 0
     for wave in waves:
-        for one in wave.units():
+        for one in wave.units:
             rows = decided.table.slice(start, one.candidates.num_rows)
             start += one.candidates.num_rows
             settled.append(_write(folder, wave, one, rows))
     assert start == decided.table.num_rows
     accepted = tuple(s.accepted for s in settled)
     first, plan = waves[0].manifest, waves[0].plan
+    totals = _totals(scores, decided, waves, num_prompts)
+    if totals.violations():
+        raise StageError(f"{folder.store.uri_of(folder.path)}: " + "; ".join(totals.violations()))
     return Manifest(
         round=plan.round,
         policy=plan.policy,
@@ -99,7 +111,7 @@ def settle(
         candidates=tuple(s.candidates for s in settled),
         scores=tuple(s.scores for s in settled),
         accepted=accepted,
-        totals=_totals(scores, decided, waves, num_prompts),
+        totals=totals,
         accepted_digest=accepted_digest(folder, accepted),
         content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in settled]),
         processors=first.processors,
@@ -138,7 +150,7 @@ def _totals(scores: pa.Table, decided: Decided, waves: Sequence[SealedWave], num
     accepted = decided.table.column("accepted").to_numpy()
     solved = {p for p, is_passed in zip(prompts, passed, strict=True) if is_passed}
     kept = Counter(p for p, is_kept in zip(prompts, accepted, strict=True) if is_kept)
-    lost = {p for wave in waves for p in wave.lost()}
+    lost = {p for wave in waves for p in wave.lost}
     asked = set(prompts) | lost
     totals = [wave.manifest.totals for wave in waves]
     # A prompt that a later wave lost keeps what the earlier ones gave.

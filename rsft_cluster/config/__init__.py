@@ -177,6 +177,8 @@ class RunConfig(Part):
             raise ValueError(
                 "pilot.min_scores are thresholds of the acceptance rule `threshold`, and the rule is another"
             )
+        if self.pilot is not None and self.pilot.min_scores and "min_score" in self.acceptance.schedule:
+            raise ValueError("pilot.min_scores and acceptance.schedule both set min_score; give one of them")
         return self
 
     @model_validator(mode="after")

@@ -103,8 +103,8 @@ class BudgetConfig(Part):
     until_accepted: int = Field(default=1, ge=1)
     """k: a prompt with so many accepted candidates gets no more, and its k lowest indices are kept."""
     futile_below: float = Field(default=0.0, ge=0, lt=1)
-    """Give a prompt up when the chance that its pass rate can still bring k accepted candidates is below this, by the
-    Beta posterior over what was seen so far. 0 never gives up."""
+    """Give a prompt up when the chance that the candidates it may still get bring it to k accepted ones is below this,
+    by the Beta posterior of its acceptance. 0 never gives up."""
     allocation: Literal["uniform", "difficulty", "variance"] = "uniform"
     """`difficulty` lets easy prompts keep fewer than k, in proportion to 1 - acceptance (DART-Math); `variance` gives a
     wave to prompts in proportion to 1 / sqrt(acceptance), which keeps the gradient's variance small (GVM-RAFT)."""
@@ -113,7 +113,8 @@ class BudgetConfig(Part):
     max_candidates: int | None = Field(default=None, ge=1)
     """Most candidates sampled for training over the whole run."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Most tokens sampled for training over the whole run; kept to by whole waves, of forecast length."""
+    """Most tokens sampled for training over the whole run; kept to by the mean length so far, before
+    the first wave by `sampling.max_tokens`."""
 
     @property
     def is_set(self) -> bool:
