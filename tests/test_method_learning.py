@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.training.batches import DataOrder, Example, collate, denominator
 from rsft_cluster.training.losses import completion_nll, learning_rate, weighted_loss
+from rsft_cluster.training.losses import learned as positions
 
 BETA = 0.25
 NUM = 24_000
@@ -46,7 +47,7 @@ def learned(lang, kept) -> dict[tuple[int, ...], float]:
         batch = [examples[i] for i in order.batch_indices(step)]
         rows = collate(batch)
         output = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
-        loss = weighted_loss(completion_nll(output.logits, rows.labels), rows.weights, denominator(batch))
+        loss = weighted_loss(completion_nll(positions(output.logits, rows.labels)), rows.weights, denominator(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -82,7 +82,19 @@ def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
     [
         ("constraints", {}),
         ("generators", {}),
-        ("acceptance_rules", {"threshold": {"min_score": 0.5}, "best_of_n": {"n": 1}, "boltzmann": {"beta": 1}}),
+        (
+            "acceptance_rules",
+            {
+                "threshold": {"min_score": 0.5},
+                "best_of_n": {"n": 1},
+                "boltzmann": {"beta": 1},
+                "boltzmann_supremum": {"beta": 1},
+                "boltzmann_tuned": {"max_kl": 0.1},
+                "off_policy": {"log_bound": 1},
+                "rso_compat": {"beta": 1},
+                "top_share": {"share": 0.5},
+            },
+        ),  # fmt: skip
     ],
 )
 def test_every_declared_plugin_of_these_families_binds(family, params) -> None:

@@ -91,9 +91,11 @@ def test_a_token_budget_is_kept_to_by_whole_waves(made) -> None:
     budget = {"wave_size": 2, "until_accepted": 8, "max_tokens": 40}
     totals = made(budget=budget, max_tokens=4).totals
     assert 30 < totals.num_tokens < 50  # kept to in expectation: the last wave may be longer than the mean
-    # Before the first wave nothing is known, so no more is asked than is sure to fit.
+
+
+def test_before_the_first_wave_no_more_is_asked_than_is_sure_to_fit(made) -> None:
     with pytest.raises(NothingAcceptedError, match="the run's budget is spent"):
-        made(2, budget={**budget, "max_tokens": 50}, max_tokens=64)
+        made(budget={"wave_size": 2, "max_tokens": 50}, max_tokens=64)
 
 
 def test_a_round_that_lost_every_prompt_is_sealed_and_accounted_for(made, tmp_path) -> None:
