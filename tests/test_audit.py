@@ -112,6 +112,23 @@ def test_a_line_that_was_forged_with_its_hashes_does_not_replay(trail, change, s
     assert any(says in problem for problem in replay(forged))
 
 
+def test_an_exported_trail_runs_no_code_that_it_names(trail, tmp_path) -> None:
+    _, lines = trail
+    line = next(one for one in map(json.loads, lines) if one.get("passed"))
+    touched = tmp_path / "touched"
+    command = {"use": "pydoc:pipepager", "params": {"cmd": f"touch {touched}"}, "scope": "candidate"}
+    assert replay({**line, "decided_by": {**line["decided_by"], **command}}) == []
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("change", [{"index": "a"}, {"survival": 0}, {"verdicts": None}, {"u": None}, {"score": "x"}])
+def test_nonsense_in_a_line_is_a_problem_and_no_crash(trail, change) -> None:
+    _, lines = trail
+    line = {**json.loads(lines[1]), **change}
+    line["hash"] = hash_of(line)
+    assert not verify_lines([to_json(line)], source="a").holds
+
+
 def test_a_byte_changed_in_a_file_of_the_run_is_found(tmp_path) -> None:
     store = sealed(tmp_path, "all_passed")
     path = min((tmp_path / "runs/waves/rounds/0001").rglob("scores/*.parquet"))

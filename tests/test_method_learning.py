@@ -21,7 +21,7 @@ from rsft_cluster.training.losses import learned as positions
 
 BETA = 0.25
 NUM = 24_000
-TRAINING = TrainingConfig(steps=200, batch_size=256, learning_rate=6e-3, warmup_steps=10, schedule="cosine")
+TRAINING = TrainingConfig(steps=140, batch_size=256, learning_rate=6e-3, warmup_steps=10, schedule="cosine")
 
 
 @pytest.fixture(scope="module")

@@ -257,6 +257,47 @@ def test_rules_that_decide_alone_go_with_waves(rule) -> None:
         check_compatible(run_config(acceptance={**acceptance, "drop_all_passed": True}, budget={"wave_size": 2}))
 
 
+FAIR = {"protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"acceptance": {"rule": {"use": "boltzmann", "params": {"beta": 1}}, "dedupe": False}}, "rule: all_passed"),
+        ({"acceptance": {"dedupe": True}}, "acceptance.dedupe: false"),
+        ({"acceptance": {"dedupe": False, "near_duplicates": 0.9}}, "near_duplicates: null"),
+        ({"acceptance": {"dedupe": False}, "budget": {"skip_solved": True}}, "skip_solved: false"),
+    ],
+)
+def test_agreement_under_swaps_needs_that_all_members_are_decided_alike(parts, says) -> None:
+    with pytest.raises(ConfigError, match=f"keeps answers under all protected values or none.*{says}"):
+        check_compatible(run_config(fairness=FAIR, **parts))
+    check_compatible(run_config(fairness={**FAIR, "swaps": "ask"}, **parts))
+    check_compatible(run_config(fairness=FAIR, acceptance={"dedupe": False}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"acceptance": {"prefer": "score"}}, "acceptance.prefer"),
+        ({"acceptance": {"max_per_prompt": 1}}, "are never kept, since acceptance.max_per_prompt is 1"),
+        ({"budget": {"allocation": "difficulty", "skip_solved": True}}, "easy prompts keep fewer"),
+        ({"sampling": {"adaptive": {"draws_at_once": 4}}}, "each wave begins to remember anew"),
+    ],
+)
+def test_what_waves_cannot_keep_is_refused(parts, says) -> None:
+    budget = {"wave_size": 2, "until_accepted": 2, **parts.pop("budget", {})}
+    with pytest.raises(ConfigError, match=says):
+        check_compatible(run_config(budget=budget, **parts))
+
+
+def test_a_pilot_may_not_choose_what_the_rule_refuses() -> None:
+    acceptance = {"rule": {"use": "off_policy", "params": {"log_bound": 1.0}}}
+    with pytest.raises(ConfigError, match=r"temperature is 0\.7"):
+        check_compatible(run_config(acceptance=acceptance, pilot={"temperatures": [0.7, 1.2]}))
+    check_compatible(run_config(acceptance=acceptance, pilot={"temperatures": [1.0, 1.2]}))
+
+
 def test_a_schedule_moves_the_rules_parameters_from_round_to_round() -> None:
     acceptance = AcceptanceConfig(
         rule=Plugin(use="threshold", params={"min_score": 0.1}), schedule={"min_score": (0.2, 0.6)}

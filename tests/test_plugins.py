@@ -94,7 +94,7 @@ def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
                 "rso_compat": {"beta": 1},
                 "top_share": {"share": 0.5},
             },
-        ),  # fmt: skip
+        ),
     ],
 )
 def test_every_declared_plugin_of_these_families_binds(family, params) -> None:

@@ -37,14 +37,11 @@ def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
     if run.acceptance.prefer != "index":
         raise ConfigError(f"acceptance.prefer: {ends}, and only the lowest indices of them are exact draws; set index")
     if run.budget.until_accepted > (run.acceptance.max_per_prompt or run.budget.until_accepted):
-        most = run.acceptance.max_per_prompt
-        raise ConfigError(
-            f"budget.until_accepted: {run.budget.until_accepted} are never kept; max_per_prompt is {most}"
-        )
+        cap = f"acceptance.max_per_prompt is {run.acceptance.max_per_prompt}"
+        raise ConfigError(f"budget.until_accepted: {run.budget.until_accepted} are never kept, since {cap}")
     if run.budget.allocation == "difficulty" and run.budget.skip_solved:
-        raise ConfigError(
-            "budget.skip_solved: with allocation: difficulty easy prompts are to keep fewer than k; choose"
-        )
+        easy = "with budget.allocation: difficulty easy prompts keep fewer than k and would be asked again"
+        raise ConfigError(f"budget.skip_solved: {easy}; leave one of them out")
     if run.acceptance.drop_all_passed:
         raise ConfigError(f"acceptance.drop_all_passed: {ends}, so prompts solved at once would be dropped as too easy")
     if run.fairness is not None:
