@@ -194,7 +194,7 @@ def test_the_fatal_character_is_found_among_the_tokens():
         ({"controls": {"arms": ["random"]}}, "controls.arms: .* `random` learns from plain samples"),
         ({"sampling": {"adaptive": {}, "generator": "scripted"}}, "sampling.generator: scripted cannot leave out"),
         (
-            {"fairness": {"protected": {"sex": ["f", "m"]}, "decision": "(.)", "positive": "y"}},
+            {"fairness": {"protected": {"sex": ["f", "m"]}, "decision": "(.)", "positive": "y", "swaps": "ask"}},
             "fairness: .* cells are counted on plain samples",
         ),
     ],
