@@ -22,13 +22,7 @@ BASE_TRAINING = TrainingConfig(
     weight_decay=0.01, workers=1, checkpoint_every=300,
 )  # fmt: skip
 SIZES = {"worked": 150, "prompts": 800, "held_out": 300}
-VARIANTS = {
-    "four candidates a prompt and round": [
-        "budget.wave_size=null",
-        "budget.skip_solved=false",
-        "sampling.num_candidates=4",
-    ]
-}
+VARIANTS = {"four candidates for every prompt and round": ["sampling.num_candidates=4", "budget={}"]}
 _SUM = re.compile(r"(\d+)\+(\d+):")
 
 
