@@ -32,12 +32,6 @@ class Standing:
     is_lost: NDArray[np.bool_]
     """Cannot be answered: quarantined."""
 
-    @classmethod
-    def fresh(cls, num_prompts: int, goal: int) -> "Standing":
-        """Return the standing before the first wave."""
-        none = np.zeros(num_prompts, dtype=np.int64)
-        return cls(none, none, none, np.full(num_prompts, goal, dtype=np.int64), np.zeros(num_prompts, dtype=bool))
-
 
 @dataclass(frozen=True)
 class Allowance:

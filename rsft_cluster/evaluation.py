@@ -12,7 +12,6 @@ from math import comb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rsft_cluster.collection.plan import Folder
 from rsft_cluster.config import EvaluationConfig, FairnessConfig, SamplingConfig
@@ -84,8 +83,7 @@ def evaluate(folder: Folder, manifest: Manifest, config: EvaluationConfig) -> Ev
 
 def evaluate_fairness(folder: Folder, plan: Plan, manifest: Manifest, fairness: FairnessConfig) -> FairnessReport:
     """Return how the decisions of a sealed evaluation fall by protected values."""
-    with folder.store.filesystem.open_input_file(f"{folder.store.root}/{plan.prompts}") as file:
-        prompts = pq.read_table(file, columns=["prompt_id", "attributes"])
+    prompts = pa.Table.from_batches(folder.store.read_batches(plan.prompts, ["prompt_id", "attributes"]))
     columns = ["prompt_id", "index", "decision"]
     scores = pa.concat_tables([folder.store.read_table(ref, columns=columns) for ref in manifest.scores])
     return fairness_report(prompts, scores, fairness)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import IO, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rsft_cluster.collection.plan import Folder
 from rsft_cluster.config import PromptsConfig, RunConfig
@@ -209,7 +208,6 @@ def _watched(
 
 
 def _message_digests(store: Store, path: str) -> Iterator[str]:
-    with store.filesystem.open_input_file(f"{store.root}/{path}") as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["messages"]):
-            for messages in batch.column(0).to_pylist():
-                yield digest(messages)
+    for batch in store.read_batches(path, ["messages"]):
+        for messages in batch.column(0).to_pylist():
+            yield digest(messages)

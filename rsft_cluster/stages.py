@@ -13,7 +13,7 @@ from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import AcceptanceConfig, SamplingConfig
+from rsft_cluster.config import AcceptanceConfig, SamplingConfig, TrainingConfig
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.evaluation import evaluate, evaluate_fairness, evaluation_passes
 from rsft_cluster.generators.base import PolicySpec
@@ -52,8 +52,8 @@ def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
 
     def judged(temperature: float) -> pa.Table:
         folder = Folder(run.store, run.round(number).at("pilot", f"{temperature:g}"))
-        sampling = config.sampling.model_copy(update={"temperature": temperature, "adaptive": None})
-        plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, sampling, first_prompts, stream=stream))
+        passes = (_sampled(config.sampling.model_copy(update={"temperature": temperature, "adaptive": None})),)
+        plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, stream, first_prompts, passes))
         manifest = _collect(run, folder, plan, selecting(config, number), reporter, decides=False)
         return pa.concat_tables([run.store.read_table(ref, columns=list(COLUMNS)) for ref in manifest.scores])
 
@@ -69,25 +69,26 @@ def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
     return replace(run, config=config_of_round(config, run.store, number))
 
 
-def plan_round(run: Run, number: int, prompts: str, policy: PolicyRef | None = None) -> Plan:
-    """Return the plan of a round, for the incumbent or for the policy given."""
-    folder, sampling = run.round(number), run.config.sampling
-    stream = f"round-{number:04d}"
-    return run.keep(
-        folder.plan, Plan, lambda: _plan(run, folder, number, sampling, prompts, stream=stream, policy=policy)
-    )
+def plan_round(run: Run, number: int, prompts: str) -> Plan:
+    """Return the plan of a round, for the incumbent."""
+    folder, passes = run.round(number), (_sampled(run.config.sampling),)
+    return run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, f"round-{number:04d}", prompts, passes))
+
+
+def _sampled(sampling: SamplingConfig) -> Pass:
+    return Pass(**{k: getattr(sampling, k) for k in Pass.model_fields})
 
 
 def _plan(
     run: Run,
     folder: Folder,
     number: int,
-    sampling: SamplingConfig,
-    prompts: str,
-    *,
     stream: str,
+    prompts: str,
+    passes: tuple[Pass, ...],
     policy: PolicyRef | None = None,
 ) -> Plan:
+    """Plan a collection for a policy, by default the incumbent."""
     chosen = policy or run.log.entries()[-1].policy
     verify(chosen)
     return write_plan(
@@ -96,7 +97,7 @@ def _plan(
         stream=stream,
         seed=run.config.seed,
         policy=chosen,
-        passes=(Pass(**{k: getattr(sampling, k) for k in Pass.model_fields}),),
+        passes=passes,
         prompts=prompts,
         fingerprint=run.fingerprint,
     )
@@ -164,20 +165,11 @@ def train_policy(
     `judged` are the files of candidates and scores that a loss over rejected candidates reads.
     """
     config, folder = run.config.training, run.round(number)
-
-    def spec(policy: PolicyRef) -> PolicySpec:
-        verify(policy)
-        return policy_spec(
-            policy,
-            run.config.policy,
-            trust_remote_code=run.trust_remote_code,
-            threads=config.threads,
-            gpu=config.num_gpus > 0,
-        )
-
+    for used in (initial, run.base) if config.kl_weight else (initial,):
+        verify(used)
     job = TrainingJob(
         name=f"{run.arm.replace('/', '-')}-{number:04d}",
-        policy=spec(initial),
+        policy=_spec(run, initial, config),
         examples=accepted,
         replay=config.replay,
         config=config,
@@ -185,7 +177,7 @@ def train_policy(
         output_uri=run.store.uri_of(folder.at("model")),
         storage_uri=run.store.uri_of(folder.at("training")),
         judged=judged,
-        base=spec(run.base) if config.kl_weight else None,
+        base=_spec(run, run.base, config) if config.kl_weight else None,
     )
     run.store.delete_folder(folder.at("model"))
     with reporter.stage(f"round {number}: train"):
@@ -207,21 +199,10 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
     """Answer the held-out prompts with a policy and return the figures."""
     folder, fairness = run.evaluation(number), run.config.fairness
 
-    def plan() -> Plan:
-        verify(policy)
-        return write_plan(
-            folder,
-            round_number=number,
-            stream=EVALUATION,
-            seed=run.config.seed,
-            policy=policy,
-            prompts=held_out,
-            passes=evaluation_passes(run.config.evaluation, run.config.sampling),
-            fingerprint=run.fingerprint,
-        )
+    passes = evaluation_passes(run.config.evaluation, run.config.sampling)
 
     def make() -> Evaluation:
-        planned = run.keep(folder.plan, Plan, plan)
+        planned = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, EVALUATION, held_out, passes, policy))
         with reporter.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
             acceptance = AcceptanceConfig(dedupe=False)
@@ -233,6 +214,17 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, rep
             return evaluate(folder, manifest, run.config.evaluation)
 
     return run.keep(folder.at("evaluation.json"), Evaluation, make)
+
+
+def _spec(run: Run, policy: PolicyRef, config: SamplingConfig | TrainingConfig) -> PolicySpec:
+    """Return a policy as the workers of a stage load it."""
+    return policy_spec(
+        policy,
+        run.config.policy,
+        trust_remote_code=run.trust_remote_code,
+        threads=config.threads,
+        gpu=config.num_gpus > 0,
+    )
 
 
 def _collect_wave(
@@ -253,19 +245,12 @@ def _collect(
     earlier: Sequence[Totals] = (),
 ) -> Manifest:
     sampling = run.config.sampling.model_copy(update={"workers": workers or run.config.sampling.workers})
-    spec = policy_spec(
-        plan.policy,
-        run.config.policy,
-        trust_remote_code=run.trust_remote_code,
-        threads=sampling.threads,
-        gpu=sampling.num_gpus > 0,
-    )
     work = Work(
         store_uri=run.store.uri,
         folder=folder.path,
         session=run.lease.session,
         plan=plan,
-        policy=spec,
+        policy=_spec(run, plan.policy, sampling),
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
         how=how,

@@ -203,14 +203,18 @@ class Store:
                 num_rows += table.num_rows
         return num_rows
 
+    def read_batches(self, path: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield a Parquet file in batches, its page checksums verified."""
+        with self._explaining(path), self.filesystem.open_input_file(self._full(path)) as file:
+            yield from pq.ParquetFile(file, page_checksum_verification=True).iter_batches(columns=columns)
+
     def first_rows(self, path: str, num_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the first rows of a Parquet file."""
-        with self._explaining(path), self.filesystem.open_input_file(self._full(path)) as file:
-            for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches(batch_size=num_rows):
-                yield batch.slice(0, num_rows)
-                num_rows -= batch.num_rows
-                if num_rows <= 0:
-                    return
+        for batch in self.read_batches(path):
+            yield batch.slice(0, num_rows)
+            num_rows -= batch.num_rows
+            if num_rows <= 0:
+                return
 
     def read_row_group(self, path: str, row_group: int) -> pa.Table:
         """Read one row group of a Parquet file, its page checksums verified."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from rsft_cluster.acceptance import Decided
 from rsft_cluster.acceptance.selecting import Flags, Selecting, wanted
 from rsft_cluster.budget import Allowance, Counts, Standing, Wave, next_wave, spent
 from rsft_cluster.collection.plan import Folder, write_plan
@@ -63,7 +63,9 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, repo
     allowance = _allowance(run, plan.round)
     waves: list[SealedWave] = []
     while True:
-        wave = next_wave(_standing(asked, waves, num_asked, solved), sized, most=most, allowance=allowance)
+        found = decide_waves(waves, how)
+        standing = _standing(asked, waves, found, num_asked, solved)
+        wave = next_wave(standing, sized, most=most, allowance=allowance)
         if not wave.num_candidates:
             break
         waves.append(_one_wave(asked, waves, wave, num_asked, collect, reporter))
@@ -77,8 +79,7 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, repo
         raise NothingAcceptedError(f"round {plan.round}: no prompt is left to ask: {reason}")
     if wave.num_over_budget:
         reporter.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
-    generator = waves[0].manifest.generator
-    manifest = settle(folder, waves, how, num_prompts=len(asked.prompt_ids), generator=generator)
+    manifest = settle(folder, waves, found, how, num_prompts=len(asked.prompt_ids))
     run.lease.check()
     folder.store.create(folder.manifest, manifest.to_json())
     return folder.store.read_record(folder.manifest, Manifest)
@@ -115,7 +116,7 @@ def _one_wave(
 def _asks(asked: _Round, begun: Counts, counts: Counts) -> Iterator[pa.RecordBatch]:
     """Yield the ASKED rows of a wave; indices go on where the waves before ended."""
     start = 0
-    for batch in _batches(asked.run, asked.plan.prompts):
+    for batch in asked.run.store.read_batches(asked.plan.prompts):
         rows = slice(start, start + batch.num_rows)
         start += batch.num_rows
         columns = [*batch.columns, pa.array(begun[rows], pa.int32()), pa.array(counts[rows], pa.int32())]
@@ -125,23 +126,27 @@ def _asks(asked: _Round, begun: Counts, counts: Counts) -> Iterator[pa.RecordBat
             yield chosen
 
 
-def _standing(asked: _Round, waves: list[SealedWave], num_asked: Counts, solved: Flags) -> Standing:
-    """Return how far every prompt is, by the waves so far."""
-    budget = asked.run.config.budget
+def _standing(
+    asked: _Round, waves: list[SealedWave], found: tuple[pa.Table, Decided], num_asked: Counts, solved: Flags
+) -> Standing:
+    """Return how far every prompt is, by the decisions on the waves so far."""
+    budget, (scores, decided) = asked.run.config.budget, found
     size = len(asked.prompt_ids)
-    scores, decided = decide_waves(waves, asked.how) if waves else (None, None)
+    places = asked.places(scores.column("prompt_id"))
+    drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
     goals = np.full(size, budget.until_accepted if budget.wave_size else NO_GOAL, dtype=np.int64)
-    num_drawn, num_kept, is_lost = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, dtype=bool)
-    if scores is not None and decided is not None:
-        places = asked.places(scores.column("prompt_id"))
-        drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
-        kept = decided.table.column("accepted").to_numpy()
-        if asked.how.budget:
-            goals[places] = wanted(scores, drawn, asked.how.budget)
-        num_drawn = np.bincount(places, weights=drawn, minlength=size).astype(np.int64)
-        num_kept = np.bincount(places, weights=kept, minlength=size).astype(np.int64)
-        is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost], pa.string()))] = True
-    return Standing(num_asked, num_drawn, np.where(solved, NO_GOAL, num_kept), goals, is_lost)
+    if asked.how.budget:
+        goals[places] = wanted(scores, drawn, asked.how.budget)
+    num_kept = np.bincount(places, weights=decided.table.column("accepted").to_numpy(), minlength=size)
+    is_lost = np.zeros(size, dtype=bool)
+    is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost], pa.string()))] = True
+    return Standing(
+        num_candidates=num_asked,
+        num_drawn=np.bincount(places, weights=drawn, minlength=size).astype(np.int64),
+        num_kept=np.where(solved, NO_GOAL, num_kept.astype(np.int64)),
+        goals=goals,
+        is_lost=is_lost,
+    )
 
 
 def _solved_before(asked: _Round) -> Flags:
@@ -183,10 +188,5 @@ def _with_mean(allowance: Allowance, manifests: list[Manifest]) -> Allowance:
 
 
 def _prompt_ids(run: Run, plan: Plan) -> pa.Array:
-    parts = [batch.column(0) for batch in _batches(run, plan.prompts, ["prompt_id"])]
+    parts = [batch.column(0) for batch in run.store.read_batches(plan.prompts, ["prompt_id"])]
     return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
-
-
-def _batches(run: Run, path: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    with run.store.filesystem.open_input_file(f"{run.store.root}/{path}") as file:
-        yield from pq.ParquetFile(file).iter_batches(columns=columns)

@@ -47,3 +47,8 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object] | str | bytes]) 
             stream.write(line.encode() if isinstance(line, str) else line)
             stream.write(b"\n")
     return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

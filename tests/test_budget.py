@@ -14,6 +14,10 @@ def standing(candidates, drawn, kept=None, goals=1, lost=()) -> Standing:
     return Standing(candidates, drawn, kept, np.broadcast_to(goals, drawn.shape), is_lost)
 
 
+def fresh_standing(num_prompts: int, goal: int) -> Standing:
+    return standing([0] * num_prompts, [0] * num_prompts, goals=goal)
+
+
 def wave(found: Standing, *, most: int = 8, allowance: Allowance | None = None, **budget):
     config = BudgetConfig(**{"wave_size": 2, **budget})
     return next_wave(found, config, most=most, allowance=allowance or Allowance())
@@ -44,9 +48,9 @@ def test_futility_knows_what_is_there_already_and_needs_a_goal() -> None:
     config = BudgetConfig(wave_size=1, futile_below=0.2)
     assert is_futile(standing([30, 30], [3, 0], goals=4), config, 32).tolist() == [False, True]
     # All of eight are wanted: P = .196.
-    assert is_futile(Standing.fresh(3, 8), config, 8).all()
-    assert not is_futile(Standing.fresh(3, 8), BudgetConfig(wave_size=1, futile_below=0.19), 8).any()
-    assert not is_futile(Standing.fresh(3, 2**31 - 1), config, 8).any()
+    assert is_futile(fresh_standing(3, 8), config, 8).all()
+    assert not is_futile(fresh_standing(3, 8), BudgetConfig(wave_size=1, futile_below=0.19), 8).any()
+    assert not is_futile(fresh_standing(3, 2**31 - 1), config, 8).any()
     never = BudgetConfig(wave_size=1)
     assert not is_futile(standing([10_000], [0]), never, 20_000).any()
 
@@ -61,7 +65,7 @@ def test_variance_gives_hard_prompts_more_and_keeps_the_mean() -> None:
 
 
 def test_the_runs_budget_cuts_the_wave_and_says_how_many_stay_open() -> None:
-    fresh = Standing.fresh(5, 1)
+    fresh = fresh_standing(5, 1)
     found = wave(fresh, allowance=Allowance(num_candidates=7))
     assert found.counts.tolist() == [2, 2, 2, 0, 0]
     assert found.num_over_budget == 2
@@ -71,7 +75,7 @@ def test_the_runs_budget_cuts_the_wave_and_says_how_many_stay_open() -> None:
 
 
 def test_a_token_budget_is_kept_by_the_mean_so_far() -> None:
-    fresh = Standing.fresh(5, 1)
+    fresh = fresh_standing(5, 1)
     found = wave(fresh, allowance=Allowance(num_tokens=45, tokens_a_candidate=10.0))
     assert found.num_candidates == 4
     assert found.expected_tokens == 40

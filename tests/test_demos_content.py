@@ -1,12 +1,11 @@
 """The content demo: each mistake fails its rule alone, soft scores are graded, the task fits its model."""
 
-import json
 import random
 from itertools import permutations
 from pathlib import Path
 
 import pytest
-from factories import candidate
+from factories import candidate, read_jsonl
 
 from rsft_cluster.config_file import load_config
 from rsft_cluster.constraints.base import Candidate
@@ -50,10 +49,6 @@ def task(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("task")
     content.write_task(folder, seed=5)
     return folder
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_text_without_mistakes_passes_every_rule(judge):
@@ -129,13 +124,13 @@ def test_the_task_is_the_same_for_a_seed_and_its_parts_share_no_prompt(task, tmp
     names = [f"{name}.jsonl" for name in content.SIZES]
     assert [(tmp_path / "again" / n).read_bytes() for n in names] == [(task / n).read_bytes() for n in names]
     assert (tmp_path / "other" / "worked.jsonl").read_bytes() != (task / "worked.jsonl").read_bytes()
-    parts = [{row["prompt"] for row in rows(task / n)} for n in names]
+    parts = [{row["prompt"] for row in read_jsonl(task / n)} for n in names]
     assert [len(part) for part in parts] == list(content.SIZES.values())
     assert len(set.union(*parts)) == sum(content.SIZES.values())
 
 
 def test_worked_texts_break_rules_as_often_as_the_task_says(judge, task):
-    worked = [candidate(row["completion"], text=row["prompt"]) for row in rows(task / "worked.jsonl")]
+    worked = [candidate(row["completion"], text=row["prompt"]) for row in read_jsonl(task / "worked.jsonl")]
     passed = [judgement.passed for judgement in judge.judge(worked)]
     expected = (1 - content.MISTAKE_RATE) ** len(MISTAKES)
     assert sum(map(bool, passed)) / len(passed) == pytest.approx(expected, abs=0.05)
@@ -145,7 +140,7 @@ def test_the_symbols_write_every_text_and_the_texts_fit_the_model(task):
     config = load_config(CONFIG)
     assert len(set(content.SYMBOLS)) == len(content.SYMBOLS)
     for name in content.SIZES:
-        for row in rows(task / f"{name}.jsonl"):
+        for row in read_jsonl(task / f"{name}.jsonl"):
             whole = row["prompt"] + row.get("completion", "")
             assert set(whole) <= set(content.SYMBOLS) - {content.END, content.PAD}
             assert len(row["prompt"]) + config.sampling.max_tokens <= content.CONTEXT

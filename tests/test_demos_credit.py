@@ -1,12 +1,12 @@
 """The credit task: what its examples teach, what its constraints see, and what acceptance alone makes of it."""
 
-import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from factories import read_jsonl
 
 from rsft_cluster.acceptance import bind_rule, decide
 from rsft_cluster.acceptance.selecting import Selecting
@@ -89,7 +89,7 @@ def task(tmp_path_factory):
 
 
 def rows(folder: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+    return read_jsonl(folder / f"{name}.jsonl")
 
 
 def cases(found: list[dict]) -> set[str]:

@@ -1,12 +1,11 @@
 """The customer service demo: each mistake has one name, a reason and an exact place; the task fits its model."""
 
-import json
 import random
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from factories import candidate
+from factories import candidate, read_jsonl
 
 from rsft_cluster.config_file import load_config
 from rsft_cluster.constraints.base import Candidate
@@ -55,10 +54,6 @@ def task(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("task")
     service.write_task(folder, seed=5)
     return folder
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_reply_without_mistakes_passes_every_constraint(judge):
@@ -136,13 +131,13 @@ def test_the_task_is_the_same_for_a_seed_and_its_parts_share_no_prompt(task, tmp
     names = [f"{name}.jsonl" for name in service.SIZES]
     assert [(tmp_path / "again" / n).read_bytes() for n in names] == [(task / n).read_bytes() for n in names]
     assert (tmp_path / "other" / "worked.jsonl").read_bytes() != (task / "worked.jsonl").read_bytes()
-    parts = [{row["prompt"] for row in rows(task / n)} for n in names]
+    parts = [{row["prompt"] for row in read_jsonl(task / n)} for n in names]
     assert [len(part) for part in parts] == list(service.SIZES.values())
     assert len(set.union(*parts)) == sum(service.SIZES.values())
 
 
 def test_worked_replies_are_in_both_languages_and_about_half_of_them_are_right(judge, task):
-    worked = [replied(row["prompt"], row["completion"]) for row in rows(task / "worked.jsonl")]
+    worked = [replied(row["prompt"], row["completion"]) for row in read_jsonl(task / "worked.jsonl")]
     expected = (1 - service.MISTAKE_RATE) ** len(MISTAKES)
     passed = [judgement.passed for judgement in judge.judge(worked)]
     assert sum(map(bool, passed)) / len(passed) == pytest.approx(expected, abs=0.03)
@@ -153,7 +148,7 @@ def test_the_symbols_write_every_text_and_the_texts_fit_the_model(task):
     config = load_config(CONFIG)
     assert len(set(service.SYMBOLS)) == len(service.SYMBOLS)
     for name in service.SIZES:
-        for row in rows(task / f"{name}.jsonl"):
+        for row in read_jsonl(task / f"{name}.jsonl"):
             whole = row["prompt"] + row.get("completion", "")
             assert set(whole) <= set(service.SYMBOLS) - {service.END, service.PAD}
             assert len(row["prompt"]) + config.sampling.max_tokens <= service.CONTEXT

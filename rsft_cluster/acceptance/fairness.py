@@ -27,8 +27,6 @@ from rsft_cluster.errors import StageError
 from rsft_cluster.schemas import SWAP_GROUP
 
 Codes = NDArray[np.int64]
-NO_DECISION = "no decision was found in the completion"
-"""The reason of what cannot be weighed by its decision."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def _objections(judged: pa.Table, rows: _Rows, fairness: FairnessConfig) -> pa.A
         return _disagreements(judged, rows, len(fairness.combinations))
     found = np.full(len(rows.decisions), None, dtype=object)
     if fairness.decides:
-        found[rows.decisions < 0] = NO_DECISION
+        found[rows.decisions < 0] = "no decision was found in the completion"
     return pa.array(found, pa.string())
 
 

@@ -14,8 +14,8 @@ from rsft_cluster.acceptance import decide, selecting
 from rsft_cluster.audit.chain import START, broken
 from rsft_cluster.audit.lines import audited_rounds, config_of, head_path, round_lines
 from rsft_cluster.audit.replay import replay
-from rsft_cluster.collection.deciding import attributes_of, judged_table
-from rsft_cluster.collection.plan import Folder, read_prompts_of
+from rsft_cluster.collection.plan import Folder
+from rsft_cluster.collection.settle import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.inspection import committed_units
 from rsft_cluster.records import AuditHead, Manifest, Plan
@@ -105,14 +105,10 @@ def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     chosen = store.read_record(folder.manifest, Manifest).chosen
     scores, judged = [], []
     for unit, commit in committed_units(folder, plan):
-        if commit.scores is None or commit.candidates is None:
-            continue
-        table, texts = store.read_table(commit.scores), None
-        if how.needs_text:
-            texts = store.read_table(commit.candidates, columns=["text"]).column(0).to_pylist()
-        attributes = attributes_of(read_prompts_of(store, unit)) if how.fairness else None
-        scores.append(table)
-        judged.append(judged_table(table, attributes, texts))
+        if commit.scores is not None and commit.candidates is not None:
+            narrow, rows = read_judged(store, JudgedUnit(unit, commit.candidates, commit.scores), how)
+            scores.append(narrow)
+            judged.append(rows)
     if not scores:
         return
     stored, again = pa.concat_tables(scores), decide(pa.concat_tables(judged), how)

@@ -24,9 +24,7 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
     commits = [commit for _, commit in sealed_units(folder, plan)]
     for ref in _files(commits, "candidates") + _files(commits, "scores") + _files(commits, "accepted"):
         _check_there(folder, ref)
-    totals = _totals(commits, plan)
-    if totals.violations():
-        raise StageError(f"{folder.store.uri_of(folder.path)}: " + "; ".join(totals.violations()))
+    totals = checked(folder, _totals(commits, plan))
     return Manifest(
         round=plan.round,
         policy=plan.policy,
@@ -42,6 +40,13 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
         processors=tuple(sorted({text for way in plan.passes for text in decoding_of(way).processors()})),
         generator=generator,
     )
+
+
+def checked(folder: Folder, totals: Totals) -> Totals:
+    """Return the totals of a collection; StageError where they violate the conservation law."""
+    if totals.violations():
+        raise StageError(f"{folder.store.uri_of(folder.path)}: " + "; ".join(totals.violations()))
+    return totals
 
 
 def sealed_units(folder: Folder, plan: Plan, manifest: Manifest | None = None) -> Iterator[tuple[Unit, Commit]]:

@@ -20,14 +20,14 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.deciding import attributes_of, judged_table, with_decisions
 from rsft_cluster.collection.plan import Folder, read_prompts_of, settled_name
-from rsft_cluster.collection.seal import accepted_digest, sealed_units
+from rsft_cluster.collection.seal import accepted_digest, checked, sealed_units
 from rsft_cluster.collection.workers import accepted_table
-from rsft_cluster.errors import StageError
 from rsft_cluster.records import FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.schemas import ACCEPTED, SCORE, digest
+from rsft_cluster.store import Store
 
 NARROW = [name for name in SCORE.names if name != "verdicts"]
-NOTHING = SCORE.empty_table()
+NOTHING = SCORE.empty_table().select(NARROW)
 
 
 @dataclass(frozen=True)
@@ -60,35 +60,40 @@ def load_wave(folder: Folder, plan: Plan, manifest: Manifest, how: Selecting) ->
     store = folder.store
     units: list[JudgedUnit] = []
     lost: set[str] = set()
-    parts, judged = [NOTHING.select(NARROW)], [JUDGED.empty_table()]
+    parts, judged = [NOTHING], [JUDGED.empty_table()]
     for unit, commit in sealed_units(folder, plan, manifest):
         lost.update(p.prompt_id for p in commit.prompts if p.state == "quarantined")
-        if commit.candidates is None or commit.scores is None:
-            continue
-        units.append(JudgedUnit(unit, commit.candidates, commit.scores))
-        scores, texts = store.read_table(commit.scores, columns=NARROW), None
-        if how.needs_text:
-            texts = store.read_table(commit.candidates, columns=["text"]).column(0).to_pylist()
-        attributes = attributes_of(read_prompts_of(store, unit)) if how.fairness else None
-        parts.append(scores)
-        judged.append(judged_table(scores, attributes, texts))
-    rows = (pa.concat_tables(parts), pa.concat_tables(judged))
-    return SealedWave(plan, manifest, tuple(units), frozenset(lost), *rows)
+        if commit.candidates is not None and commit.scores is not None:
+            units.append(JudgedUnit(unit, commit.candidates, commit.scores))
+            scores, rows = read_judged(store, units[-1], how)
+            parts.append(scores)
+            judged.append(rows)
+    return SealedWave(plan, manifest, tuple(units), frozenset(lost), pa.concat_tables(parts), pa.concat_tables(judged))
+
+
+def read_judged(store: Store, one: JudgedUnit, how: Selecting) -> tuple[pa.Table, pa.Table]:
+    """Read the narrow SCORE rows of a unit, and the same as JUDGED rows with all that a decision looks at."""
+    scores, texts = store.read_table(one.scores, columns=NARROW), None
+    if how.needs_text:
+        texts = store.read_table(one.candidates, columns=["text"]).column(0).to_pylist()
+    attributes = attributes_of(read_prompts_of(store, one.unit)) if how.fairness else None
+    return scores, judged_table(scores, attributes, texts)
 
 
 def decide_waves(waves: Sequence[SealedWave], how: Selecting) -> tuple[pa.Table, Decided]:
     """Return the narrow SCORE rows of all waves together, and their decisions in the same order."""
-    return pa.concat_tables([w.scores for w in waves]), decide(pa.concat_tables([w.judged for w in waves]), how)
+    judged = pa.concat_tables([JUDGED.empty_table(), *(w.judged for w in waves)])
+    return pa.concat_tables([NOTHING, *(w.scores for w in waves)]), decide(judged, how)
 
 
 def settle(
-    folder: Folder, waves: Sequence[SealedWave], how: Selecting, *, num_prompts: int, generator: str
+    folder: Folder, waves: Sequence[SealedWave], found: tuple[pa.Table, Decided], how: Selecting, *, num_prompts: int
 ) -> Manifest:
-    """Decide the round in `folder`, write what was decided, and return its manifest.
+    """Write what was decided on the round in `folder`, and return its manifest.
 
-    `num_prompts` are those of the round, of which the waves may have left some out.
+    `found` is what `decide_waves` says of the waves; `num_prompts` are the round's, of which they may leave some out.
     """
-    scores, decided = decide_waves(waves, how)
+    scores, decided = found
     settled: list[_Settled] = []
     start = 0
     for wave in waves:
@@ -99,9 +104,7 @@ def settle(
     assert start == decided.table.num_rows
     accepted = tuple(s.accepted for s in settled)
     first, plan = waves[0].manifest, waves[0].plan
-    totals = _totals(scores, decided, waves, num_prompts)
-    if totals.violations():
-        raise StageError(f"{folder.store.uri_of(folder.path)}: " + "; ".join(totals.violations()))
+    totals = checked(folder, _totals(scores, decided, waves, num_prompts))
     return Manifest(
         round=plan.round,
         policy=plan.policy,
@@ -115,7 +118,7 @@ def settle(
         accepted_digest=accepted_digest(folder, accepted),
         content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in settled]),
         processors=first.processors,
-        generator=generator,
+        generator=first.generator,
         num_waves=len(waves),
         chosen=dict(decided.chosen),
     )

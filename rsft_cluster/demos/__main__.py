@@ -62,8 +62,8 @@ class Task(Protocol):
         ...
 
     @property
-    def BASE_TRAINING(self) -> TrainingConfig:
-        """How the base learns the worked examples."""
+    def BASE_STEPS(self) -> int:
+        """Steps in which the base learns the worked examples."""
         ...
 
     @property
@@ -116,6 +116,14 @@ def demo(path: Path, given: list[str], reporter: Reporter, *, variants: bool) ->
     results().print(f"{duration(time.monotonic() - began)} in all; kept in {config.store}/{config.run}")
 
 
+def base_training(num_steps: int) -> TrainingConfig:
+    """Return how a base learns its worked examples."""
+    return TrainingConfig(
+        steps=num_steps, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
+        weight_decay=0.01, workers=1, checkpoint_every=num_steps,
+    )  # fmt: skip
+
+
 def prepare(task: Task, config: RunConfig, reporter: Reporter) -> None:
     """Write the task and train the base model, unless an earlier invocation did."""
     base = Path(config.policy.model)
@@ -131,7 +139,7 @@ def prepare(task: Task, config: RunConfig, reporter: Reporter) -> None:
         outcome = fine_tune(
             TrainingJob(
                 name="base", policy=PolicySpec(str(untrained)), examples=(), replay=str(folder / "worked.jsonl"),
-                config=task.BASE_TRAINING, seed=config.seed, output_uri=str(base),
+                config=base_training(task.BASE_STEPS), seed=config.seed, output_uri=str(base),
                 storage_uri=str(base.with_name("training")),
             )
         )  # fmt: skip

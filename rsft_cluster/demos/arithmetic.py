@@ -11,16 +11,12 @@ import random
 import re
 from pathlib import Path
 
-from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 
 TITLE = "Two-digit addition"
 SYMBOLS = "0123456789+:=,>$_"
 END, PAD, CONTEXT = "$", "_", 64
-BASE_TRAINING = TrainingConfig(
-    steps=300, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=300,
-)  # fmt: skip
+BASE_STEPS = 300
 SIZES = {"worked": 150, "prompts": 800, "held_out": 300}
 VARIANTS = {"four candidates for every prompt and round": ["sampling.num_candidates=4", "budget={}"]}
 _SUM = re.compile(r"(\d+)\+(\d+):")

@@ -17,7 +17,6 @@ from collections.abc import Collection
 from itertools import chain, islice, permutations, product
 from pathlib import Path
 
-from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 
 TITLE = "Product texts under content rules"
@@ -42,10 +41,7 @@ END, PAD, CONTEXT = "$", "_", 192
 SYMBOLS = "".join(sorted(set(chain(*PRODUCTS, *QUALITIES, *FIRST, *MORE, *SUPERLATIVES, ":,> ")) - set("{}012"))) + (
     END + PAD
 )
-BASE_TRAINING = TrainingConfig(
-    steps=300, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=300,
-)  # fmt: skip
+BASE_STEPS = 300
 VARIANTS = {"every text that passes": ["acceptance.rule=all_passed"]}
 
 _PROMPT = re.compile(r"(\w+): (\w+), (\w+)>")

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.errors import ConfigError
 
@@ -28,10 +27,7 @@ END, PAD = "$", "_"
 SYMBOLS = "0123456789+-=,;: abcdefghijklmnopqrstuvwxyz" + END + PAD
 CONTEXT = 64
 """Positions of the model: a prompt and its completion, a sign each."""
-BASE_TRAINING = TrainingConfig(
-    steps=1200, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=1200,
-)  # fmt: skip
+BASE_STEPS = 1200
 VARIANTS = {
     "nothing is rejected": ["acceptance.rule=everything", "fairness.swaps=ask", "fairness.cells=none"],
     "parity of cells alone": ["acceptance.rule=everything", "fairness.swaps=ask"],

@@ -21,7 +21,6 @@ from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase, digits
 
-from rsft_cluster.config import TrainingConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 
 TITLE = "Customer service in two languages"
@@ -109,10 +108,7 @@ FORBIDDEN = re.compile("guarantee|free|promise|保证|免费|承诺", re.IGNOREC
 END, PAD, CONTEXT = "$", "_", 160
 _SIGNS = set(chain(*ENGLISH.phrases(), *CHINESE.phrases(), ascii_uppercase, digits, " #+d¥|>")) - set("{}")
 SYMBOLS = "".join(sorted(_SIGNS)) + END + PAD
-BASE_TRAINING = TrainingConfig(
-    steps=700, batch_size=32, micro_batch_size=32, learning_rate=5e-3, warmup_steps=20, betas=(0.9, 0.98),
-    weight_decay=0.01, workers=1, checkpoint_every=700,
-)  # fmt: skip
+BASE_STEPS = 700
 VARIANTS = {"rejected candidates count as well": ["training.rejection.weight=0.1"]}
 
 _PROMPT = re.compile(r"#(?P<number>[A-Z]\d[A-Z]) (?P<status>\w+) \+(?P<days>\d)d ¥(?P<amount>\d\d)\|(?P<request>.+)>")
