@@ -16,12 +16,20 @@ It returns a bool, a float in [0, 1] (passed at 1.0), or a `Verdict`. Where stat
 
 `__init__` checks parameters and stays cheap: it also runs where the config is checked. Heavy things (a model)
 are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score.
+
+Constraints run in processes that are killed when a call takes too long. One that holds a model or talks to a server
+says `isolated = False` in its class body: it is built once in the scoring actor, and bounds its own time.
+
+A module's `CASES` are its inline tests: candidates that must pass and must fail. They are judged by the tests, by
+`rsft constraints test`, and by every scoring worker before it starts.
+
+    CASES = (Case(Candidate("in 1969"), passes=True), Case(Candidate("long ago"), passes=False))
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,19 @@ class Verdict:
     def of(cls, passed: bool, reason: str = "") -> Self:  # noqa: FBT001 the verdict is the argument
         """Return the verdict of a yes-or-no constraint."""
         return cls(1.0 if passed else 0.0, passed, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A candidate with a known verdict, under some parameters of the constraint that it stands beside.
+
+    A module with several constraints keeps a mapping from the attribute to its cases in `CASES`.
+    """
+
+    candidate: Candidate
+    passes: bool
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Those that the constraint is built with."""
 
 
 @runtime_checkable
