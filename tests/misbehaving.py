@@ -99,6 +99,11 @@ def strict(candidate: Candidate, *, word: str = "yes") -> bool:
     return candidate.completion == word
 
 
+def breaks_when(candidate: Candidate, *, file: str) -> bool:
+    """Passes "yes", until there is such a file."""
+    return candidate.completion == "yes" and not os.path.exists(file)
+
+
 def broken_here(candidate: Candidate) -> bool:
     """Passes everything, as a verifier may whose library is not what it was written for."""
     return True
