@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 
@@ -101,7 +102,7 @@ def strict(candidate: Candidate, *, word: str = "yes") -> bool:
 
 def breaks_when(candidate: Candidate, *, file: str) -> bool:
     """Passes "yes", until there is such a file."""
-    return candidate.completion == "yes" and not os.path.exists(file)
+    return candidate.completion == "yes" and not Path(file).exists()
 
 
 def broken_here(candidate: Candidate) -> bool:

@@ -28,8 +28,8 @@ FIRST_JOB = 4
 """Candidates of a job of a constraint whose speed is not known yet."""
 LATE, OVERDUE = 1.5, 4
 """Multiples of a constraint's mean. A call that is late does not keep others waiting: they go to another process. One
-that is overdue goes on at the lowest priority, and its process is not used again."""
-MIN_LATE_S, MIN_OVERDUE_S = 0.005, 0.05
+that has taken so much of the processor that it is overdue goes on at the lowest priority."""
+MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.05
 SPARE = 8
 """Late calls that others pass by, for each process of the pool; more are waited for."""
 MIN_LOOK_S, MAX_LOOK_S = 0.002, 0.1
@@ -62,7 +62,7 @@ class _Worker:
     late: bool = False
     """It finishes its present call; the rest of its job was given to others."""
     overdue: bool = False
-    """Its present call is its last one."""
+    """It has the lowest priority now, and its present call is its last one."""
 
 
 @dataclass
@@ -188,8 +188,7 @@ class Pool:
                 continue
             worker = self._idle.pop() if self._idle else self._fork(job)
             worker.job, worker.num_done, worker.late, worker.ticket = job, 0, False, worker.ticket + 1
-            # The clock of its first call runs from here, whether or not it gets to begin it.
-            self._progress.begin(worker.slot, 0, min(self._batch_sizes[job.number], len(job.places)))
+            self._progress.give(worker.slot, min(self._batch_sizes[job.number], len(job.places)))
             self._progress.allow(worker.slot, len(job.places))
             try:
                 worker.channel.send((worker.ticket, job.number, [board.candidates[place] for place in job.places]))
@@ -258,7 +257,7 @@ class Pool:
             if elapsed_s > timeout_s:
                 self._lost(board, worker, after, hung=at)
                 continue
-            if elapsed_s > overdue_s and not worker.overdue:
+            if not worker.overdue and elapsed_s > overdue_s and _cpu_s(worker.pid) - at.cpu_s > overdue_s:
                 worker.overdue = True
                 with suppress(OSError):
                     os.setpriority(os.PRIO_PGRP, worker.pid, 19)
@@ -350,6 +349,16 @@ def _start_nursery(table: int) -> tuple[subprocess.Popen[bytes], Connection]:
     )
     theirs.close()
     return process, mine
+
+
+def _cpu_s(pid: int) -> float:
+    """Return what a process has taken of the processor, 0 where that is not told."""
+    if sys.platform != "linux":
+        return 0.0
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+    except OSError:
+        return 0.0
 
 
 def _past_deadline(constraint: Constraint) -> str:
