@@ -90,6 +90,6 @@ def _below_myriad(numeral: str, lone: int) -> int | None:
         return ones * lone
     tens = 1 if found["tens"] == "" else _DIGITS[found["tens"] or "零"]
     above = 1000 * _DIGITS[found["thousands"] or "零"] + 100 * _DIGITS[found["hundreds"] or "零"]
-    # 三百二 is short for 三百二十; a zero would say that it is not.
+    # "Three hundred two" is short for 320 in Chinese; a zero before the two would say that it is 302.
     short_of = 1 if found["zero"] or found["tens"] is not None else 10 if found["hundreds"] else 100
     return above + 10 * tens + ones * short_of
