@@ -39,6 +39,8 @@ class ScoringConfig(Part):
     """Scoring actors."""
     num_cpus: float = Field(default=1, gt=0)
     """CPUs an actor."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs an actor, for constraints that hold a model; parts of one may be shared (0.25)."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the verdicts are errors."""
     process_memory_bytes: int = Field(default=4 * 2**30, ge=2**28)

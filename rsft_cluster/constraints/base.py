@@ -15,7 +15,8 @@ It returns a bool, a float in [0, 1] (passed at 1.0), or a `Verdict`. Where stat
             return [Verdict.of(len(c.completion.split()) <= self.limit) for c in candidates]
 
 `__init__` checks parameters and stays cheap: it also runs where the config is checked. Heavy things (a model)
-are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score.
+are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score. Where `judge`
+raises, a batch is judged again one by one; to save that, it may return the error in the place of a verdict.
 
 Constraints run in processes that are killed when a call takes longer than `timeout_s`; a class judges one candidate a
 call there, unless it gains from more and says `batch_size = 64`. Its `prepare()`, if it has one, is called before: it
@@ -104,6 +105,6 @@ class Case:
 class BatchConstraint(Protocol):
     """A constraint with state: judges candidates in batches, one verdict each, in order."""
 
-    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def judge(self, candidates: Sequence[Candidate]) -> Sequence[Verdict | Exception]:
         """Return one verdict a candidate, in the same order."""
         ...

@@ -31,10 +31,12 @@ class Outcome:
 
 
 def as_verdict(value: object) -> Verdict:
-    """Return what a constraint returned as a verdict; raises TypeError or ValueError where it is none."""
+    """Return what a constraint returned as a verdict; raises an error as it is, TypeError or ValueError for others."""
     match value:
         case Verdict(passed=bool(), reason=str()):
             return value
+        case Exception():
+            raise value
         case Verdict():
             raise TypeError(f"passed must be a bool and reason a string in {value!r}")
         case bool() | np.bool_():
