@@ -7,6 +7,7 @@ actors judge the candidates once more and decide: equal completions must get equ
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -60,9 +61,13 @@ class AdaptiveGenerator:
     def __init__(self, plain: SteerableGenerator, how: AdaptiveConfig, scoring: ScoringConfig, rule: Bound) -> None:
         self._plain = plain
         self._how = how
-        self._judge = IsolatedJudge(scoring)
+        self._scoring = scoring
         self._required = {c.name for c in scoring.constraints if c.required}
         self._alone = Selecting(rule, AcceptanceConfig(dedupe=False))
+
+    @cached_property
+    def _judge(self) -> IsolatedJudge:
+        return IsolatedJudge(self._scoring)
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]

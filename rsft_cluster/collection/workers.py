@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 from uuid import uuid4
 
@@ -139,7 +140,11 @@ class ScoreAndCommit:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._folder = work.open()
-        self._judge = IsolatedJudge(work.scoring)
+
+    @cached_property
+    def _judge(self) -> IsolatedJudge:
+        # Not in __init__: what an actor raises there reaches nobody.
+        return IsolatedJudge(self._work.scoring)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Judge and commit the units of a batch (one, as the pipeline asks)."""
