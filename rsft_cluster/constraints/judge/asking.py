@@ -89,7 +89,7 @@ class Asker:
 
 
 def _check_whole(completion: Completion) -> None:
-    """Raise UnreadableError for an answer that is refused or cut off: what it seems to say may not be what was meant."""
+    """Raise UnreadableError for an answer that is refused or cut off: it may not say what was meant."""
     if completion.refusal or completion.finish_reason == "content_filter":
         raise UnreadableError(f"the judge refused: {completion.refusal[:200] or 'content filter'}")
     if completion.finish_reason == "length":
