@@ -1,6 +1,7 @@
 """The judge, against a real server: its two ways to judge, what it remembers, and what is never a score."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,13 @@ def test_wrong_parameters_fail_when_the_judge_is_built(params, message) -> None:
         judge("http://127.0.0.1:1/v1", **params)
     assert KEY not in str(caught.value)
     assert isinstance(caught.value, ConfigError)
+
+
+def test_a_huge_completion_is_shown_whole_and_in_no_time() -> None:
+    huge = "</answer " * 100_000
+    start = time.process_time()
+    with serving(lambda asked, _: says(asked, 10 if len(asked.shown) > len(huge) else 1)) as endpoint:
+        (verdict,) = judge(endpoint.url).judge([candidate(huge)])
+    assert not isinstance(verdict, Exception)
+    assert verdict.passed
+    assert time.process_time() - start < 5

@@ -85,13 +85,18 @@ def test_what_will_not_pass_is_not_tried_again(status, reason) -> None:
 
 
 def test_a_retry_after_is_waited_for_by_all() -> None:
+    """The second question is answered meanwhile; the third one, which has its place then, is not sent before."""
+
     def reply(asked: Asked, number: int) -> Reply:
-        return Reply("busy", 429, {"Retry-After": "0.6"}) if number == 0 else by_length(asked, number)
+        if number == 0:
+            return Reply("busy", 429, {"Retry-After": "1"})
+        return Reply(by_length(asked, number).body, delay_s=0.2)
 
     with serving(reply) as endpoint:
-        one = judge(endpoint.url, limits={"max_concurrency": 1})
-        assert not any(isinstance(v, Exception) for v in one.judge(score_of(["a", "b"])))
-    assert endpoint.asked[1].time - endpoint.asked[0].time >= 0.6
+        one = judge(endpoint.url, limits={"max_concurrency": 2})
+        assert not any(isinstance(v, Exception) for v in one.judge(score_of(["a", "b", "c"])))
+    assert len(endpoint.asked) == 4
+    assert all(asked.time - endpoint.asked[0].time >= 1 for asked in endpoint.asked[2:])
 
 
 def test_a_question_gives_up_before_its_time_is_over() -> None:
