@@ -24,7 +24,7 @@ from typing import Annotated, Literal, NamedTuple
 import regex
 from pydantic import Field
 
-from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
 
 Extract = Literal["auto", "hash", "boxed", "phrase", "number", "whole"]
@@ -278,3 +278,14 @@ def _read(found: regex.Match[str]) -> _Number | None:
 def _short(text: str) -> str:
     text = text.strip()
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+CASES = (
+    Case(Candidate("3 + 4 = 7\n#### 7", reference="7"), passes=True),
+    Case(Candidate("3 + 4 = 8\n#### 8", reference="7"), passes=False),
+    Case(Candidate(r"so \boxed{\frac{3}{4}}", reference="0.75"), passes=True),
+    Case(Candidate("答案是1,000元。", reference="1000"), passes=True),
+    Case(Candidate("The answer is Paris.", reference="paris"), passes=True),
+    Case(Candidate("It is 7, or 8.", reference="7"), passes=False),
+    Case(Candidate("about 7.1", reference="7"), passes=True, params={"tolerance": 0.2}),
+)
