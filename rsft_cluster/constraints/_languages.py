@@ -29,11 +29,17 @@ _SCRIPTS = {
     r"\p{Hebrew}": ("he",),
     r"\p{Bengali}": ("bn",),
     r"\p{Tamil}": ("ta",),
+    r"\p{Telugu}": ("te",),
+    r"\p{Kannada}": ("kn",),
+    r"\p{Malayalam}": ("ml",),
+    r"\p{Gujarati}": ("gu",),
+    r"\p{Gurmukhi}": ("pa",),
     r"\p{Devanagari}": ("hi", "mr", "ne"),
     r"\p{Arabic}": ("ar", "fa", "ur"),
     r"\p{Cyrillic}": ("ru", "uk", "bg", "sr"),
     r"\p{Latin}": (
         "en", "fr", "de", "es", "pt", "it", "nl", "sv", "da", "no", "fi", "pl", "cs", "hu", "ro", "tr", "vi", "id",
+        "sw",
     ),
 }  # fmt: skip
 _UNSPACED = next(iter(_SCRIPTS))

@@ -1,6 +1,6 @@
 """What several constraints share: a text's words, its prose without code and links, how a piece of it is shown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import regex
 
@@ -26,6 +26,24 @@ def words(text: str) -> list[Word]:
 def folded_words(found: Sequence[Word]) -> list[str]:
     """Return the words as they are compared: without regard to case."""
     return [word.group().casefold() for word in found]
+
+
+def run_numbers(units: Sequence[str], size: int) -> list[int]:
+    """Return a number for each run of `size` units: the same one exactly for the same run.
+
+    Runs of twice a length are pairs of runs, so it takes no longer for long ones (Karp, Miller and Rosenberg 1972).
+    """
+    numbers, length = _numbers(units), 1
+    while length < size:
+        step = min(length, size - length)
+        numbers = _numbers(zip(numbers, numbers[step:], strict=False))
+        length += step
+    return numbers
+
+
+def _numbers(units: Iterable[object]) -> list[int]:
+    known: dict[object, int] = {}
+    return [known.setdefault(unit, len(known)) for unit in units]
 
 
 def ended_at(found: Sequence[Word], index: int) -> int:

@@ -5,12 +5,11 @@ Case and punctuation do not count.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rsft_cluster.constraints._text import Word, ended_at, folded_words, shown, words
+from rsft_cluster.constraints._text import Word, ended_at, folded_words, run_numbers, shown, words
 from rsft_cluster.constraints.base import Candidate, Case, Message, Verdict
 
 RunLength = Annotated[int, Field(ge=1, le=1000)]
@@ -55,12 +54,10 @@ class NoRepeatOfPrompt:
 
 def _copied(units: Sequence[str], prompts: Sequence[Sequence[str]], size: int) -> list[int]:
     """Return where runs of so many units begin that stand in one of the prompts as well."""
-    known = {run for prompt in prompts for run in _runs(prompt, size)}
-    return [i for i, run in enumerate(_runs(units, size)) if run in known] if known else []
-
-
-def _runs(units: Sequence[str], size: int) -> "zip[tuple[str, ...]]":
-    return zip(*(islice(units, i, None) for i in range(size)), strict=False)
+    before = [unit for i, prompt in enumerate(prompts) for unit in (*prompt, f" {i}")]
+    numbers = run_numbers([*before, *units], size)
+    known, own = set(numbers[: len(before)]), numbers[len(before) :]
+    return [i for i, number in enumerate(own) if number in known]
 
 
 def _run(found: Sequence[Word], start: int, size: int) -> Verdict:

@@ -7,13 +7,12 @@ Words are runs of letters and digits, single characters in Chinese and Japanese;
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from rsft_cluster.constraints._text import Word, ended_at, folded_words, shown, words
+from rsft_cluster.constraints._text import Word, ended_at, folded_words, run_numbers, shown, words
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 
 Times = Annotated[int, Field(ge=1)]
@@ -74,10 +73,8 @@ class Repetition:
 
 def repeated_rate(units: Sequence[str], n: int) -> float:
     """Return the share of n-grams that stood there before; 0 where there are none."""
-    num = len(units) - n + 1
-    if num < 1:
-        return 0.0
-    return 1 - len(set(zip(*(islice(units, i, None) for i in range(n)), strict=False))) / num
+    numbers = run_numbers(units, n)
+    return 1 - len(set(numbers)) / len(numbers) if numbers else 0.0
 
 
 def _characters(text: str, at_most: int) -> Iterator[_Run]:
@@ -93,24 +90,19 @@ def _lines(text: str, at_most: int) -> Iterator[_Run]:
         if line.strip():
             lines.append((line.strip(), end))
         start = end + 1
-    last = _last_of_run(_numbered([line for line, _ in lines]), 1, at_most)
+    last = _last_of_run(run_numbers([line for line, _ in lines], 1), 1, at_most)
     if last is not None:
         yield _Run("line", *lines[last])
 
 
 def _phrases(text: str, found: Sequence[Word], at_most: int, max_phrase: int) -> Iterator[_Run]:
-    units = _numbered(folded_words(found))
+    units = run_numbers(folded_words(found), 1)
     for size in range(1, max_phrase + 1):
         last = _last_of_run(units, size, at_most)
         if last is not None:
             phrase = text[found[last - size + 1].start() : found[last].end()]
             yield _Run("phrase", phrase, ended_at(found, last))
             return
-
-
-def _numbered(units: Sequence[str]) -> list[int]:
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(unit, len(numbers)) for unit in units]
 
 
 def _last_of_run(units: Sequence[int], size: int, at_most: int, counts: Sequence[bool] | None = None) -> int | None:

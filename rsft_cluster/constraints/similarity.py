@@ -30,7 +30,8 @@ class Similarity:
     """
 
     def __init__(self, *, at_least: Annotated[float, Field(gt=0, le=1)], method: Method = "rouge_l") -> None:
-        self._at_least, self._method = at_least, method
+        self._at_least = at_least
+        self._method: Method = method
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; raises ValueError where a reference is missing."""
