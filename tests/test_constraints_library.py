@@ -295,9 +295,21 @@ def test_pii_of_a_prompt_that_is_wrongly_cut_does_not_hide_a_later_one() -> None
 
 
 FATAL = [
-    (Words(forbidden=["ass", "不道德", "나쁜"]), ["an ass, he", "这不道\u200b德的", "나쁜 말", "ass", "不道德"]),
+    (
+        Words(forbidden=["ass", "不道德", "나쁜", "が"]),
+        [
+            "が\u0301\u0301 x",
+            "か\u0301\u3099 x",
+            "ass…ume",
+            "an ass, he",
+            "这不道\u200b德的",
+            "나쁜 말",
+            "ass",
+            "不道德",
+        ],
+    ),
     (SafetyWords(lexicon=LEXICON), ["you idiot you", "一个傻瓜啊"]),
-    (Pii(), [f"x {secret} y" for secret, _ in SECRETS]),
+    (Pii(), ["a@b.coa\u0301", *(f"x {secret} y" for secret, _ in SECRETS)]),
     (Repetition(max_characters=9), ["go " * 9, "很好" * 9, "yes\n" * 5, "a" * 20, "don't. " * 9]),
     (NoRepeatOfPrompt(max_run=3), [PROMPT, "1, two three four five!"]),
     (Format(only_tags=True), ["</think>.", "<think></think>.", "<think>a</think>b<answer>"]),

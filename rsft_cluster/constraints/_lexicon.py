@@ -25,6 +25,7 @@ _UNSPACED_WORDS = r"\L<unspaced>"
 _HAS_UNSPACED = regex.compile(rf"[{UNSPACED}]")
 _HAN = regex.compile(r"\p{Han}")
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+_JOINED = regex.compile(r"(?s:.)[\p{M}\p{Default_Ignorable_Code_Point}]*+")
 _SPACE = regex.compile(r"\s+")
 _GAP = regex.compile(
     rf"(?V1)(?<=(?<!{_LETTER}){_LETTER}|[{UNSPACED}])(?:[^\p{{L}}\p{{M}}\p{{N}},;:!?。、\"'()<>]|_){{1,3}}+"
@@ -47,6 +48,14 @@ class Folded:
             return len(self._given)
         lengths = range(len(self._given) + 1)
         return bisect_right(lengths, position, key=self._folded_length) - 1
+
+    def after(self, position: int) -> int:
+        """Return the place with which all that the folded text has before a position is there for good.
+
+        It is that of the character there, with the marks that join it: before them it might become another one.
+        """
+        joined = _JOINED.match(self._given, self.place(position))
+        return joined.end() - 1 if joined else len(self._given)
 
     def _folded_length(self, num_given: int) -> int:
         return len(fold(self._given[:num_given], ignore_case=self._ignore_case))
@@ -75,9 +84,10 @@ class Found:
     """As the lexicon spells it."""
     place: int
     """Its first character in the text as given."""
-    ends_at: int
+    ends_at: int | None
     """The character with which it is there for good: its last one where that is Chinese, otherwise the one after it,
-    which might have made it part of a longer word; the end of the text, where it ends with the word."""
+    which might have made it part of a longer word; the end of the text, where it ends with the word. None for a word
+    that is spelled out: more letters might make it another one."""
 
 
 class Lexicon:
@@ -96,9 +106,10 @@ class Lexicon:
         found = self._pattern.search(text.text)
         if found is None:
             return None
-        key = found.group()
-        end = found.end() - (_HAN.fullmatch(key[-1]) is not None)
-        return Found(self._words[key], text.place(found.start()), text.place(end))
+        key, ends_at = found.group(), None
+        if isinstance(text, Folded):
+            ends_at = text.place(found.end() - 1) if _HAN.fullmatch(key[-1]) else text.after(found.end())
+        return Found(self._words[key], text.place(found.start()), ends_at)
 
 
 def fold(text: str, *, ignore_case: bool) -> str:

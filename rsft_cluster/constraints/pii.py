@@ -146,7 +146,7 @@ class Pii:
             return Verdict.of(True, f"no {', '.join(self._shapes)}")
         kind, match = min(found, key=lambda one: one[1].start())
         reason = f"{kind} {_SHOWS.sub('*', match.group())} at character {text.place(match.start())}"
-        fatal_at = None if kind == "ip" else text.place(match.end())
+        fatal_at = None if kind == "ip" else text.after(match.end())
         return Verdict(0.0, passed=False, reason=reason, fatal_at=fatal_at)
 
 
