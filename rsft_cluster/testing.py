@@ -17,15 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.acceptance.base import JUDGED, Chosen
-from rsft_cluster.config import Constraint as Configured
+from rsft_cluster.config import Plugin
 from rsft_cluster.constraints.base import BatchConstraint, Candidate, Case, Verdict
+from rsft_cluster.constraints.building import build
+from rsft_cluster.constraints.outcomes import Built, as_verdict, outcomes_of
 from rsft_cluster.errors import PluginError
 from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Generator, Prompt, Refusal
 from rsft_cluster.keys import acceptance_uniform, sampling_key
 from rsft_cluster.plugins import known, load_module, locate
-from rsft_cluster.scoring import Judge, as_verdict
-
-Constraint = BatchConstraint | Callable[[Candidate], object]
 
 LOGPROB_TOLERANCE = 1e-3
 """Relative; float32 kernels differ by about 1e-5 between batch shapes, summed over a completion."""
@@ -55,7 +54,7 @@ class JudgedCase:
         return f"{self.case.candidate.completion!r}{params} should {expected}, but {came}{why}"
 
 
-def check_cases(constraint: str | ModuleType | Constraint) -> None:
+def check_cases(constraint: str | ModuleType | Built) -> None:
     """Assert that constraints judge their module's `CASES` as those say, and that there are some.
 
     Given are a module, all of it, or one constraint: itself, or named as in a config.
@@ -75,7 +74,7 @@ def judged_cases(name: str) -> dict[str, list[JudgedCase]]:
     return {use: _judged(use, cases) for use, cases in _cases(name).items()}
 
 
-def _named(constraint: str | ModuleType | Constraint) -> str:
+def _named(constraint: str | ModuleType | Built) -> str:
     match constraint:
         case str():
             return constraint
@@ -119,15 +118,13 @@ def _judged(use: str, cases: Sequence[Case]) -> list[JudgedCase]:
     judged = []
     for params, same in groupby(cases, key=lambda case: dict(case.params)):
         some = list(same)
-        judgements = Judge([Configured(use=use, params=params)]).judge([case.candidate for case in some])
-        for case, judgement in zip(some, judgements, strict=True):
-            (verdict,) = judgement.verdicts
-            passed = bool(verdict["passed"]) if verdict["error"] is None else None
-            judged.append(JudgedCase(case, passed, str(verdict["reason"])))
+        built = build(Plugin(use=use, params=params), name=use)
+        for case, outcome in zip(some, outcomes_of(built, [case.candidate for case in some]), strict=True):
+            judged.append(JudgedCase(case, outcome.verdict and outcome.verdict.passed, outcome.reason))
     return judged
 
 
-def check_constraint(constraint: Constraint, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
+def check_constraint(constraint: Built, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
     """Assert that a constraint passes and fails what it should, whatever it is judged with or before.
 
     `constraint` is the function (parameters bound with functools.partial) or the built instance of a class.
@@ -206,7 +203,7 @@ def check_generator(
         _assert_same(mine, last, f"with the last key of prompt {i} alone")
 
 
-def _verdicts(constraint: Constraint, candidates: Sequence[Candidate]) -> list[Verdict]:
+def _verdicts(constraint: Built, candidates: Sequence[Candidate]) -> list[Verdict]:
     if not isinstance(constraint, BatchConstraint):
         return [as_verdict(constraint(candidate)) for candidate in candidates]
     verdicts = constraint.judge(candidates)

