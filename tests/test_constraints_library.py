@@ -111,6 +111,25 @@ def test_the_language_is_told_from_short_and_mixed_texts(text, languages, passed
     assert verdict.passed == passed
 
 
+SHORT = {
+    "en": ["hello", "Yes.", "The answer is 42.", "No", "I agree.", "Thank you!", "Sure, here you go", "approve",
+           "Good morning", "Paris is the capital of France.", "OK", "Return the item within 30 days"],
+    "fr": ["C'est la vie", "Bonjour", "Oui.", "Je ne sais pas", "Merci beaucoup", "La réponse est 42.", "non",
+           "Paris est la capitale de la France."],
+    "de": ["Guten Morgen", "Ja.", "Ich weiß nicht", "Danke schön", "Die Antwort ist 42.", "Das ist gut"],
+    "es": ["Hola", "Sí.", "No lo sé", "Muchas gracias", "La respuesta es 42.", "Buenos días"],
+}  # fmt: skip
+CANNOT_BE_TOLD = {"Oui.", "non", "Ja.", "Hola"}
+
+
+@pytest.mark.parametrize("language", SHORT)
+def test_a_few_words_pass_as_their_language_and_seldom_as_english(language) -> None:
+    for text in SHORT[language]:
+        assert judged(Language(languages=[language]), text).passed, text
+        assert judged(Language(languages=["en"]), text).passed == (language == "en" or text in CANNOT_BE_TOLD), text
+        assert not judged(Language(languages=["zh"]), text).passed, text
+
+
 def test_a_long_passage_in_another_language_is_seen_within_one_script() -> None:
     english = "The order was shipped yesterday and it will arrive at your door on Monday morning. " * 4
     french = "La commande a été expédiée hier et elle arrivera chez vous lundi matin sans faute. " * 4

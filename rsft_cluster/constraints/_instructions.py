@@ -1,8 +1,8 @@
 """The 25 verifiable instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911, table 1), under its ids and arguments.
 
 Each is a function of a text that is not blank, and of arguments by keyword, to whether the text follows. They mean what
-the paper's own checks mean, but that words and sentences are found in Chinese as well: a word is what `length` counts,
-a sentence ends with `.!?` before a space or with 。！？. Relations are also "at most" and "exactly".
+the paper's own checks mean, but for this: a word is what `length` counts, a sentence ends with `.!?` before a space or
+with 。！？, and a line of dashes is no bullet. Relations are also "at most" and "exactly".
 """
 
 import json

@@ -21,8 +21,8 @@ class Instruction:
     """Pass completions that follow all `instructions`; the score is the share of them that is followed.
 
     Without `instructions` they are read from the `attribute` of each prompt; a prompt without it is an error. With
-    `loose` an instruction is followed also if the text without its first line, last line, or asterisks follows it
-    (section 2.2 of the paper).
+    `loose` an instruction is followed also if the text without its first line, last line, or asterisks follows it: the
+    paper's loose accuracy.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """`Repetition`: the completion does not go round in circles.
 
 Two measures. The share of its n-grams of words that stood there before, 1 - distinct / all, is seq-rep-n of Welleck et
-al. (2020, Neural Text Generation with Unlikelihood Training, arXiv 1908.04319): 0.005 for 4-grams of human text there,
-0.44 for greedy GPT-2. And the longest run: how often in a row the same line, character or phrase stands.
+al. (2020, Neural Text Generation with Unlikelihood Training, arXiv 1908.04319). And the longest run: how often in a row
+the same line, character or phrase stands.
 Words are runs of letters and digits, single characters in Chinese and Japanese; case does not count.
 """
 
