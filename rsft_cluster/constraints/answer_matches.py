@@ -33,7 +33,7 @@ from rsft_cluster.constraints.answers import (
     short,
     single_number,
 )
-from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
 
 Kind = Literal["auto", "number", "text"]
@@ -123,3 +123,14 @@ class AnswerMatches:
 
     def _absent(self) -> Verdict:
         return Verdict.of(False, f"the completion has no {MARKS[self._extract]}")
+
+
+CASES = (
+    Case(Candidate("3 + 4 = 7\n#### 7", reference="7"), passes=True),
+    Case(Candidate("3 + 4 = 8\n#### 8", reference="7"), passes=False),
+    Case(Candidate(r"so \boxed{\frac{3}{4}}", reference="0.75"), passes=True),
+    Case(Candidate("答案是1,000元。", reference="1000"), passes=True),
+    Case(Candidate("The answer is Paris.", reference="paris"), passes=True),
+    Case(Candidate("It is 7, or 8.", reference="7"), passes=False),
+    Case(Candidate("about 7.1", reference="7"), passes=True, params={"tolerance": 0.2}),
+)

@@ -129,7 +129,9 @@ class Client:
             host = urlsplit(response.headers.get("Location", "")).hostname
             return EndpointError(f"HTTP {status}: redirected to {host or 'another path'}, which base_url should name")
         if status in (401, 403):
-            said += f" (the key is what the environment variable {self._endpoint.key_env} holds)"
+            named = self._endpoint.key_env
+            held = f"the key is what the environment variable {named} holds"
+            said += f" ({held if named else 'no key was sent: endpoint.api_key_env names none'})"
         return EndpointError(said)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue
 from rsft_cluster.config.parts import Part
 from rsft_cluster.errors import ConfigError
 
-DEFAULT_KEY_ENV = "OPENAI_API_KEY"
+DEFAULT_KEY_ENV, DEFAULT_KEY_HOST = "OPENAI_API_KEY", "api.openai.com"
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".svc", ".cluster.local")
 _OWN_FIELDS = ("model", "messages", "stream", "n", "temperature", "max_tokens")
 _SHORTEST_SECRET = 8
@@ -29,8 +29,8 @@ class Endpoint(Part):
     """Such as https://api.openai.com/v1; http only where the host is local or private."""
     model: str = Field(min_length=1)
     api_key_env: str | None = None
-    """Environment variable, of the scoring actors, that holds the key. Named, it has to be set; by default the key is
-    OPENAI_API_KEY where that is set, and otherwise none is sent."""
+    """Environment variable, of the scoring actors, that holds the key; it has to be set. By default OPENAI_API_KEY for
+    that company's own host, where it is set, and no key for any other."""
     allow_http: bool = False
     """Talk in plain text to a public host, the key included."""
     temperature: float | None = Field(default=0.0, ge=0)
@@ -49,8 +49,8 @@ class Endpoint(Part):
 
     @property
     def key_env(self) -> str:
-        """Return the name of the variable with the key."""
-        return self.api_key_env or DEFAULT_KEY_ENV
+        """Return the name of the variable with the key; empty where none is sent."""
+        return self.api_key_env or (DEFAULT_KEY_ENV if urlsplit(self.base_url).hostname == DEFAULT_KEY_HOST else "")
 
     def check(self) -> None:
         """Raise ConfigError where it cannot be used; the message shows nothing that may be a secret."""
@@ -71,7 +71,7 @@ class Endpoint(Part):
                 f"judge: endpoint.base_url is http, and {host} is a public host: prompts and the key would travel "
                 "in plain text. Use https, or say allow_http: true"
             )
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
             raise ConfigError("judge: endpoint.api_key_env is the name of an environment variable, not the key itself")
         if own := [name for name in self.extra if name in (*_OWN_FIELDS, self.max_tokens_field)]:
             raise ConfigError(f"judge: endpoint.extra may not hold {', '.join(own)}")
@@ -98,7 +98,7 @@ class Endpoint(Part):
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
 
     def _key(self) -> str:
-        return os.environ.get(self.key_env, "").strip()
+        return os.environ.get(self.key_env, "").strip() if self.key_env else ""
 
 
 def _is_local(host: str) -> bool:
