@@ -90,6 +90,11 @@ def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
     return config.model_copy(update={"sampling": sampling, "acceptance": acceptance})
 
 
+def config_of(store: Store, number: int) -> RunConfig:
+    """Return the config that a run was begun with, as a round has it."""
+    return config_of_round(RunConfig.model_validate_json(store.read("config.json")), store, number)
+
+
 def round_of(policy: PolicyRef) -> int:
     """Return the round that made a policy."""
     return int(policy.name.removeprefix("round-"))

@@ -97,9 +97,7 @@ def with_decisions(scores: pa.Table, decided: pa.Table) -> pa.Table:
     """
     assert scores.column("candidate_id") == decided.column("candidate_id")
     judged = pc.fill_null(scores.column("passed"), False)
-    reasons = pc.if_else(
-        pc.or_(judged, decided.column("accepted")), decided.column("reason"), scores.column("reason")
-    )
+    reasons = pc.if_else(pc.or_(judged, decided.column("accepted")), decided.column("reason"), scores.column("reason"))
     for name in DECIDED.names:
         column = reasons if name == "reason" else decided.column(name)
         scores = scores.set_column(scores.column_names.index(name), name, column)
