@@ -7,7 +7,7 @@ from functools import cached_property
 
 from rsft_cluster.collection.plan import Folder, halves, planned_units
 from rsft_cluster.collection.settle import JudgedUnit
-from rsft_cluster.config import RUN_NAME, RunConfig
+from rsft_cluster.config import RUN_NAME, Constraint, RunConfig, ScoringConfig
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import FileRef, Manifest, Plan, Unit
 from rsft_cluster.revisions import Scoring
@@ -96,6 +96,14 @@ def stored_round(store: Store, number: int | None) -> StoredRound:
     folder = Folder(store, f"rounds/{number:04d}")
     plan, manifest = store.read_record(folder.plan, Plan), store.read_record(folder.manifest, Manifest)
     return StoredRound(store, number, config_of(store, number), plan, manifest)
+
+
+def constraints_of(stored: StoredRound, scoring: str) -> tuple[Constraint, ...]:
+    """Return the constraints of a scoring, in the order of its verdicts."""
+    if scoring == SEALED:
+        return stored.config.scoring.constraints
+    settings = stored.scoring(scoring).settings
+    return ScoringConfig.model_validate({"constraints": settings["scoring.constraints"]}).constraints
 
 
 def checked_name(name: str, option: str) -> str:

@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rsft_cluster.cli.options import AsJson, RunUri, count, find_run, load_again, parameters
+from rsft_cluster.cli.options import AsJson, RunUri, count, find_run, load_again, parameters, values
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.report import results
 from rsft_cluster.report.decisions import show_decision
 
 if TYPE_CHECKING:
+    from rsft_cluster.again.preview import Setting
     from rsft_cluster.again.stored import StoredRound
 
 Round = Annotated[
@@ -62,6 +64,60 @@ def accept(
     show_decision(results(), title, found.funnel, found.reasons, found.change)
 
 
+def preview(
+    run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", rule: Rule = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Values of a parameter of the rule: beta=0.1,0.2. May be repeated.")
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Scores for the rule `threshold`: 0.5,0.8.")] = None,
+    max_per_prompt: Annotated[str | None, typer.Option(help="Caps: 1,2,4.")] = None,
+    as_json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Show what other settings would keep, without keeping anything."""
+    from rsft_cluster.again.deciding import way_of
+    from rsft_cluster.again.preview import asked, grid
+    from rsft_cluster.again.preview import preview as foresee
+    from rsft_cluster.report.previews import show_preview
+
+    stored = _stored(run_uri, round_)
+    current = load_again(stored.config, ("acceptance",), stored.number)
+    is_asked = bool(rule or param or thresholds or max_per_prompt)
+    if is_asked:
+        params = [f"min_score={thresholds}", *(param or ())] if thresholds else list(param or ())
+        named = [p.partition("=") for p in params]
+        ways = {name: [_value(f"{name}={v}") for v in values(rest)] for name, _, rest in named}
+        caps = [count(v) for v in values(max_per_prompt)] if max_per_prompt else []
+        settings = asked("threshold" if thresholds else rule, ways, caps)
+    else:
+        settings = grid(current.acceptance, stored.config.sampling.num_candidates)
+    others = []
+    for setting in settings:
+        changed = load_again(stored.config, ("acceptance",), stored.number, **options_of(setting))
+        try:
+            others.append(way_of(stored, changed))
+        except ConfigError:
+            # What the run could not have had is left out, unless it is asked for.
+            if is_asked:
+                raise
+    found = foresee(stored, way_of(stored, current), others, scoring)
+    if as_json_:
+        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        return
+    show_preview(results(), f"{run_uri}, round {stored.number}, scoring {scoring}", found)
+
+
+def trust(run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", as_json_: AsJson = False) -> None:
+    """Say how far each constraint can be trusted: errors, time, length, and agreement with the others."""
+    from rsft_cluster.again.trust import trust as look
+    from rsft_cluster.report.trust import show_trust
+
+    found = look(_stored(run_uri, round_), scoring)
+    if as_json_:
+        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        return
+    show_trust(results(), f"{run_uri}, round {found.round}, scoring {scoring}", found)
+
+
 def export(
     run_uri: RunUri,
     to: Annotated[Path, typer.Option(help="The file to write: .jsonl or .parquet.")],
@@ -75,10 +131,20 @@ def export(
     typer.echo(f"{to}: {num_rows:,} examples", err=True)
 
 
+def options_of(setting: "Setting") -> dict[str, Any]:
+    """Return a setting of a preview as options of `load_again`."""
+    cap = {"acceptance.max_per_prompt": setting["max_per_prompt"]} if "max_per_prompt" in setting else {}
+    return {"rule": setting.get("rule"), "params": setting.get("params"), "said": cap}
+
+
+def _value(said: str) -> object:
+    return next(iter(parameters([said]).values()))
+
+
 def _stored(run_uri: str, number: int | None) -> "StoredRound":
     from rsft_cluster.again.stored import stored_round
 
     return stored_round(find_run(run_uri), number)
 
 
-COMMANDS = (accept, export)
+COMMANDS = (accept, preview, trust, export)

@@ -1,5 +1,6 @@
 """Options that several commands share, and how a config is loaded for all of them."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,11 @@ def parameters(said: list[str] | None) -> dict[str, object]:
         except ConfigError as error:
             raise ConfigError(f"--param {text}: the value, as YAML: {error}") from error
     return found
+
+
+def values(text: str) -> list[str]:
+    """Return the values of a list like `0.1,0.2`; commas within brackets do not part."""
+    return [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", text)]
 
 
 def find_run(uri: str) -> "Store":
