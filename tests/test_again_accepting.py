@@ -77,15 +77,15 @@ def test_groups_that_waves_cut_across_files_are_put_together(tmp_path, monkeypat
     assert stored.manifest.num_waves > 1
     monkeypatch.setattr(groups, "PROMPTS_AT_ONCE", size)
     how = way_of(stored, stored.config)
-    found = list(blocks(stored, how))
+    found = list(blocks(stored, [how], list(stored.units())))
     seen = [set(block.judged.column("prompt_id").to_pylist()) for block in found]
     assert sum(map(len, seen)) == len(set.union(*seen))
     assert sum(block.judged.num_rows for block in found) == stored.manifest.totals.num_candidates
     outcome = begun(stored)
-    parts = [table for _, table in decided_blocks(stored, how, outcome)]
+    parts = [table for _, table in decided_blocks(stored, how, outcome, list(stored.units()))]
     whole = decide(pa.concat_tables([block.judged for block in found]), how).table
     assert pa.concat_tables(parts).equals(whole)
-    assert len(list(blocks(stored, how))) == (1 if size == 4096 else -(-12 // size))
+    assert len(list(blocks(stored, [how], list(stored.units())))) == (1 if size == 4096 else -(-12 // size))
 
 
 def test_waves_in_another_order_than_the_prompts_are_refused(tmp_path, monkeypatch) -> None:
@@ -214,6 +214,6 @@ def many(tmp_path_factory):
 
 
 def test_blocks_hold_some_files_and_not_the_run(many) -> None:
-    sizes = [block.judged.num_rows for block in blocks(many, other(many))]
+    sizes = [block.judged.num_rows for block in blocks(many, [other(many)], list(many.units()))]
     assert len(sizes) > 2
     assert max(sizes) < groups.ROWS_AT_ONCE + 512

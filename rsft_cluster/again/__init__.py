@@ -8,4 +8,6 @@ export.py      what it kept, for other programs                  (`rsft export`)
 preview.py     what other settings would keep                    (`rsft preview`)
 trust.py       how far the constraints can be trusted            (`rsft trust`)
 rejudging.py   other constraints on the same candidates          (`rsft score`)
+comparing.py   what they say otherwise
+verdicts.py    verdicts as arrays
 """

@@ -63,7 +63,7 @@ def decision_of(stored: StoredRound, name: str) -> DecisionSet:
 def decide_again(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> Outcome:
     """Decide, and write nothing."""
     outcome = begun(stored)
-    for _ in decided_blocks(stored, how, outcome, scoring):
+    for _ in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
         pass
     return outcome
 
@@ -80,7 +80,7 @@ def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, nam
     path = folder.at("decision.json")
     if not stored.store.exists(path):
         outcome, accepted = begun(stored), []
-        for block, decided in decided_blocks(stored, how, outcome, scoring):
+        for block, decided in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
             accepted += _write(stored, folder, block, decided)
         made = DecisionSet(
             name=name,

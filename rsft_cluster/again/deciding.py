@@ -4,7 +4,7 @@
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from rsft_cluster.acceptance import decide, selecting
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.again.groups import Block, blocks
-from rsft_cluster.again.stored import SEALED, StoredRound
+from rsft_cluster.again.stored import StoredRound, StoredUnit
 from rsft_cluster.config import RunConfig
 from rsft_cluster.revisions import Change, Funnel
 
@@ -60,8 +60,8 @@ class Outcome:
             num_before=old.num_before + int(np.count_nonzero(before)),
             num_after=old.num_after + int(np.count_nonzero(accepted)),
             num_both=old.num_both + int(np.count_nonzero(before & accepted)),
-            gained=_some(old.gained, ids, accepted & ~before),
-            lost=_some(old.lost, ids, before & ~accepted),
+            gained=some(old.gained, ids, accepted & ~before),
+            lost=some(old.lost, ids, before & ~accepted),
         )
 
 
@@ -72,10 +72,10 @@ def way_of(stored: StoredRound, config: RunConfig) -> Selecting:
 
 
 def decided_blocks(
-    stored: StoredRound, how: Selecting, outcome: Outcome, scoring: str = SEALED
+    stored: StoredRound, how: Selecting, outcome: Outcome, units: Sequence[StoredUnit]
 ) -> Iterator[tuple[Block, pa.Table]]:
-    """Yield the blocks of a round with their DECIDED rows; `outcome` counts them."""
-    for block in blocks(stored, how, scoring):
+    """Yield some units of a round in blocks, with their DECIDED rows; `outcome` counts them."""
+    for block in blocks(stored, [how], units):
         found = decide(block.judged, how)
         outcome.add(block, found.table)
         outcome.chosen.update(found.chosen)
@@ -87,7 +87,8 @@ def begun(stored: StoredRound) -> Outcome:
     return Outcome(Funnel(num_prompts=stored.manifest.totals.num_prompts))
 
 
-def _some(known: tuple[str, ...], ids: pa.ChunkedArray, chosen: np.ndarray) -> tuple[str, ...]:
+def some(known: tuple[str, ...], ids: pa.ChunkedArray, chosen: np.ndarray) -> tuple[str, ...]:
+    """Return the ids that are known as examples, with some of those chosen while there are few."""
     rows = np.flatnonzero(chosen)[: NUM_EXAMPLES - len(known)]
     return (*known, *ids.take(pa.array(rows)).to_pylist()) if len(rows) else known
 

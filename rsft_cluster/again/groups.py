@@ -9,7 +9,7 @@ waves side by side: one file of each is open, and some to come are read ahead.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rsft_cluster.acceptance.base import JUDGED, Scope
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.again.stored import SEALED, StoredRound, StoredUnit
+from rsft_cluster.again.stored import StoredRound, StoredUnit
 from rsft_cluster.collection.settle import NOTHING, read_judged
 from rsft_cluster.errors import StoreError
 
@@ -64,14 +64,8 @@ def scope_of(how: Selecting) -> Scope:
     return "round" if compares else how.scope
 
 
-def blocks(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> Iterator[Block]:
-    """Yield the candidates of a round in blocks that can be decided one by one."""
-    return blocks_for(stored, [how], scoring)
-
-
-def blocks_for(stored: StoredRound, ways: Sequence[Selecting], scoring: str = SEALED) -> Iterator[Block]:
-    """Yield blocks in which every one of some decisions can be made."""
-    units = list(stored.units(scoring))
+def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[StoredUnit]) -> Iterator[Block]:
+    """Yield the candidates of units in blocks in which every one of some decisions can be made."""
     reading = _Reading(stored, max(ways, key=_asks))
     if any(scope_of(how) == "round" for how in ways):
         yield _block(list(reading.parts(units)))
@@ -85,16 +79,21 @@ def _asks(how: Selecting) -> tuple[bool, bool]:
     return how.needs_text, how.fairness is not None
 
 
-def ahead(task: Callable[[T], R], over: Iterable[T], readers: int = READERS) -> Iterator[R]:
+def ahead(task: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
     """Yield what a task gives for each item, in order; the next ones are begun meanwhile, in threads."""
-    with ThreadPoolExecutor(readers) as pool:
-        waiting: deque[Future[R]] = deque()
-        for item in over:
-            waiting.append(pool.submit(task, item))
-            if len(waiting) > 2 * readers:
-                yield waiting.popleft().result()
-        while waiting:
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from in_order(pool, task, over, 2 * READERS)
+
+
+def in_order(pool: Executor, task: Callable[[T], R], over: Iterable[T], num_ahead: int) -> Iterator[R]:
+    """Yield what a pool makes of each item, in order; so many are begun beforehand."""
+    waiting: deque[Future[R]] = deque()
+    for item in over:
+        waiting.append(pool.submit(task, item))
+        if len(waiting) > num_ahead:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rsft_cluster.acceptance import select
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.again.groups import Block, blocks_for
+from rsft_cluster.again.groups import Block, blocks
 from rsft_cluster.again.stored import SEALED, StoredRound
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError
@@ -70,7 +70,7 @@ def preview(stored: StoredRound, current: Selecting, others: Sequence[Selecting]
     ways = [current, *others]
     sums = [_Sums() for _ in ways]
     scores, lengths = _Counts(), _Counts()
-    for block in blocks_for(stored, ways, scoring):
+    for block in blocks(stored, ways, list(stored.units(scoring))):
         kept = [select(block.judged, how).accepted for how in ways]
         for one, chosen in zip(sums, kept, strict=True):
             one.add(block, chosen)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rsft_cluster.cli.options import AsJson, RunUri, count, find_run, load_again, parameters, values
+from rsft_cluster.cli.options import AsJson, Quiet, RunUri, count, find_run, load_again, parameters, values
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.report import results
 from rsft_cluster.report.decisions import show_decision
+from rsft_cluster.report.progress import Reporter
 
 if TYPE_CHECKING:
     from rsft_cluster.again.preview import Setting
@@ -26,6 +27,37 @@ Param = Annotated[list[str] | None, typer.Option("--param", help="Parameter of t
 AcceptanceSet = Annotated[
     list[str] | None, typer.Option("--set", help="Another setting: acceptance.dedupe=false. May be repeated.")
 ]
+
+
+def score(
+    run_uri: RunUri, *,
+    constraints: Annotated[Path, typer.Option(help="A YAML file with a `scoring:` section, or a whole config.")],
+    round_: Round = None,
+    name: Annotated[str | None, typer.Option(help="Name of the scoring; by default a digest.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that judge.", min=1, metavar="NUMBER")] = 1,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set one key of scoring or acceptance. May be repeated.")
+    ] = None,
+    quiet: Quiet = False, as_json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Judge stored candidates by other constraints, beside the sealed scoring. Goes on where it stopped."""
+    from rsft_cluster.again.comparing import compare
+    from rsft_cluster.again.deciding import way_of
+    from rsft_cluster.again.rejudging import rejudge
+    from rsft_cluster.report.scorings import show_rejudged
+
+    stored = _stored(run_uri, round_)
+    sections = ("scoring", "acceptance")
+    config = load_again(stored.config, sections, stored.number, path=constraints, overrides=set_)
+    reporter = Reporter(quiet=quiet)
+    with reporter.stage(f"round {stored.number}: score"):
+        made = rejudge(stored, config, way_of(stored, config), name, workers=workers, report=reporter.collecting)
+    found = compare(stored, made.name)
+    if as_json_:
+        figures = made.model_dump(mode="json", exclude={"scores", "settings"})
+        typer.echo(json.dumps({**figures, "against_sealed": found.model_dump(mode="json")}, ensure_ascii=False))
+        return
+    show_rejudged(results(), f"{run_uri}, round {stored.number}: scoring {made.name} against the sealed one", found)
 
 
 def accept(
@@ -147,4 +179,4 @@ def _stored(run_uri: str, number: int | None) -> "StoredRound":
     return stored_round(find_run(run_uri), number)
 
 
-COMMANDS = (accept, preview, trust, export)
+COMMANDS = (score, accept, preview, trust, export)

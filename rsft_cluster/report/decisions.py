@@ -26,7 +26,7 @@ NUM_REASONS = 8
 
 def show_decision(console: Console, title: str, funnel: Funnel, reasons: Mapping[str, int], change: Change) -> None:
     """Print what a decision keeps, and what it keeps otherwise than the sealed one."""
-    console.print(Text(visible(title), style="bold"))
+    console.print(Text(visible(title), style="bold"), soft_wrap=True)
     console.print(_funnel(funnel))
     covered = _share(funnel.num_prompts_accepted, funnel.num_prompts)
     console.print(f"prompts with something accepted: {funnel.num_prompts_accepted:,} ({covered})\n", highlight=False)

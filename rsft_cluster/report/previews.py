@@ -16,7 +16,7 @@ MARKS = (("kept", "█", "green"), ("passed", "▓", "yellow"), ("failed", "░"
 
 def show_preview(console: Console, title: str, preview: Preview) -> None:
     """Print the settings and the histograms; the current setting stands first."""
-    console.print(Text(visible(title), style="bold"))
+    console.print(Text(visible(title), style="bold"), soft_wrap=True)
     console.print(_settings(preview))
     console.print(
         Columns([_histogram("score", preview.scores, "{:.1f}"), _histogram("tokens", preview.lengths, "{:,.0f}")],

@@ -14,7 +14,7 @@ COLUMNS = ("passed", "errors", "late", "n/a", "mean", "p95", "max", "time", "alo
 
 def show_trust(console: Console, title: str, report: TrustReport) -> None:
     """Print the report."""
-    console.print(Text(visible(title), style="bold"))
+    console.print(Text(visible(title), style="bold"), soft_wrap=True)
     console.print(_constraints(report))
     console.print(
         "late: time-outs; n/a: does not apply; time: share of all; alone: rejected by it alone; "
