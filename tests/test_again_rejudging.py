@@ -46,7 +46,9 @@ def untimed(store, refs) -> list[dict]:
     return rows
 
 
-STRICTER = "scoring:\n  constraints:\n  - finished\n  - answer_matches\n  - {use: length, params: {min: 99, unit: words}}\n"
+STRICTER = (
+    "scoring:\n  constraints:\n  - finished\n  - answer_matches\n  - {use: length, params: {min: 99, unit: words}}\n"
+)
 
 
 @pytest.mark.parametrize("name", RULES)

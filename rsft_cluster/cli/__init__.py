@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 for command in (*runs.COMMANDS, *judging.COMMANDS, *audits.COMMANDS, *clusters.COMMANDS):
     app.command()(command)
+app.command("import")(judging.import_)
 app.add_typer(audits.audit, name="audit")
 
 

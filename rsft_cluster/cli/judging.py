@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rsft_cluster.cli.options import AsJson, Quiet, RunUri, count, find_run, load_again, parameters, values
+from rsft_cluster.cli.options import (
+    AsJson,
+    Overrides,
+    Quiet,
+    RunUri,
+    TrustRemoteCode,
+    count,
+    find_run,
+    load,
+    load_again,
+    parameters,
+    values,
+)
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.report import results
 from rsft_cluster.report.decisions import show_decision
@@ -177,6 +189,34 @@ def _stored(run_uri: str, number: int | None) -> "StoredRound":
     from rsft_cluster.again.stored import stored_round
 
     return stored_round(find_run(run_uri), number)
+
+
+def import_(
+    files: Annotated[list[str], typer.Argument(help="JSONL or Parquet files, folders or globs.", metavar="FILES")],
+    *,
+    to: Annotated[str, typer.Option(help="The run's folder, as the config names it.", metavar="RUN")],
+    config: Annotated[Path, typer.Option(help="The run's config.", metavar="CONFIG")],
+    set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False,
+) -> None:  # fmt: skip
+    """Make candidates from elsewhere the first round of a run: judged, decided, and ready to be trained on."""
+    from rsft_cluster.importing.bring import bring
+    from rsft_cluster.rounds import opened
+    from rsft_cluster.store import join_uri, open_uri
+
+    loaded, reporter = load(config, set_), Reporter(quiet=quiet)
+    if open_uri(to)[1] != open_uri(join_uri(loaded.store, loaded.run))[1]:
+        raise ConfigError(
+            f"--to {to}: {config} keeps its run in {join_uri(loaded.store, loaded.run)}; name that, or set store and "
+            "run in the config"
+        )
+    with opened(loaded, trust_remote_code=trust_remote_code) as run:
+        found, manifest = bring(run, files, reporter)
+    totals = manifest.totals
+    typer.echo(
+        f"{to}: {found.num_candidates:,} candidates of {found.num_prompts:,} prompts from {found.num_lines:,} lines, "
+        f"{found.num_bad:,} unusable; {totals.num_passed:,} passed, {totals.num_accepted:,} accepted",
+        err=True,
+    )
 
 
 COMMANDS = (score, accept, preview, trust, export)

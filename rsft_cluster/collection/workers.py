@@ -117,7 +117,7 @@ class Sample:
                     i, sampled = next(answers)
                     if len(waiting) == 1:
                         _check_over(answers)
-                row = _sampled_row(texts[i], prompts[i], sampled)
+                row = sampled_row(texts[i], prompts[i], sampled)
                 del waiting[i]
                 yield row
         except Exception as error:
@@ -231,7 +231,8 @@ def _check_over(answers: Iterator[tuple[int, SampledUnit]]) -> None:
         raise StageError(f"unit {i} of a batch was answered twice")
 
 
-def _sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+    """Return the row that hands a unit, whose description is the text, from sampling to scoring."""
     return _row(
         SAMPLED,
         unit=text,
