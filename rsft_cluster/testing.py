@@ -13,17 +13,15 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance.base import JUDGED, Chosen
 from rsft_cluster.constraints.base import BatchConstraint, Candidate, Verdict
+from rsft_cluster.constraints.outcomes import Built, as_verdict
 from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Generator, Prompt, Refusal
 from rsft_cluster.keys import acceptance_uniform, sampling_key
-from rsft_cluster.scoring import as_verdict
-
-Constraint = BatchConstraint | Callable[[Candidate], object]
 
 LOGPROB_TOLERANCE = 1e-3
 """Relative; float32 kernels differ by about 1e-5 between batch shapes, summed over a completion."""
 
 
-def check_constraint(constraint: Constraint, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
+def check_constraint(constraint: Built, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
     """Assert that a constraint passes and fails what it should, whatever it is judged with or before.
 
     `constraint` is the function (parameters bound with functools.partial) or the built instance of a class.
@@ -102,7 +100,7 @@ def check_generator(
         _assert_same(mine, last, f"with the last key of prompt {i} alone")
 
 
-def _verdicts(constraint: Constraint, candidates: Sequence[Candidate]) -> list[Verdict]:
+def _verdicts(constraint: Built, candidates: Sequence[Candidate]) -> list[Verdict]:
     if not isinstance(constraint, BatchConstraint):
         return [as_verdict(constraint(candidate)) for candidate in candidates]
     verdicts = constraint.judge(candidates)

@@ -136,15 +136,30 @@ def test_a_name_stands_for_one_setting_from_its_beginning_on(tmp_path, monkeypat
         judged(stored, stored.config, "sealed")
 
 
+MENDABLE = """
+from pathlib import Path
+
+def judges(candidate, *, flag):
+    if candidate.index == 0 and Path(flag).exists():
+        raise OSError("the server is away")
+    return True
+"""
+
+
 def test_too_many_errors_stop_it_and_the_units_are_judged_anew_when_mended(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
-    broken = "scoring:\n  constraints: [finished, 'collecting_constraints:broken']\n"
-    config = sections(stored, tmp_path, broken)
-    with pytest.raises(StageError, match=r"scoring.max_error_rate(.|\n)*ZeroDivisionError"):
+    (tmp_path / "mendable.py").write_text(MENDABLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    flag = tmp_path / "away"
+    flag.touch()
+    constraint = f"{{use: 'mendable:judges', params: {{flag: {flag}}}}}"
+    config = sections(stored, tmp_path, f"scoring:\n  constraints: [finished, {constraint}]\n")
+    with pytest.raises(StageError, match=r"max_error_rate(.|\n)*the server is away"):
         judged(stored, config)
     assert not stored.store.exists("rounds/0001/scorings/new/scoring.json")
-    monkeypatch.setattr("collecting_constraints.broken", lambda candidate: True)
-    assert judged(stored, config).num_errors == 0
+    flag.unlink()
+    made = judged(stored, config)
+    assert (made.num_errors, made.num_passed) == (0, made.num_candidates)
 
 
 def test_several_processes_judge_as_one_does(tmp_path) -> None:

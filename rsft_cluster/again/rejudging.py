@@ -8,6 +8,7 @@ Then all is decided, as `rsft accept` decides, and the record is written last.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
@@ -24,6 +25,7 @@ from rsft_cluster.collection.plan import Folder, read_prompts_of
 from rsft_cluster.collection.workers import as_candidates
 from rsft_cluster.config import RunConfig, flatten, is_operational
 from rsft_cluster.errors import ConfigError, StageError
+from rsft_cluster.isolation.judge import IsolatedJudge
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.report.progress import Progress
 from rsft_cluster.revisions import Scoring
@@ -136,7 +138,8 @@ def _count(progress: Progress, budget: ErrorBudget, unit: StoredUnit, judged: Ju
 
 def _judged(job: Job, units: Sequence[StoredUnit], workers: int) -> Iterator[JudgedFile]:
     if workers == 1:
-        yield from map(_Worker(job).judge, units)
+        with closing(_Worker(job)) as worker:
+            yield from map(worker.judge, units)
         return
     try:
         with ProcessPoolExecutor(min(workers, len(units) or 1), mp_context=get_context("spawn")) as pool:
@@ -165,7 +168,11 @@ class _Worker:
         self._config = RunConfig.model_validate_json(job.config)
         self._stored = stored_round(Store(job.store_uri), job.number)
         self._folder = self._stored.scoring_folder(job.name)
-        self._judge = Judge(self._config.scoring.constraints)
+        self._judge = IsolatedJudge(self._config.scoring)
+
+    def close(self) -> None:
+        """End the processes that constraints run in."""
+        self._judge.close()
 
     def judge(self, unit: StoredUnit) -> JudgedFile:
         """Judge a unit and commit it."""
@@ -178,7 +185,7 @@ class _Worker:
             scores=store.write_table(
                 self._folder.at("judged", f"{unit.name}.{uuid4().hex[:12]}.parquet"), scores, SCORE
             ),
-            num_verdicts=sum(len(j.verdicts) for j in judgements),
+            num_verdicts=sum(j.num_verdicts for j in judgements),
             num_errors=len(errors),
             first_error=errors[0] if errors else None,
             num_passed=sum(bool(j.passed) for j in judgements),
