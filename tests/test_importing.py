@@ -32,9 +32,11 @@ from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.encoding import decode, load_tokenizer
 from rsft_cluster.importing.bring import bring
 from rsft_cluster.inspection import Filter, inspect
-from rsft_cluster.records import PromptSet
+from rsft_cluster.records import AuditHead, PromptSet
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.rounds import opened
+from rsft_cluster.runs import summary, take_in
+from rsft_cluster.stages import plan_round, sample_round
 from rsft_cluster.store import Store
 from rsft_cluster.training.batches import load_examples
 
@@ -227,6 +229,18 @@ def test_the_audit_trail_of_what_was_brought_holds(project) -> None:
 def test_the_runs_own_prompts_are_taken_in_beside(project) -> None:
     brought(project, write_jsonl(project / "a.jsonl", answers(3)))
     assert store_of(project).read_record("prompts/train.json", PromptSet).num_prompts == 14
+
+
+def test_the_run_goes_on_from_what_was_brought_to_training(project) -> None:
+    _, manifest = brought(project, write_jsonl(project / "a.jsonl", answers()))
+    with run_of(project) as run:
+        plan = plan_round(run, 1, take_in(run)[0].path)
+        assert sample_round(run, plan, Reporter(quiet=True)) == manifest
+        assert plan.policy == run.base
+        assert run.store.read_record(head_path(1), AuditHead).num_lines == 21
+        assert summary(run.store, 1).stage == "train"
+        examples = load_examples([run.store.uri_of(ref.path) for ref in manifest.accepted], per_prompt=True)
+        assert len(examples) == 10
 
 
 @pytest.mark.parametrize(
