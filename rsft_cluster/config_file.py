@@ -32,6 +32,40 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(raw, places=places, base=path.parent)
 
 
+def load_sections(
+    base: RunConfig,
+    names: Sequence[str],
+    *,
+    path: Path | None = None,
+    said: Mapping[str, object] | None = None,
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Return a run's config with some sections set anew.
+
+    `path` is a file with some of the sections `names`, or a whole config of which only those count; `said` are keys of
+    the command line, by dotted path; `overrides` are `--set`. Raises ConfigError naming place and key, also for a key
+    of another section.
+    """
+    raw = json.loads(base.model_dump_json())
+    places: Places = {(): "the run's config"}
+    if path is not None:
+        found, places = _read(path)
+        if set(found) - set(names):
+            load_config(path)
+        if not set(found) & set(names):
+            raise ConfigError(f"{path}: expected a section {' or '.join(names)}, or a whole config; found neither")
+        raw.update({name: found[name] for name in names if name in found})
+    for key, value in (said or {}).items():
+        section, name = key.split(".")
+        raw[section][name] = value
+        places[section, name] = f"--{name.replace('_', '-')}"
+    for override in overrides:
+        if override.partition(".")[0].partition("=")[0].strip() not in names:
+            raise ConfigError(f"--set {override}: only keys of {' and '.join(names)} can be set here")
+        _override(raw, places, override)
+    return parse_config(raw, places=places, base=Path())
+
+
 def parse_config(raw: object, *, places: Mapping[Location, str], base: Path) -> RunConfig:
     """Validate a config read from YAML or JSON; `base` is what relative paths are taken from.
 

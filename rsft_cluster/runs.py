@@ -90,6 +90,11 @@ def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
     return config.model_copy(update={"sampling": sampling, "acceptance": acceptance})
 
 
+def config_of(store: Store, number: int) -> RunConfig:
+    """Return the config that a run was begun with, as a round has it."""
+    return config_of_round(RunConfig.model_validate_json(store.read("config.json")), store, number)
+
+
 def round_of(policy: PolicyRef) -> int:
     """Return the round that made a policy."""
     return int(policy.name.removeprefix("round-"))
@@ -152,7 +157,7 @@ def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
     Raises ConfigError when a held-out prompt also stands among the training prompts.
     """
     held_out = _take_in(run, "held_out", run.config.evaluation.prompts, frozenset())
-    known = frozenset(_message_digests(run.store, held_out.path))
+    known = frozenset(message_digests(run.store, held_out.path))
     return _take_in(run, "train", run.config.prompts, known), held_out
 
 
@@ -167,7 +172,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
                 fairness=run.config.fairness,
             )
             whole = hashlib.sha256()
-            batches = _watched(intake, whole, held_out)
+            batches = watched(intake, whole, held_out)
             try:
                 run.store.write_batches(path, batches, PROMPT, rows=run.config.sampling.unit_size)
             finally:
@@ -190,9 +195,10 @@ def _append(file: IO[bytes], line: BadLine) -> None:
     file.write(line.to_json().encode() + b"\n")
 
 
-def _watched(
+def watched(
     batches: Iterator[pa.RecordBatch], whole: "hashlib._Hash", held_out: frozenset[str]
 ) -> Iterator[pa.RecordBatch]:
+    """Pass batches of PROMPT on, their ids taken into a digest; ConfigError for one that is held out."""
     for batch in batches:
         for prompt in batch.column("prompt_id").to_pylist():
             whole.update(prompt.encode())
@@ -207,7 +213,8 @@ def _watched(
         yield batch
 
 
-def _message_digests(store: Store, path: str) -> Iterator[str]:
+def message_digests(store: Store, path: str) -> Iterator[str]:
+    """Yield a digest of the messages of every prompt in a file."""
     for batch in store.read_batches(path, ["messages"]):
         for messages in batch.column(0).to_pylist():
             yield digest(messages)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rsft_cluster.errors import SchemaError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _schema(name: str, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -62,15 +62,15 @@ CANDIDATE = _schema(
         _required("token_ids", TOKEN_IDS),
         _required("text", pa.string()),
         _required("finish_reason", pa.string()),
-        _required("logprob", pa.float64()),
-        _required("target_logprob", pa.float64()),
+        pa.field("logprob", pa.float64()),
+        pa.field("target_logprob", pa.float64()),
         _required("survival", pa.float64()),
         _required("seed", pa.uint64()),
         _required("policy", pa.string()),
     ],
 )
 """`survival` is the share of the completion's probability that earlier rejections had left when it was drawn: 1, but
-for adaptive sampling."""
+for adaptive sampling. `logprob` and `target_logprob` are null where candidates were made elsewhere and came without."""
 
 VERDICT = pa.struct(
     [
@@ -97,8 +97,8 @@ SCORE = _schema(
         pa.field("passed", pa.bool_()),
         _required("verdicts", pa.list_(_required("verdict", VERDICT))),
         _required("num_tokens", pa.int32()),
-        _required("logprob", pa.float64()),
-        _required("target_logprob", pa.float64()),
+        pa.field("logprob", pa.float64()),
+        pa.field("target_logprob", pa.float64()),
         _required("survival", pa.float64()),
         _required("content", pa.string()),
         pa.field("decision", pa.string()),

@@ -90,6 +90,7 @@ class Store:
         self.uri = uri
         self.filesystem, self.root = open_uri(uri)
         self._local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        self._last_footer: tuple[tuple[str, int, int], pq.FileMetaData] | None = None
 
     def uri_of(self, path: str) -> str:
         """Return the URI of a file or folder of this store."""
@@ -219,7 +220,17 @@ class Store:
     def read_row_group(self, path: str, row_group: int) -> pa.Table:
         """Read one row group of a Parquet file, its page checksums verified."""
         with self._explaining(path), self.filesystem.open_input_file(self._full(path)) as file:
-            return pq.ParquetFile(file, page_checksum_verification=True).read_row_group(row_group)
+            footer = self._footer(path)
+            return pq.ParquetFile(file, metadata=footer, page_checksum_verification=True).read_row_group(row_group)
+
+    def _footer(self, path: str) -> pq.FileMetaData:
+        """Return a Parquet file's footer, the last one read kept: it grows with the row groups, and each is read."""
+        info = self.filesystem.get_file_info(self._full(path))
+        stamp = (path, info.size, info.mtime_ns)
+        known = self._last_footer
+        if known is None or known[0] != stamp:
+            known = self._last_footer = (stamp, pq.read_metadata(self._full(path), filesystem=self.filesystem))
+        return known[1]
 
     def _full(self, path: str) -> str:
         if path.startswith("/") or ".." in path.split("/"):

@@ -43,8 +43,9 @@ class _Round:
         return self.run.round(self.plan.round)
 
     def places(self, prompt_ids: pa.ChunkedArray | pa.Array) -> Counts:
-        """Return the places of prompts among the round's."""
-        return pc.index_in(prompt_ids, value_set=self.prompt_ids).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        """Return the places of prompts among the round's; of those that an earlier round alone had, none."""
+        found = pc.drop_null(pc.index_in(prompt_ids, value_set=self.prompt_ids))
+        return found.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, reporter: Reporter) -> Manifest:

@@ -22,7 +22,7 @@ from rsft_cluster.acceptance.base import JUDGED, Chosen
 from rsft_cluster.acceptance.fairness import Fairness, judge_fairness
 from rsft_cluster.acceptance.groups import codes
 from rsft_cluster.acceptance.selecting import Flags, Selecting, rank_drawn, repeats, wanted
-from rsft_cluster.errors import PluginError, SchemaError, StageError
+from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError
 from rsft_cluster.plugins import Bound, bind
 
 DECIDED = pa.schema(
@@ -92,14 +92,48 @@ def target_of(rule: Bound) -> str:
     return target
 
 
-def decide(judged: pa.Table, how: Selecting) -> Decided:
-    """Decide on every candidate; `judged` must hold whole what the scope of `how` asks for.
+@dataclass(frozen=True)
+class Selected:
+    """What became of every candidate on its way, in arrays of one value a row."""
+
+    probability: NDArray[np.float64]
+    """What the rule says; 0 for what could not be judged."""
+    fair: Fairness
+    final: NDArray[np.float64]
+    """What it is accepted with, after survival and fairness."""
+    drawn: Flags
+    original: NDArray[np.int64]
+    """The index of what it repeats; -1 where nothing."""
+    rank: NDArray[np.int64]
+    cap: NDArray[np.int64]
+    dropped: Flags
+    """Whether nothing of its prompt is wanted."""
+    chosen: Mapping[str, float]
+
+    @property
+    def fresh(self) -> Flags:
+        """What was drawn and repeats nothing."""
+        return self.drawn & (self.original < 0)
+
+    @property
+    def within(self) -> Flags:
+        """What the caps leave of it."""
+        return self.fresh & (self.rank < self.cap)
+
+    @property
+    def accepted(self) -> Flags:
+        """What is kept in the end."""
+        return self.within & ~self.dropped
+
+
+def select(judged: pa.Table, how: Selecting) -> Selected:
+    """Select among JUDGED rows; they must hold whole what the scope of `how` asks for.
 
     A candidate is accepted when its u is below its probability. Then, of several with the same tokens (or nearly the
     same text) in a prompt, the one of lowest index stays, and then as many as the caps allow. What could not be judged
-    is never accepted.
+    is never accepted. Raises ConfigError where candidates lack what the rule looks at.
     """
-    judged = _judged(judged)
+    _check_needs(how.rule, judged)
     probability, chosen = _probabilities(how.rule, judged)
     usable = _numpy(judged, "passed", is_valid=True)
     probability[~usable] = 0.0
@@ -108,33 +142,47 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
     final = np.where(fair.objected, 0.0, final * fair.weights)
     drawn: Flags = _numpy(judged, "u") < final
     original = repeats(judged, drawn, how.acceptance)
-    fresh = drawn & (original < 0)
-    rank = rank_drawn(judged, fresh, how)
+    rank = rank_drawn(judged, drawn & (original < 0), how)
     cap = np.full(len(rank), how.acceptance.max_per_prompt or NO_CAP)
     cap = np.minimum(cap, wanted(judged, drawn, how.budget)) if how.budget else cap
-    kept = fresh & (rank < cap)
-    dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(kept), dtype=bool)
-    reasons = _reasons(judged, probability, final, fair)
-    reasons = pc.if_else(drawn & ~fresh, _repeat_reasons(original), reasons)
-    reasons = pc.if_else(fresh & ~kept, _cap_reasons(cap), reasons)
-    reasons = pc.if_else(kept & dropped, DROPPED, reasons)
-    kept &= ~dropped
-    reasons = pc.if_else(kept, "kept", reasons)
+    dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(rank), dtype=bool)
+    return Selected(probability, fair, final, drawn, original, rank, cap, dropped, {**chosen, **fair.chosen})
+
+
+def decide(judged: pa.Table, how: Selecting) -> Decided:
+    """Select, and give every candidate its reason."""
+    judged = _judged(judged)
+    found = select(judged, how)
+    reasons = _reasons(judged, found.probability, found.final, found.fair)
+    reasons = pc.if_else(found.drawn & ~found.fresh, _repeat_reasons(found.original), reasons)
+    reasons = pc.if_else(found.fresh & ~found.within, _cap_reasons(found.cap), reasons)
+    reasons = pc.if_else(found.within & found.dropped, DROPPED, reasons)
+    reasons = pc.if_else(found.accepted, "kept", reasons)
     columns = [
         judged.column("candidate_id"),
-        pa.array(probability),
-        fair.cells,
-        pa.array(fair.weights),
-        fair.agreement,
-        pa.array(final),
-        pa.array(original, mask=original < 0),
-        pa.array(rank, mask=~fresh),
-        pa.array(cap, mask=cap == NO_CAP),
-        pa.array(kept),
+        pa.array(found.probability),
+        found.fair.cells,
+        pa.array(found.fair.weights),
+        found.fair.agreement,
+        pa.array(found.final),
+        pa.array(found.original, mask=found.original < 0),
+        pa.array(found.rank, mask=~found.fresh),
+        pa.array(found.cap, mask=found.cap == NO_CAP),
+        pa.array(found.accepted),
         reasons,
     ]
     columns = [c.cast(f.type) for c, f in zip(columns, DECIDED, strict=True)]
-    return Decided(pa.table(columns, schema=DECIDED), {**chosen, **fair.chosen})
+    return Decided(pa.table(columns, schema=DECIDED), found.chosen)
+
+
+def _check_needs(rule: Bound, judged: pa.Table) -> None:
+    for name in getattr(rule.load(), "needs", ()):
+        if num_missing := judged.column(name).null_count:
+            raise ConfigError(
+                f"acceptance.rule: {rule.use} needs the {name} of every candidate, and {num_missing:,} of "
+                f"{judged.num_rows:,} have none: they were brought in without. Bring them in with it, or use a rule "
+                "that looks at scores alone"
+            )
 
 
 def _judged(table: pa.Table) -> pa.Table:

@@ -68,6 +68,7 @@ class Rule(Protocol):
     scope: Scope
     target: str
     suits: Callable[[SamplingConfig], str | None]
+    needs: tuple[str, ...]
 
     def __call__(self, judged: pa.Table, **params: Any) -> Answer:
         """Return one acceptance probability a row."""
@@ -75,11 +76,16 @@ class Rule(Protocol):
 
 
 def rule(
-    *, target: str, scope: Scope = "group", suits: Callable[[SamplingConfig], str | None] = lambda _: None
+    *,
+    target: str,
+    scope: Scope = "group",
+    suits: Callable[[SamplingConfig], str | None] = lambda _: None,
+    needs: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, Answer]], Callable[P, Answer]]:
     """Declare a function as an acceptance rule: the distribution it targets, and how much it must see at once.
 
-    `suits` returns why the rule cannot be used on candidates sampled in that way, or None.
+    `suits` returns why the rule cannot be used on candidates sampled in that way, or None. `needs` names the columns
+    of JUDGED that it cannot do without and that candidates from elsewhere may lack.
     """
 
     def declare(function: Callable[P, Answer]) -> Callable[P, Answer]:
@@ -87,6 +93,7 @@ def rule(
         declared.target = target
         declared.scope = scope
         declared.suits = suits
+        declared.needs = needs
         return function
 
     return declare

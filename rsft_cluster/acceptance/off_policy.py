@@ -41,6 +41,7 @@ def log_weights(judged: pa.Table, beta: float | None) -> NDArray[np.float64]:
     "exp({log_bound}); a beta of None leaves the score out",
     scope="candidate",
     suits=covers_policy,
+    needs=("logprob", "target_logprob"),
 )
 def off_policy(
     judged: pa.Table,

@@ -19,6 +19,7 @@ from rsft_cluster.acceptance.off_policy import covers_policy, log_weights
     target="policy at temperature 1 x passed x exp(score / {beta}), normalised for each prompt (a beta of None leaves "
     "the score out); inexact for small groups, since the group's largest weight stands for the bound",
     suits=covers_policy,
+    needs=("logprob", "target_logprob"),
 )
 def off_policy_supremum(
     judged: pa.Table, *, beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -12,7 +12,7 @@ from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.inspection import Filter, inspect
 from rsft_cluster.records import AuditHead, Manifest, Plan
-from rsft_cluster.runs import config_of_round
+from rsft_cluster.runs import config_of
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
 
@@ -22,11 +22,6 @@ COPIED = (
     "cell_weight", "swaps_agree", "acceptance_probability", "repeat_of", "rank", "cap", "accepted", "reason",
 )  # fmt: skip
 """What a line takes over from candidate and score as it stands there."""
-
-
-def config_of(store: Store, number: int) -> RunConfig:
-    """Return the config that a run was begun with, as a round has it."""
-    return config_of_round(RunConfig.model_validate_json(store.read("config.json")), store, number)
 
 
 def head_path(number: int) -> str:

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance import decide, selecting
 from rsft_cluster.audit.chain import START, broken
-from rsft_cluster.audit.lines import audited_rounds, config_of, head_path, round_lines
+from rsft_cluster.audit.lines import audited_rounds, head_path, round_lines
 from rsft_cluster.audit.replay import replay
 from rsft_cluster.collection.plan import Folder
 from rsft_cluster.collection.settle import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.inspection import committed_units
 from rsft_cluster.records import AuditHead, Manifest, Plan
+from rsft_cluster.runs import config_of
 from rsft_cluster.store import Store
 
 MAX_PROBLEMS = 20

@@ -1,13 +1,17 @@
 """Options that several commands share, and how a config is loaded for all of them."""
 
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsft_cluster.config import RunConfig
-from rsft_cluster.config_file import check_place, load_config
+from rsft_cluster import strict_yaml
+from rsft_cluster.config import Plugin, RunConfig
+from rsft_cluster.config_file import check_place, load_config, load_sections
+from rsft_cluster.errors import ConfigError
 
 if TYPE_CHECKING:
     from rsft_cluster.store import Store
@@ -36,10 +40,62 @@ def count(text: str) -> int:
 
 def load(path: Path, overrides: list[str] | None) -> RunConfig:
     """Load a config, with the folder it lies in on the import path so that its own modules are found."""
+    _import_beside(path)
+    return load_config(path, overrides or ())
+
+
+def _import_beside(path: Path) -> None:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    return load_config(path, overrides or ())
+
+
+def load_again(
+    config: RunConfig,
+    sections: Sequence[str],
+    number: int,
+    *,
+    path: Path | None = None,
+    rule: str | None = None,
+    params: dict[str, object] | None = None,
+    said: Mapping[str, object] | None = None,
+    overrides: list[str] | None = None,
+) -> RunConfig:
+    """Return a run's config with what a file and options say of `scoring` and `acceptance` set anew.
+
+    The rule keeps the parameters that it has in the round, unless another one is named.
+    """
+    from rsft_cluster.acceptance import scheduled
+
+    if path is not None:
+        _import_beside(path)
+    acceptance = config.acceptance
+    acceptance = acceptance.model_copy(update={"rule": scheduled(acceptance, number), "schedule": {}})
+    keys = dict(said or {})
+    if rule is not None or params:
+        same = acceptance.rule if rule in (None, acceptance.rule.use) else Plugin(use=str(rule))
+        keys["acceptance.rule"] = {"use": same.use, "params": {**same.params, **(params or {})}}
+    base = config.model_copy(update={"acceptance": acceptance})
+    return load_sections(base, sections, path=path, said=keys, overrides=overrides or ())
+
+
+def parameters(said: list[str] | None) -> dict[str, object]:
+    """Return `--param name=value` options as parameters; values are YAML."""
+    found: dict[str, object] = {}
+    for text in said or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise ConfigError(f"--param {text}: expected name=value, like beta=0.2")
+        try:
+            found[name], _ = strict_yaml.read(value)
+        except ConfigError as error:
+            raise ConfigError(f"--param {text}: the value, as YAML: {error}") from error
+    return found
+
+
+def values(text: str) -> list[str]:
+    """Return the values of a list like `0.1,0.2`; commas within brackets do not part."""
+    return [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", text)]
 
 
 def find_run(uri: str) -> "Store":

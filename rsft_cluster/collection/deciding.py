@@ -1,11 +1,15 @@
 """From judgements to SCORE rows, and from SCORE rows to decisions: the same function in a unit and at the seal."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
+
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rsft_cluster.acceptance import DECIDED, decide
 from rsft_cluster.acceptance.base import JUDGED
@@ -92,16 +96,10 @@ def with_decisions(scores: pa.Table, decided: pa.Table) -> pa.Table:
     A candidate that did not pass keeps the reason of its judgement, unless it was accepted all the same.
     """
     assert scores.column("candidate_id") == decided.column("candidate_id")
-    accepted = decided.column("accepted").to_numpy()
-    judged = np.array([bool(p) for p in scores.column("passed").to_pylist()], dtype=bool)
-    reasons = [
-        new if use_new else old
-        for new, old, use_new in zip(
-            decided.column("reason").to_pylist(), scores.column("reason").to_pylist(), judged | accepted, strict=True
-        )
-    ]
+    judged = pc.fill_null(scores.column("passed"), False)
+    reasons = pc.if_else(pc.or_(judged, decided.column("accepted")), decided.column("reason"), scores.column("reason"))
     for name in DECIDED.names:
-        column = pa.array(reasons, pa.string()) if name == "reason" else decided.column(name)
+        column = reasons if name == "reason" else decided.column(name)
         scores = scores.set_column(scores.column_names.index(name), name, column)
     return conform(scores, SCORE)
 

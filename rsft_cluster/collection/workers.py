@@ -4,6 +4,9 @@ Rows between actors are units: small descriptions on the way in, Arrow bytes of 
 through, counts on the way out. A unit is never cut apart, so rules that look at a group need no shuffle.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
+
 import faulthandler
 import json
 import os
@@ -21,6 +24,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.adaptive.generator import adaptive
@@ -35,7 +39,7 @@ from rsft_cluster.plugins import Bound
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling import SampledUnit, UnitSampler
-from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest, rows_to_table
+from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform, digest
 from rsft_cluster.scoring import Judgement
 from rsft_cluster.store import Store
 
@@ -116,7 +120,7 @@ class Sample:
                     i, sampled = next(answers)
                     if len(waiting) == 1:
                         _check_over(answers)
-                row = _sampled_row(texts[i], prompts[i], sampled)
+                row = sampled_row(texts[i], prompts[i], sampled)
                 del waiting[i]
                 yield row
         except Exception as error:
@@ -234,7 +238,8 @@ def _check_over(answers: Iterator[tuple[int, SampledUnit]]) -> None:
         raise StageError(f"unit {i} of a batch was answered twice")
 
 
-def _sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+    """Return the row that hands a unit, whose description is the text, from sampling to scoring."""
     return _row(
         SAMPLED,
         unit=text,
@@ -267,24 +272,13 @@ def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
 
 def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:
     """Return the ACCEPTED rows: the candidates that the rule kept, as sampled."""
-    messages = dict(zip(prompts.column("prompt_id").to_pylist(), prompts.column("messages").to_pylist(), strict=True))
     kept = scores.column("accepted")
-    chosen = candidates.filter(kept).to_pylist()
-    values = scores.filter(kept).column("score").to_pylist()
-    rows = [
-        {
-            "candidate_id": row["candidate_id"],
-            "prompt_id": row["prompt_id"],
-            "round": row["round"],
-            "prompt_token_ids": row["prompt_token_ids"],
-            "token_ids": row["token_ids"],
-            "messages": messages[row["prompt_id"]],
-            "score": score,
-            "weight": 1.0,
-        }
-        for row, score in zip(chosen, values, strict=True)
-    ]
-    return rows_to_table(rows, ACCEPTED)
+    chosen = candidates.filter(kept).combine_chunks()
+    places = pc.index_in(chosen.column("prompt_id"), value_set=prompts.column("prompt_id"))
+    table = chosen.append_column("messages", prompts.column("messages").take(places))
+    table = table.append_column("score", scores.column("score").filter(kept))
+    table = table.append_column("weight", pa.array(np.ones(chosen.num_rows)))
+    return conform(table.select(ACCEPTED.names).combine_chunks(), ACCEPTED)
 
 
 def _states(prompts: pa.Table, scores: pa.Table, quarantined: dict[str, str]) -> tuple[PromptState, ...]:

@@ -39,14 +39,14 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
     num_lines = 0
     num_characters = 0
     for index, file in enumerate(found):
-        for row in _rows(file, mapping.names):
+        for row in read_rows(file, mapping.names):
             prompt = row if isinstance(row, BadLine) else _prompt(row, mapping, file.name)
             num_lines += 1
             if isinstance(prompt, BadLine):
                 on_bad(prompt)
             else:
                 ids.check(prompt, file=index, line=row.line)
-                pending.append(_record(prompt, file.name, row.line))
+                pending.append(prompt_row(prompt, file.name, row.line))
                 num_characters += prompt.num_characters
             if num_lines >= BATCH_ROWS or num_characters >= BATCH_CHARACTERS:
                 yield _batch(pending)
@@ -54,7 +54,7 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
     yield _batch(pending)
 
 
-def _rows(file: PromptFile, names: Sequence[str]) -> Iterator[Row | BadLine]:
+def read_rows(file: PromptFile, names: Sequence[str]) -> Iterator[Row | BadLine]:
     """Yield a file's rows; whatever the file system or the format says against it becomes a ConfigError."""
     rows = _open(file, names)
     line = 0
@@ -88,7 +88,8 @@ def _prompt(row: Row, mapping: ColumnMapping, file: str) -> MappedPrompt | BadLi
         return BadLine.of_row(row, file=file, reason=str(refused))
 
 
-def _record(prompt: MappedPrompt, file: str, line: int) -> dict[str, object]:
+def prompt_row(prompt: MappedPrompt, file: str, line: int) -> dict[str, object]:
+    """Return the row of PROMPT, given where it stands."""
     return {
         "prompt_id": prompt.prompt_id,
         "messages": prompt.messages,

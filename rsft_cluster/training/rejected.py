@@ -117,7 +117,7 @@ def _judged_rows(candidates_uri: str, scores_uri: str) -> Iterator[dict[str, Any
     for row, score, prompt, completion in zip(narrow, verdicts, prompts, completions, strict=True):
         if not len(prompt):
             raise ConfigError(f"{candidates_uri}: candidate {row['candidate_id']} has an empty prompt")
-        if not math.isfinite(row["logprob"]):
+        if row["logprob"] is None or not math.isfinite(row["logprob"]):
             found = f"candidate {row['candidate_id']} has the logprob {row['logprob']}"
             raise ConfigError(f"{candidates_uri}: {found}; it must be finite")
         yield {**row, **score, "prompt_token_ids": prompt, "token_ids": completion}

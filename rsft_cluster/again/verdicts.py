@@ -1,0 +1,58 @@
+"""Verdicts of many candidates as arrays: a row a candidate, a column a constraint."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+PASSED, FAILED, ERROR, SILENT, ABSENT = 1, 0, -1, -2, -3
+"""SILENT: neither score nor error, it does not apply to this prompt. ABSENT: there is no verdict of this name."""
+TIMEOUT = r"(?i)time.?out|timed out|took longer|deadline"
+"""What an error says where a constraint took too long."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What constraints said."""
+
+    state: NDArray[np.int8]
+    score: NDArray[np.float64]
+    """NaN where there is none."""
+    duration_s: NDArray[np.float64]
+    timed_out: NDArray[np.bool_]
+
+
+def verdicts_of(scores: pa.Table, names: Sequence[str]) -> Verdicts:
+    """Return the verdicts of SCORE rows by constraint."""
+    lists = scores.column("verdicts").combine_chunks()
+    rows = pc.list_parent_indices(lists).to_numpy()
+    flat = lists.flatten()
+    columns = pc.fill_null(pc.index_in(flat.field("constraint"), value_set=pa.array(names)), -1).to_numpy()
+    ours = columns >= 0
+    at = (rows[ours], columns[ours])
+    shape = (scores.num_rows, len(names))
+
+    passed, error = flat.field("passed"), flat.field("error")
+    says = np.full(len(flat), SILENT, dtype=np.int8)
+    says[pc.fill_null(passed, False).to_numpy(zero_copy_only=False)] = PASSED
+    says[pc.fill_null(pc.invert(passed), False).to_numpy(zero_copy_only=False)] = FAILED
+    says[error.is_valid().to_numpy(zero_copy_only=False)] = ERROR
+    late = pc.fill_null(pc.match_substring_regex(error, TIMEOUT), False).to_numpy(zero_copy_only=False)
+
+    def placed(values: NDArray, empty: float) -> NDArray:
+        whole = np.full(shape, empty, dtype=values.dtype)
+        whole[at] = values[ours]
+        return whole
+
+    return Verdicts(
+        placed(says, ABSENT),
+        placed(flat.field("score").to_numpy(zero_copy_only=False), np.nan),
+        placed(flat.field("duration_s").to_numpy(zero_copy_only=False), np.nan),
+        placed(late, False),
+    )

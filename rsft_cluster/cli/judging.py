@@ -1,0 +1,222 @@
+"""Commands that look again at a sealed round: decide, judge, forecast; nothing is sampled, and no seal is touched."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rsft_cluster.cli.options import (
+    AsJson,
+    Overrides,
+    Quiet,
+    RunUri,
+    TrustRemoteCode,
+    count,
+    find_run,
+    load,
+    load_again,
+    parameters,
+    values,
+)
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.report import results
+from rsft_cluster.report.decisions import show_decision
+from rsft_cluster.report.progress import Reporter
+
+if TYPE_CHECKING:
+    from rsft_cluster.again.preview import Setting
+    from rsft_cluster.again.stored import StoredRound
+
+Round = Annotated[
+    int | None, typer.Option("--round", help="Round; by default the newest sealed one.", parser=count, metavar="NUMBER")
+]
+ScoringName = Annotated[
+    str, typer.Option("--scoring", help="Scores of `rsft score --name`; by default those sealed with the round.")
+]
+Rule = Annotated[str | None, typer.Option(help="Acceptance rule; by default the run's.")]
+Param = Annotated[list[str] | None, typer.Option("--param", help="Parameter of the rule: beta=0.2. May be repeated.")]
+AcceptanceSet = Annotated[
+    list[str] | None, typer.Option("--set", help="Another setting: acceptance.dedupe=false. May be repeated.")
+]
+
+
+def score(
+    run_uri: RunUri, *,
+    constraints: Annotated[Path, typer.Option(help="A YAML file with a `scoring:` section, or a whole config.")],
+    round_: Round = None,
+    name: Annotated[str | None, typer.Option(help="Name of the scoring; by default a digest.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that judge.", min=1, metavar="NUMBER")] = 1,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set one key of scoring or acceptance. May be repeated.")
+    ] = None,
+    quiet: Quiet = False, as_json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Judge stored candidates by other constraints, beside the sealed scoring. Goes on where it stopped."""
+    from rsft_cluster.again.comparing import compare
+    from rsft_cluster.again.deciding import way_of
+    from rsft_cluster.again.rejudging import rejudge
+    from rsft_cluster.report.scorings import show_rejudged
+
+    stored = _stored(run_uri, round_)
+    sections = ("scoring", "acceptance")
+    config = load_again(stored.config, sections, stored.number, path=constraints, overrides=set_)
+    reporter = Reporter(quiet=quiet)
+    with reporter.stage(f"round {stored.number}: score"):
+        made = rejudge(stored, config, way_of(stored, config), name, workers=workers, report=reporter.collecting)
+    found = compare(stored, made.name)
+    if as_json_:
+        figures = made.model_dump(mode="json", exclude={"scores", "settings"})
+        typer.echo(json.dumps({**figures, "against_sealed": found.model_dump(mode="json")}, ensure_ascii=False))
+        return
+    show_rejudged(results(), f"{run_uri}, round {stored.number}: scoring {made.name} against the sealed one", found)
+
+
+def accept(
+    run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", rule: Rule = None, param: Param = None,
+    max_per_prompt: Annotated[
+        int | None, typer.Option(help="Keep at most so many a prompt.", parser=count, metavar="NUMBER")
+    ] = None,
+    set_: AcceptanceSet = None,
+    acceptance: Annotated[Path | None, typer.Option(help="A YAML file with an `acceptance:` section.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the decision; by default the rule and a digest.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    as_json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Decide again on stored scores, beside the sealed decision."""
+    from rsft_cluster.again.accepting import accept_again, decide_again
+    from rsft_cluster.again.deciding import way_of
+
+    stored = _stored(run_uri, round_)
+    said = {} if max_per_prompt is None else {"acceptance.max_per_prompt": max_per_prompt}
+    config = load_again(
+        stored.config, ("acceptance",), stored.number, path=acceptance, rule=rule, params=parameters(param),
+        said=said, overrides=set_,
+    )  # fmt: skip
+    how = way_of(stored, config)
+    if dry_run:
+        found, told = decide_again(stored, how, scoring), "nothing is written"
+    else:
+        found = accept_again(stored, how, scoring, name)
+        told = f"decision {found.name}"
+    if as_json_:
+        figures = {"funnel": found.funnel.model_dump(), "change": found.change.model_dump()}
+        more = {"reasons": dict(found.reasons), "chosen": dict(found.chosen), "decision": None if dry_run else told}
+        typer.echo(json.dumps({**figures, **more}, ensure_ascii=False))
+        return
+    title = f"{run_uri}, round {stored.number}, scoring {scoring}: {told}"
+    show_decision(results(), title, found.funnel, found.reasons, found.change)
+
+
+def preview(
+    run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", rule: Rule = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Values of a parameter of the rule: beta=0.1,0.2. May be repeated.")
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Scores for the rule `threshold`: 0.5,0.8.")] = None,
+    max_per_prompt: Annotated[str | None, typer.Option(help="Caps: 1,2,4.")] = None,
+    as_json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Show what other settings would keep, without keeping anything."""
+    from rsft_cluster.again.deciding import way_of
+    from rsft_cluster.again.preview import asked, grid
+    from rsft_cluster.again.preview import preview as foresee
+    from rsft_cluster.report.previews import show_preview
+
+    stored = _stored(run_uri, round_)
+    current = load_again(stored.config, ("acceptance",), stored.number)
+    is_asked = bool(rule or param or thresholds or max_per_prompt)
+    if is_asked:
+        params = [f"min_score={thresholds}", *(param or ())] if thresholds else list(param or ())
+        named = [p.partition("=") for p in params]
+        ways = {name: [_value(f"{name}={v}") for v in values(rest)] for name, _, rest in named}
+        caps = [count(v) for v in values(max_per_prompt)] if max_per_prompt else []
+        settings = asked("threshold" if thresholds else rule, ways, caps)
+    else:
+        settings = grid(current.acceptance, stored.config.sampling.num_candidates)
+    others = []
+    for setting in settings:
+        changed = load_again(stored.config, ("acceptance",), stored.number, **options_of(setting))
+        try:
+            others.append(way_of(stored, changed))
+        except ConfigError:
+            # What the run could not have had is left out, unless it is asked for.
+            if is_asked:
+                raise
+    found = foresee(stored, way_of(stored, current), others, scoring)
+    if as_json_:
+        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        return
+    show_preview(results(), f"{run_uri}, round {stored.number}, scoring {scoring}", found)
+
+
+def trust(run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", as_json_: AsJson = False) -> None:
+    """Say how far each constraint can be trusted: errors, time, length, and agreement with the others."""
+    from rsft_cluster.again.trust import trust as look
+    from rsft_cluster.report.trust import show_trust
+
+    found = look(_stored(run_uri, round_), scoring)
+    if as_json_:
+        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        return
+    show_trust(results(), f"{run_uri}, round {found.round}, scoring {scoring}", found)
+
+
+def export(
+    run_uri: RunUri,
+    to: Annotated[Path, typer.Option(help="The file to write: .jsonl or .parquet.")],
+    round_: Round = None,
+    decision: Annotated[str, typer.Option(help="A decision of `rsft accept`; by default the sealed one.")] = "sealed",
+) -> None:
+    """Write what a decision accepted as worked examples (.jsonl), or with token ids (.parquet)."""
+    from rsft_cluster.again.export import export as write
+
+    num_rows = write(_stored(run_uri, round_), to, decision)
+    typer.echo(f"{to}: {num_rows:,} examples", err=True)
+
+
+def options_of(setting: "Setting") -> dict[str, Any]:
+    """Return a setting of a preview as options of `load_again`."""
+    cap = {"acceptance.max_per_prompt": setting["max_per_prompt"]} if "max_per_prompt" in setting else {}
+    return {"rule": setting.get("rule"), "params": setting.get("params"), "said": cap}
+
+
+def _value(said: str) -> object:
+    return next(iter(parameters([said]).values()))
+
+
+def _stored(run_uri: str, number: int | None) -> "StoredRound":
+    from rsft_cluster.again.stored import stored_round
+
+    return stored_round(find_run(run_uri), number)
+
+
+def import_(
+    files: Annotated[list[str], typer.Argument(help="JSONL or Parquet files, folders or globs.", metavar="FILES")],
+    *,
+    to: Annotated[str, typer.Option(help="The run's folder, as the config names it.", metavar="RUN")],
+    config: Annotated[Path, typer.Option(help="The run's config.", metavar="CONFIG")],
+    set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False,
+) -> None:  # fmt: skip
+    """Make candidates from elsewhere the first round of a run: judged, decided, and ready to be trained on."""
+    from rsft_cluster.importing.bring import bring
+    from rsft_cluster.rounds import opened
+    from rsft_cluster.store import join_uri, open_uri
+
+    loaded, reporter = load(config, set_), Reporter(quiet=quiet)
+    if open_uri(to)[1] != open_uri(join_uri(loaded.store, loaded.run))[1]:
+        raise ConfigError(
+            f"--to {to}: {config} keeps its run in {join_uri(loaded.store, loaded.run)}; name that, or set store and "
+            "run in the config"
+        )
+    with opened(loaded, trust_remote_code=trust_remote_code) as run:
+        found, manifest = bring(run, files, reporter)
+    totals = manifest.totals
+    typer.echo(
+        f"{to}: {found.num_candidates:,} candidates of {found.num_prompts:,} prompts from {found.num_lines:,} lines, "
+        f"{found.num_bad:,} unusable; {totals.num_passed:,} passed, {totals.num_accepted:,} accepted",
+        err=True,
+    )
+
+
+COMMANDS = (score, accept, preview, trust, export)

@@ -1,0 +1,44 @@
+"""Token ids of what a file brings as text alone, as the policy would read and end it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from rsft_cluster.constraints.base import Message
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.generators.encoding import encode_prompt, load_tokenizer
+from rsft_cluster.importing.rows import Brought
+from rsft_cluster.policies import localised
+
+
+class Encoder:
+    """The policy's tokenizer, loaded when it is first needed."""
+
+    def __init__(self, policy: PolicySpec) -> None:
+        self._policy = policy
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(localised(self._policy))
+
+    @property
+    def _end(self) -> int:
+        end = self._tokenizer.eos_token_id
+        if not isinstance(end, int):
+            model = self._policy.model
+            raise ConfigError(f"{model}: its tokenizer has no end-of-sequence token; bring token_ids with completions")
+        return end
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return what the policy would continue; raises UnencodablePromptError where these messages do not fit."""
+        return encode_prompt(self._tokenizer, messages, self._policy.chat_template)
+
+    def completion(self, answer: Brought) -> list[int]:
+        """Return what was answered; it ends with the end-of-sequence token unless it was cut off."""
+        if answer.token_ids is not None:
+            return list(answer.token_ids)
+        ids = cast("list[int]", self._tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+        return [*ids, self._end] if answer.finish_reason == "stop" else ids

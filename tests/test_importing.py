@@ -1,0 +1,271 @@
+"""Candidates from elsewhere: judged, sealed, decided, looked at and trained on like sampled ones; bad lines are told.
+
+Adversarially checked: completions of one prompt lie scattered over lines and files, and imports die between any two
+units.
+"""
+
+import json
+import math
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from factories import read_jsonl, write_jsonl
+from models import tiny_llama
+from projects import settings, sums, write_project
+from test_again_accepting import other
+from typer.testing import CliRunner
+
+from rsft_cluster.again.accepting import decide_again
+from rsft_cluster.again.stored import stored_round
+from rsft_cluster.again.trust import trust
+from rsft_cluster.audit.lines import head_of, head_path
+from rsft_cluster.audit.verify import verify_run
+from rsft_cluster.cli import app
+from rsft_cluster.collection.workers import ScoreAndCommit
+from rsft_cluster.config_file import load_config
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.generators.encoding import decode, load_tokenizer
+from rsft_cluster.importing.bring import bring
+from rsft_cluster.inspection import Filter, inspect
+from rsft_cluster.records import AuditHead, PromptSet
+from rsft_cluster.report.progress import Reporter
+from rsft_cluster.rounds import opened
+from rsft_cluster.runs import summary, take_in
+from rsft_cluster.stages import plan_round, sample_round
+from rsft_cluster.store import Store
+from rsft_cluster.training.batches import load_examples
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return Path(tiny_llama(tmp_path_factory.mktemp("model") / "model"))
+
+
+@pytest.fixture
+def project(tmp_path, model, monkeypatch):
+    """A folder with a config of units of four prompts, and a model whose tokenizer can be loaded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(model)
+    write_project(tmp_path)
+    configure(tmp_path)
+    return tmp_path
+
+
+def configure(folder, **changes) -> None:
+    whole = settings(sampling__unit_size=4, **changes)
+    (folder / "run.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+
+
+def answers(num=10, **more) -> list[dict]:
+    """A right and a wrong answer to each sum, right ones first."""
+    right = [{**row, "completion": f" {row['answer']}", **more} for row in sums(num)]
+    wrong = [{**row, "completion": " 77777", "finish_reason": "stop", **more} for row in sums(num)]
+    return [*right, *wrong]
+
+
+@contextmanager
+def run_of(folder):
+    with opened(load_config(folder / "run.yaml")) as run:
+        yield run
+
+
+def brought(folder, *files):
+    with run_of(folder) as run:
+        return bring(run, [str(f) for f in files], Reporter(quiet=True))
+
+
+def store_of(folder) -> Store:
+    return Store(str(folder / "runs" / "sums"))
+
+
+def test_candidates_of_a_prompt_are_put_together_from_wherever_they_stand(project) -> None:
+    rows = answers()
+    one = write_jsonl(project / "a.jsonl", rows[:13])
+    pq.write_table(pa.Table.from_pylist(rows[13:]), project / "b.parquet")
+    found, manifest = brought(project, one, project / "b.parquet")
+    assert (found.num_lines, found.num_prompts, found.num_candidates, found.num_bad) == (20, 10, 20, 0)
+    totals = manifest.totals
+    assert (totals.num_prompts, totals.num_candidates, totals.num_passed, totals.num_accepted) == (10, 20, 10, 10)
+    assert manifest.processors == ()
+    assert "imported" in manifest.generator
+    seen = list(inspect(store_of(project), 1, Filter()))
+    assert [row["index"] for row in seen] == [0, 1] * 10
+    assert {row["policy"] for row in seen} == {"imported"}
+    assert {row["logprob"] for row in seen} == {None}
+
+
+def test_token_ids_are_the_policys_own_and_end_as_it_would(project, model) -> None:
+    rows = [
+        {"prompt": "1 + 1 =", "answer": "2", "completion": " 2"},
+        {"prompt": "1 + 1 =", "answer": "2", "completion": " 2 and", "finish_reason": "length"},
+        {"prompt": "1 + 1 =", "answer": "2", "completion": " 2", "token_ids": [7, 8], "prompt_token_ids": [5]},
+    ]
+    _, manifest = brought(project, write_jsonl(project / "a.jsonl", rows))
+    stored = store_of(project).read_table(manifest.candidates[0]).to_pylist()
+    tokenizer = load_tokenizer(PolicySpec(str(model)))
+    assert stored[0]["token_ids"][-1] == tokenizer.eos_token_id
+    assert decode(tokenizer, stored[0]["token_ids"]) == " 2"
+    assert stored[1]["token_ids"][-1] != tokenizer.eos_token_id
+    assert (stored[2]["token_ids"], stored[2]["prompt_token_ids"]) == ([7, 8], [5])
+    accepted = load_examples([store_of(project).uri_of(ref.path) for ref in manifest.accepted], per_prompt=True)
+    assert len(accepted) >= 1
+
+
+def test_a_line_may_hold_several_completions_and_what_is_known_of_each(project) -> None:
+    several = ["3", {"completion": " 2", "logprob": -0.5, "target_logprob": -0.25, "model": "other", "token_ids": [3]}]
+    rows = [{"prompt": "1 + 1 =", "answer": "2", "completions": several, "model": "this"}]
+    _, manifest = brought(project, write_jsonl(project / "a.jsonl", rows))
+    first, second = store_of(project).read_table(manifest.candidates[0]).to_pylist()
+    assert (first["policy"], first["logprob"]) == ("this", None)
+    assert (second["policy"], second["logprob"], second["target_logprob"]) == ("other", -0.5, -0.25)
+
+
+BAD = {
+    '{"prompt": "p", "answer": "1"}': "neither 'completion' and 'completions' are there",
+    '{"prompt": "p", "answer": "1", "completion": 5}': "'completion' is a number, not text",
+    '{"prompt": "p", "answer": "1", "completion": "x", "logprob": 0.5}': "'logprob' is 0.5",
+    '{"prompt": "p", "answer": "1", "completion": "x", "logprob": "a"}': "'logprob' is text, not a number",
+    '{"prompt": "p", "answer": "1", "completion": "x", "token_ids": [1, -2]}': "'token_ids[1]' is -2",
+    '{"prompt": "p", "answer": "1", "completion": "x", "token_ids": []}': "'token_ids' is a list, not a list of",
+    '{"prompt": "p", "answer": "1", "completion": "x", "finish_reason": "eos"}': "'finish_reason' is 'eos'",
+    '{"prompt": "p", "answer": "1", "completions": []}': "'completions' is a list, not a list with something",
+    '{"prompt": "p", "answer": "1", "completions": ["x", 5]}': "'completions[1].completion' is a number",
+    '{"prompt": "p", "answer": "1", "completions": ["x"], "logprob": -1}': "'logprob' stands beside several",
+    '{"prompt": "p", "completion": "x"}': "'answer' is not there",
+    '{"completion": "x", "answer": "1"}': "neither 'messages' nor 'prompt' is there",
+    "{": "not JSON",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_bad_line_is_told_with_file_line_and_key(project, line) -> None:
+    file = write_jsonl(project / "a.jsonl", [answers()[0], line])
+    with pytest.raises(ConfigError) as caught:
+        brought(project, file)
+    assert f"{file}:2: " in str(caught.value)
+    assert BAD[line] in str(caught.value)
+    assert "max_bad_rate allows 1 %" in str(caught.value)
+
+
+def test_few_bad_lines_are_set_aside_with_their_reasons(project) -> None:
+    configure(project, prompts__max_bad_rate=0.5)
+    file = write_jsonl(project / "a.jsonl", [*answers(), "{", '{"prompt": "p", "answer": "1"}'])
+    found, _ = brought(project, file)
+    assert (found.num_lines, found.num_bad, found.num_candidates) == (22, 2, 20)
+    kept = read_jsonl(project / "runs/sums/prompts/imported.quarantine.jsonl")
+    assert [line["line"] for line in kept] == [21, 22]
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 2])
+@pytest.mark.parametrize("rule", ["all_passed", {"use": "top_share", "params": {"share": 0.5}}])
+def test_what_was_killed_goes_on_to_the_same_end(project, monkeypatch, num_done, rule) -> None:
+    configure(project, acceptance__rule=rule)
+    file = write_jsonl(project / "a.jsonl", answers())
+    judge, left = ScoreAndCommit.__call__, num_done
+
+    def dies(self, batch):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return judge(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ScoreAndCommit, "__call__", dies)
+        with pytest.raises(KeyboardInterrupt):
+            brought(project, file)
+    _, manifest = brought(project, file)
+    assert manifest.totals.num_candidates == 20
+    assert 0 < manifest.totals.num_accepted <= manifest.totals.num_passed == 10
+    assert brought(project, file)[1] == manifest
+
+
+def test_other_files_and_sampled_rounds_are_refused(project) -> None:
+    brought(project, write_jsonl(project / "a.jsonl", answers()))
+    with pytest.raises(ConfigError, match=r"holds the candidates of .*a\.jsonl"):
+        brought(project, write_jsonl(project / "b.jsonl", answers(3)))
+    store_of(project).delete("rounds/0001/imported.json")
+    with pytest.raises(ConfigError, match="round 1 was sampled"):
+        brought(project, project / "a.jsonl")
+
+
+def test_a_held_out_prompt_is_refused(project) -> None:
+    held_out = json.loads((project / "held_out.jsonl").read_text().splitlines()[0])
+    file = write_jsonl(project / "a.jsonl", [*answers(3), {**held_out, "completion": "x"}])
+    with pytest.raises(ConfigError, match=rf"{file}:7: this prompt also stands among the held-out prompts"):
+        brought(project, file)
+
+
+def test_rules_that_need_a_logprob_refuse_without_and_work_with_it(project) -> None:
+    brought(project, write_jsonl(project / "a.jsonl", answers()))
+    stored = stored_round(store_of(project), 1)
+    assert decide_again(stored, other(stored, rule="best_of_n", params={"n": 1})).funnel.num_accepted == 10
+    with pytest.raises(ConfigError, match=r"off_policy.* needs the logprob of every candidate, and 20 of 20 have none"):
+        decide_again(stored, other(stored, rule="off_policy", params={"log_bound": 1.0}))
+
+
+def test_with_logprobs_such_rules_decide(project) -> None:
+    brought(project, write_jsonl(project / "a.jsonl", answers(logprob=-2.0, target_logprob=-1.0)))
+    stored = stored_round(store_of(project), 1)
+    found = decide_again(stored, other(stored, rule="off_policy", params={"log_bound": 1.0}))
+    assert found.funnel.num_accepted == 10
+
+
+def test_the_audit_trail_of_what_was_brought_holds(project) -> None:
+    brought(project, write_jsonl(project / "a.jsonl", answers()))
+    store = store_of(project)
+    store.create(head_path(1), head_of(store, 1).to_json())
+    found = verify_run(store)
+    assert found.problems == []
+    assert found.num_replayed == 20
+    assert math.isclose(trust(stored_round(store, 1)).constraints[1].pass_rate or 0, 0.5)
+
+
+def test_the_runs_own_prompts_are_taken_in_beside(project) -> None:
+    brought(project, write_jsonl(project / "a.jsonl", answers(3)))
+    assert store_of(project).read_record("prompts/train.json", PromptSet).num_prompts == 14
+
+
+def test_the_run_goes_on_from_what_was_brought_to_training(project) -> None:
+    _, manifest = brought(project, write_jsonl(project / "a.jsonl", answers()))
+    with run_of(project) as run:
+        plan = plan_round(run, 1, take_in(run)[0].path)
+        assert sample_round(run, plan, Reporter(quiet=True)) == manifest
+        assert plan.policy == run.base
+        assert run.store.read_record(head_path(1), AuditHead).num_lines == 21
+        assert summary(run.store, 1).stage == "train"
+        examples = load_examples([run.store.uri_of(ref.path) for ref in manifest.accepted], per_prompt=True)
+        assert len(examples) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pilot": {}}, "pilot: it chooses how to sample"),
+        ({"fairness": {"protected": {"g": ["a", "b"]}, "decision": "(x)", "positive": "x"}}, "fairness.swaps: agree"),
+    ],
+)
+def test_settings_that_shape_the_sampling_are_refused(project, changes, message) -> None:
+    configure(project, **changes)
+    with pytest.raises(ConfigError, match=message):
+        brought(project, write_jsonl(project / "a.jsonl", answers()))
+
+
+def test_the_command_brings_and_the_others_look_at_it(project) -> None:
+    write_jsonl(project / "a.jsonl", answers())
+    run = CliRunner()
+    wrong = run.invoke(app, ["import", "a.jsonl", "--to", "runs/other", "--config", "run.yaml"])
+    assert "keeps its run in" in str(wrong.exception)
+    made = run.invoke(app, ["import", "a.jsonl", "--to", "runs/sums", "--config", "run.yaml", "-q"])
+    assert made.exit_code == 0, made.output
+    assert "20 candidates of 10 prompts from 20 lines, 0 unusable; 10 passed, 10 accepted" in made.stderr
+    assert "all_passed (now)" in run.invoke(app, ["preview", "runs/sums"]).stdout
+    assert "answer_matches" in run.invoke(app, ["trust", "runs/sums"]).stdout
+    (project / "c.yaml").write_text("scoring: {constraints: [finished]}\n")
+    scored = run.invoke(app, ["score", "runs/sums", "--constraints", "c.yaml", "-q", "--json"])
+    assert json.loads(scored.stdout)["num_passed"] == 20
