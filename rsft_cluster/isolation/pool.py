@@ -21,6 +21,8 @@ from rsft_cluster.constraints.outcomes import Outcome
 from rsft_cluster.errors import StageError
 from rsft_cluster.isolation.progress import NUM_BYTES, SLOTS, At, Progress
 
+START_S = 300
+"""What building and preparing the constraints may take."""
 JOB_S = 0.25
 """A job is cut to take about so long."""
 MAX_JOB = 256
@@ -108,7 +110,7 @@ class Pool:
             self._progress = Progress(table.fileno())
             self._nursery, self._control = _start_nursery(table.fileno())
         self._ask((self.constraints, memory_bytes))
-        ready = pickle.loads(self._control.recv_bytes())
+        ready = self._built_there()
         if isinstance(ready, Exception):
             self.close()
             raise ready
@@ -137,6 +139,17 @@ class Pool:
                 self._end(worker)
             raise
         return [[found[place] for place in places] for found, places in zip(board.found, wanted, strict=True)]
+
+    def _built_there(self) -> list[int] | Exception:
+        """Return how many candidates each constraint judges in a call, or why one cannot be built."""
+        if not self._control.poll(START_S):
+            self._nursery.kill()
+            names = ", ".join(dict.fromkeys(c.name for c in self.constraints))
+            raise StageError(f"constraints were not built and prepared within {START_S} s: {names}")
+        try:
+            return pickle.loads(self._control.recv_bytes())
+        except EOFError as error:
+            raise StageError("the process that builds the constraints died; what it said stands above") from error
 
     @property
     def nursery_pid(self) -> int:
