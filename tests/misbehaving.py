@@ -87,6 +87,16 @@ class Prepared:
         return [Verdict.of(self.prepared_by not in (0, os.getpid()), f"pid {os.getpid()}") for _ in candidates]
 
 
+class Patient:
+    """Takes two seconds, and says so."""
+
+    longest_s = 5.0
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        time.sleep(2)
+        return [Verdict.of(True) for _ in candidates]
+
+
 class InTheActor:
     """Says in which process it runs."""
 

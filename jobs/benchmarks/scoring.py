@@ -146,7 +146,9 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main() -> None:
     """Measure, print the tables, and write all figures."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.benchmarks.scoring", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.benchmarks.scoring", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--candidates", type=int, default=2000)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="constraints; default all, and all that follows")

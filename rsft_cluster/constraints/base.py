@@ -20,7 +20,8 @@ raises, a batch is judged again one by one; to save that, it may return the erro
 
 Constraints run in processes that are killed when a call takes longer than `timeout_s`; a class judges one candidate a
 call there, unless it gains from more and says `batch_size = 64`. Its `prepare()`, if it has one, is called before: it
-loads what is slow to load, once for all processes. A class that holds a model or talks to a server says `isolated =
+loads what is slow to load, once for all processes. What has a deadline of its own says `longest_s`, the seconds after
+which it has certainly ended, and is not killed before. A class that holds a model or talks to a server says `isolated =
 False`: it is built once in the scoring actor, is given a unit's candidates in one call, and bounds its own time.
 
 A module's `CASES` are its inline tests: candidates that must pass and must fail. They are judged by the tests, by

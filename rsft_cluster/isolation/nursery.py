@@ -21,7 +21,7 @@ from rsft_cluster.constraints.building import build
 from rsft_cluster.constraints.outcomes import Built
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.isolation.progress import Progress
-from rsft_cluster.isolation.worker import batch_size, serve
+from rsft_cluster.isolation.worker import batch_size, longest_s, serve
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -38,7 +38,7 @@ def main(control_fd: int, progress_fd: int) -> None:
     except ConfigError as error:
         pool.send_bytes(pickle.dumps(error))
         return
-    pool.send_bytes(pickle.dumps([batch_size(one) for one in built]))
+    pool.send_bytes(pickle.dumps([(batch_size(one), longest_s(one)) for one in built]))
     workers: set[int] = set()
     try:
         while True:

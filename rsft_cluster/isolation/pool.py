@@ -114,7 +114,8 @@ class Pool:
         if isinstance(ready, Exception):
             self.close()
             raise ready
-        self._batch_sizes: list[int] = ready
+        self._batch_sizes = [size for size, _ in ready]
+        self._timeouts_s = [max(c.timeout_s, longest_s) for c, (_, longest_s) in zip(constraints, ready, strict=True)]
 
     def judge(
         self,
@@ -140,8 +141,8 @@ class Pool:
             raise
         return [[found[place] for place in places] for found, places in zip(board.found, wanted, strict=True)]
 
-    def _built_there(self) -> list[int] | Exception:
-        """Return how many candidates each constraint judges in a call, or why one cannot be built."""
+    def _built_there(self) -> list[tuple[int, float]] | Exception:
+        """Return the batch size and the longest time of each constraint, or why one cannot be built."""
         if not self._control.poll(START_S):
             self._nursery.kill()
             names = ", ".join(dict.fromkeys(c.name for c in self.constraints))
@@ -279,7 +280,7 @@ class Pool:
 
     def _limits(self, number: int, num_candidates: int) -> tuple[float, float, float]:
         """Return after how many seconds a call about so many candidates is late, overdue and killed."""
-        mean_s, timeout_s = self._speed[number].mean_s, self.constraints[number].timeout_s
+        mean_s, timeout_s = self._speed[number].mean_s, self._timeouts_s[number]
         if mean_s is None:
             return float("inf"), float("inf"), timeout_s
         call_s = mean_s * num_candidates
@@ -310,7 +311,7 @@ class Pool:
             start = end = worker.num_done  # it got over its deadline in the last moment
         elif at.num == 1 and start < end:
             constraint = self.constraints[job.number]
-            error = _past_deadline(constraint) if hung else _died(constraint, status)
+            error = _past_deadline(constraint, self._timeouts_s[job.number]) if hung else _died(constraint, status)
             outcome = Outcome(None, time.monotonic() - at.since, error, error)
             self._note(board, job.number, job.places[start], outcome, after)
             if hung:
@@ -374,8 +375,8 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _past_deadline(constraint: Constraint) -> str:
-    return f"TimeoutError: {constraint.name} took over {constraint.timeout_s:g} s and was killed"
+def _past_deadline(constraint: Constraint, timeout_s: float) -> str:
+    return f"TimeoutError: {constraint.name} took over {timeout_s:g} s and was killed"
 
 
 def _died(constraint: Constraint, status: int) -> str:

@@ -56,3 +56,8 @@ def _begin(progress: Progress, slot: int, start: int, i: int, num: int) -> None:
 def batch_size(constraint: Built) -> int:
     """Return how many candidates a constraint judges in one call: one, unless its class says it gains from more."""
     return int(getattr(constraint, "batch_size", 1)) if isinstance(constraint, BatchConstraint) else 1
+
+
+def longest_s(constraint: Built) -> float:
+    """Return how long a call takes at most by the constraint's own account, 0 where it gives none."""
+    return float(getattr(constraint, "longest_s", 0.0))
