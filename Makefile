@@ -9,7 +9,7 @@ SOURCES := rsft_cluster jobs tests
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-method test-ray test-all demo bench-sampling clean
+.PHONY: help setup format check test test-method test-ray test-all demo test-constraints bench-sampling bench-scoring clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -40,13 +40,21 @@ test-method: $(READY) ## The mathematics: every rule against its enumerated targ
 	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
 	    tests/test_adaptive_sampling.py tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
 
+test-constraints: $(READY) ## Constraints: isolation, the library, the sandbox, judging again, on workers
+	$(BIN)/python -m pytest tests/test_isolation.py tests/test_isolated_judge.py tests/test_scoring.py \
+	    tests/test_constraints.py tests/test_constraints_library.py tests/test_composed.py tests/test_math_equal.py \
+	    tests/test_answer_matches.py tests/test_sequence_models.py tests/test_judge.py tests/test_judge_answers.py \
+	    tests/test_judge_endpoint.py tests/test_sandbox.py tests/test_code.py tests/test_again_accepting.py \
+	    tests/test_again_preview.py tests/test_again_rejudging.py tests/test_importing.py \
+	    tests/ray/test_constraints_on_workers.py tests/ray/test_reward_models.py
+
 test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
 	$(BIN)/python -m pytest -m ray tests
 
 test-gpu: $(READY) ## Tests on a GPU: exactness, determinism, speed, one round; skips where there is none
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-test-all: check test test-method test-ray ## All of them
+test-all: check test test-method test-constraints test-ray ## All of them
 
 DEMO ?= arithmetic
 
@@ -55,6 +63,9 @@ demo: $(READY) ## Two-digit addition in a few minutes; DEMO=credit, service or c
 
 bench-sampling: $(READY) ## Sampling beside generate, continuous batching and vLLM; options in BENCH="--models 15m"
 	$(BIN)/python -m jobs.benchmarks.sampling $(BENCH)
+
+bench-scoring: $(READY) ## Candidates a second of each constraint, and what isolation costs; options in BENCH=
+	$(BIN)/python -m jobs.benchmarks.scoring $(BENCH)
 
 clean: ## Remove what these targets made
 	rm -rf $(VENV) demo build dist bench-*.json *.egg-info .pytest_cache .ruff_cache .hypothesis
