@@ -1,0 +1,297 @@
+"""The process that stands between a worker and its sandboxed programs: `serve` runs one after another.
+
+Started by `sandbox.Sandbox` with a socket; ends, with everything below it, when the other end of that socket is
+closed or the worker is gone. It is a subreaper: what a program starts, and however it hides, becomes its child at
+the latest when the program ends, and a run is over only when no child is left. Standard library only: it is started
+without site packages.
+"""
+
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsft_cluster.sandbox import frames, kernel, tiers
+from rsft_cluster.sandbox.program import Limits, Outcome, Stopped
+
+_TICK_S = 0.05
+_IDLE_S = 1.0
+_END_WITHIN_S = 5.0
+_LOST_STATUS = 255
+
+
+def serve(control: socket.socket, worker_pid: int) -> None:
+    """Answer requests until the worker is gone: `{"started"}` or `{"problem"}`, and later an outcome."""
+    kernel.become_subreaper()
+    with tempfile.TemporaryDirectory(prefix="rsft-sandbox-") as base:
+        os.chmod(base, 0o711)  # noqa: PTH101 a program's own user has to pass through
+        for number, (request, files) in enumerate(_requests(control, worker_pid)):
+            scratch = f"{base}/{number}"
+            os.mkdir(scratch, 0o711)  # noqa: PTH102
+            try:
+                run = _start(request, files, scratch)
+            except (OSError, ValueError) as error:
+                frames.send(control, {"problem": f"{type(error).__name__}: {error}"})
+                run = None
+            finally:
+                for file in files:
+                    os.close(file)
+            if run:
+                frames.send(control, {"started": run.pid})
+                frames.send(control, _watched(run, control, worker_pid))
+            shutil.rmtree(scratch)
+
+
+@dataclass
+class _Run:
+    """A program that was started; what is read of it so far."""
+
+    pid: int
+    limits: Limits
+    work: str
+    launch: tiers.Launch
+    began: float
+    pipes: dict[str, int]
+    output: dict[str, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
+    status: int | None = None
+    stopped: Stopped = ""
+
+
+def _requests(control: socket.socket, worker_pid: int) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    control.settimeout(_IDLE_S)
+    while os.getppid() == worker_pid:
+        try:
+            control.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            continue
+        control.settimeout(None)
+        try:
+            request, files = frames.receive(control)
+        except EOFError:
+            return
+        if "cancel" not in request:  # one that came when its run was already over
+            yield request, files
+        control.settimeout(_IDLE_S)
+
+
+def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
+    """Fork the program; returns when it has been executed, raises OSError where it could not be."""
+    limits, work = Limits(**request["limits"]), f"{scratch}/work"
+    os.mkdir(work, 0o710)  # noqa: PTH102 our group: bubblewrap goes there before it changes the user
+    job = tiers.Job(request["argv"], limits, work, scratch, request["readable"])
+    launch = tiers.launch(request["tier"], job)
+    _write(work, request["files"], launch.owner)
+    given = iter(files)
+    stdin = next(given) if request["takes_stdin"] else _holding(frames.as_bytes(request["stdin"]))
+    stdout = (-1, next(given)) if request["takes_stdout"] else os.pipe()
+    stderr, problem = os.pipe(), os.pipe()
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _become(launch, work, (stdin, stdout[1], stderr[1]), problem[1])
+    os.close(stdin) if not request["takes_stdin"] else None
+    os.close(stdout[1]) if not request["takes_stdout"] else None
+    os.close(stderr[1])
+    os.close(problem[1])
+    run = _Run(pid, limits, work, launch, began, {"stderr": stderr[0]})
+    if stdout[0] >= 0:
+        run.pipes["stdout"] = stdout[0]
+    with open(problem[0], "rb") as told:  # noqa: PTH123
+        said = told.read()
+    if said:
+        _end(run)
+        for pipe in run.pipes.values():
+            os.close(pipe)
+        raise OSError(said.decode("utf-8", "replace"))
+    return run
+
+
+def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], problem: int) -> None:
+    """Turn the forked process into the program; tells `problem` what is in the way, and never returns."""
+    try:
+        os.setsid()
+        for place, stream in enumerate(streams):
+            os.dup2(stream, place)
+        os.dup2(problem, 3, inheritable=False)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.chdir(work)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what it executes would too
+            signal.signal(number, signal.SIG_DFL)
+        launch.confine()
+        os.execvpe(launch.argv[0], list(launch.argv), dict(launch.env))  # noqa: S606
+    except BaseException as error:  # noqa: BLE001 of a forked process nothing may get out
+        os.write(3, f"{type(error).__name__}: {error}".encode())
+    os._exit(127)
+
+
+def _write(work: str, files: Mapping[str, str], owner: int | None) -> None:
+    for name, text in files.items():
+        path = f"{work}/{name}"
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        with open(path, "wb") as file:  # noqa: PTH123
+            file.write(frames.as_bytes(text))
+    if owner is not None:
+        for folder, _, names in os.walk(work):
+            for path in (folder, *(f"{folder}/{name}" for name in names)):
+                os.chown(path, owner, -1)
+
+
+def _holding(text: bytes) -> int:
+    """Return an open file in memory that holds a text, at its start."""
+    file = os.memfd_create("stdin")
+    with open(file, "wb", closefd=False) as stream:  # noqa: PTH123
+        stream.write(text)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _watched(run: _Run, control: socket.socket, worker_pid: int) -> dict[str, Any]:
+    """Read what the program writes until it ends or reaches a limit; returns the outcome as a message."""
+    pidfd = os.pidfd_open(run.pid)
+    deadline = run.began + run.limits.wall_s
+    with selectors.DefaultSelector() as selector:
+        for name, pipe in run.pipes.items():
+            os.set_blocking(pipe, False)
+            selector.register(pipe, selectors.EVENT_READ, name)
+        selector.register(pidfd, selectors.EVENT_READ, "end")
+        selector.register(control, selectors.EVENT_READ, "control")
+        ended = False
+        while not ended and not run.stopped:
+            left = deadline - time.monotonic()
+            events = [key.data for key, _ in selector.select(max(0.0, min(_TICK_S, left)))]
+            for name in events:
+                if name in run.pipes and not _read(run, name):
+                    selector.unregister(run.pipes[name])
+            ended = "end" in events
+            if "control" in events or os.getppid() != worker_pid:
+                run.stopped = "cancelled"
+            elif not events:
+                run.stopped = run.stopped or _exceeded(run, deadline)
+    os.close(pidfd)
+    _end(run)
+    for name, pipe in run.pipes.items():
+        while _read(run, name):
+            pass
+        os.close(pipe)
+    status = os.waitstatus_to_exitcode(run.status) if run.status is not None else _LOST_STATUS
+    outcome = Outcome(
+        128 - status if status < 0 else status, bytes(run.output["stdout"]), bytes(run.output["stderr"]),
+        time.monotonic() - run.began, run.stopped,
+    )  # fmt: skip
+    return {name: getattr(outcome, name) for name in Outcome.__slots__}
+
+
+def _read(run: _Run, name: str) -> bool:
+    """Take what a pipe has, at most what the limit leaves; False where nothing more is to come."""
+    held = run.output[name]
+    room = run.limits.output_bytes - len(held)
+    try:
+        part = os.read(run.pipes[name], min(room + 1, 1 << 16))
+    except BlockingIOError:
+        return False
+    held += part[:room]
+    if len(part) > room:
+        run.stopped = run.stopped or "output"
+        return False
+    return bool(part)
+
+
+def _exceeded(run: _Run, deadline: float) -> Stopped:
+    if time.monotonic() >= deadline:
+        return "time"
+    if run.launch.counted and _num_threads(run.pid) > run.limits.num_tasks:
+        return "tasks"
+    return "disk" if _is_too_much(run.work, run.limits) else ""
+
+
+def _num_threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+    except FileNotFoundError:
+        return 0
+
+
+def _is_too_much(work: str, limits: Limits) -> bool:
+    """Whether the work folder holds more than it may; stops looking as soon as it does."""
+    num_files, num_bytes, folders = 0, 0, [work]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    num_files += 1
+                    found = entry.stat(follow_symlinks=False)
+                    num_bytes += found.st_blocks * 512
+                    if num_files > limits.num_files or num_bytes > limits.file_bytes:
+                        return True
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except OSError:  # the program removed or barred it meanwhile; it is looked at again at the next tick
+            continue
+    return False
+
+
+def _end(run: _Run) -> None:
+    """Kill the program and whatever it left, until no child is left; raises StageError's cause where one stays."""
+    _kill(run.pid)
+    if run.launch.uid is not None and run.limits.may_fork:
+        _kill_all_of(run.launch.uid)
+    deadline = time.monotonic() + _END_WITHIN_S
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == run.pid:
+            run.status = status
+        elif pid == 0:
+            if time.monotonic() > deadline:
+                raise TimeoutError("a process of the sandbox cannot be killed")
+            for child in _children():
+                _kill(child)
+            time.sleep(0.001)
+
+
+def _kill(pid: int) -> None:
+    """Kill a child that was not waited for; its number can be nobody else's."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _kill_all_of(uid: int) -> None:
+    """Kill every process of a user at one stroke, which no race of forks outruns."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresuid(uid, uid, uid)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """Return the processes whose parent this is, orphans that were adopted among them."""
+    me, found = os.getpid(), []
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                    parent = int(file.read().rsplit(b")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == me:
+                found.append(int(name))
+    return found
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
