@@ -7,6 +7,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
@@ -46,7 +47,7 @@ def landlock(*, readable: Iterable[str], writable: Iterable[str], devices: Itera
     )
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _call(_LIBC.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0), "landlock_create_ruleset")
-    rights = {path: _EXECUTE | _READ | _READ_FOLDER for path in readable}
+    rights = dict.fromkeys(readable, _EXECUTE | _READ | _READ_FOLDER)
     rights |= dict.fromkeys(writable, handled & ~_MAKE_DEVICES)
     rights |= dict.fromkeys(devices, _READ | _WRITE)
     for path, allowed in rights.items():
@@ -54,9 +55,8 @@ def landlock(*, readable: Iterable[str], writable: Iterable[str], devices: Itera
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        if not os.path.isdir(path):  # noqa: PTH112 pathlib is not worth loading here
-            allowed &= _OF_A_FILE  # noqa: PLW2901
-        rule = struct.pack("=Qi", allowed & handled, place)
+        kind = handled if Path(path).is_dir() else handled & _OF_A_FILE
+        rule = struct.pack("=Qi", allowed & kind, place)
         _call(_LIBC.syscall(_ADD_RULE, ruleset, _BENEATH, rule, 0), f"landlock_add_rule({path})")
         os.close(place)
     _call(_LIBC.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")

@@ -24,10 +24,11 @@ from rsft_cluster.sandbox.program import Limits, Outcome, Program
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _SUPERVISOR = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import socket; from rsft_cluster.sandbox.supervisor import serve; "
+    "import sys; sys.path.insert(0, sys.argv[3]); import socket; from rsft_cluster.sandbox.supervisor import serve\n"
     "serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))"
 )
 _STOP_WITHIN_S = 10.0
+_LIMITS = Limits()
 
 
 class Sandbox:
@@ -43,20 +44,25 @@ class Sandbox:
         self._readable = [*self.python.folders, *(str(Path(p).resolve()) for p in packages)]
         mine, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _SUPERVISOR, _ROOT, str(theirs.fileno()), str(os.getpid())],
+            process = subprocess.Popen(  # noqa: S603 our own supervisor
+                [sys.executable, "-I", "-S", "-c", _SUPERVISOR, str(theirs.fileno()), str(os.getpid()), _ROOT],
                 stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
             )  # fmt: skip
         self._control = mine
         self._close = weakref.finalize(self, _stop, mine, process)
 
-    def run(self, program: Program, limits: Limits = Limits()) -> Outcome:  # noqa: B008 a frozen record
+    def run(self, program: Program, limits: Limits = _LIMITS) -> Outcome:
         """Run a program to its end; raises StageError where the sandbox itself fails."""
         self.start(program, limits)
         return self.wait()
 
     def start(
-        self, program: Program, limits: Limits = Limits(), *, stdin: int | None = None, stdout: int | None = None  # noqa: B008
+        self,
+        program: Program,
+        limits: Limits = _LIMITS,
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
     ) -> None:
         """Start a program; open files given as `stdin` and `stdout` are used instead of its text and the outcome's."""
         request = {
@@ -69,8 +75,7 @@ class Sandbox:
     def wait(self) -> Outcome:
         """Return how the program that was started ended; blocks until then."""
         found = self._exchange(None, ())
-        streams = {name: frames.as_bytes(found.pop(name)) for name in ("stdout", "stderr")}
-        return Outcome(**found, **streams)
+        return Outcome(**{**found, **{name: frames.as_bytes(found[name]) for name in ("stdout", "stderr")}})
 
     def cancel(self) -> None:
         """End the program that was started; `wait` tells of it."""

@@ -11,11 +11,12 @@ import selectors
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rsft_cluster.sandbox import frames, kernel, tiers
@@ -31,22 +32,29 @@ def serve(control: socket.socket, worker_pid: int) -> None:
     """Answer requests until the worker is gone: `{"started"}` or `{"problem"}`, and later an outcome."""
     kernel.become_subreaper()
     with tempfile.TemporaryDirectory(prefix="rsft-sandbox-") as base:
-        os.chmod(base, 0o711)  # noqa: PTH101 a program's own user has to pass through
+        Path(base).chmod(0o711)  # a program's own user has to pass through
         for number, (request, files) in enumerate(_requests(control, worker_pid)):
             scratch = f"{base}/{number}"
-            os.mkdir(scratch, 0o711)  # noqa: PTH102
-            try:
-                run = _start(request, files, scratch)
-            except (OSError, ValueError) as error:
-                frames.send(control, {"problem": f"{type(error).__name__}: {error}"})
-                run = None
-            finally:
-                for file in files:
-                    os.close(file)
-            if run:
-                frames.send(control, {"started": run.pid})
-                frames.send(control, _watched(run, control, worker_pid))
+            Path(scratch).mkdir(0o711)
+            with suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone, and so is who would be told
+                _answer(request, files, scratch, control, worker_pid)
             shutil.rmtree(scratch)
+
+
+def _answer(
+    request: Mapping[str, Any], files: list[int], scratch: str, control: socket.socket, worker_pid: int
+) -> None:
+    try:
+        run = _start(request, files, scratch)
+    except (OSError, ValueError) as error:
+        frames.send(control, {"problem": f"{type(error).__name__}: {error}"})
+        return
+    finally:
+        for file in files:
+            os.close(file)
+    with suppress(BrokenPipeError, ConnectionResetError):  # the run is watched to its end all the same
+        frames.send(control, {"started": run.pid})
+    frames.send(control, _watched(run, control, worker_pid))
 
 
 @dataclass
@@ -71,10 +79,12 @@ def _requests(control: socket.socket, worker_pid: int) -> Iterator[tuple[dict[st
             control.recv(1, socket.MSG_PEEK)
         except TimeoutError:
             continue
+        except ConnectionResetError:
+            return
         control.settimeout(None)
         try:
             request, files = frames.receive(control)
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         if "cancel" not in request:  # one that came when its run was already over
             yield request, files
@@ -84,26 +94,23 @@ def _requests(control: socket.socket, worker_pid: int) -> Iterator[tuple[dict[st
 def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
     """Fork the program; returns when it has been executed, raises OSError where it could not be."""
     limits, work = Limits(**request["limits"]), f"{scratch}/work"
-    os.mkdir(work, 0o710)  # noqa: PTH102 our group: bubblewrap goes there before it changes the user
+    Path(work).mkdir(0o710)  # our group: bubblewrap goes there before it changes the user
     job = tiers.Job(request["argv"], limits, work, scratch, request["readable"])
     launch = tiers.launch(request["tier"], job)
     _write(work, request["files"], launch.owner)
     given = iter(files)
     stdin = next(given) if request["takes_stdin"] else _holding(frames.as_bytes(request["stdin"]))
-    stdout = (-1, next(given)) if request["takes_stdout"] else os.pipe()
+    stdout = (None, next(given)) if request["takes_stdout"] else os.pipe()
     stderr, problem = os.pipe(), os.pipe()
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
         _become(launch, work, (stdin, stdout[1], stderr[1]), problem[1])
-    os.close(stdin) if not request["takes_stdin"] else None
-    os.close(stdout[1]) if not request["takes_stdout"] else None
-    os.close(stderr[1])
-    os.close(problem[1])
-    run = _Run(pid, limits, work, launch, began, {"stderr": stderr[0]})
-    if stdout[0] >= 0:
-        run.pipes["stdout"] = stdout[0]
-    with open(problem[0], "rb") as told:  # noqa: PTH123
+    for file in {stdin, stdout[1], stderr[1], problem[1]} - set(files):
+        os.close(file)
+    pipes = {"stdout": stdout[0], "stderr": stderr[0]}
+    run = _Run(pid, limits, work, launch, began, {name: pipe for name, pipe in pipes.items() if pipe is not None})
+    with os.fdopen(problem[0], "rb") as told:
         said = told.read()
     if said:
         _end(run)
@@ -126,17 +133,16 @@ def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], prob
             signal.signal(number, signal.SIG_DFL)
         launch.confine()
         os.execvpe(launch.argv[0], list(launch.argv), dict(launch.env))  # noqa: S606
-    except BaseException as error:  # noqa: BLE001 of a forked process nothing may get out
+    except BaseException as error:
         os.write(3, f"{type(error).__name__}: {error}".encode())
     os._exit(127)
 
 
 def _write(work: str, files: Mapping[str, str], owner: int | None) -> None:
     for name, text in files.items():
-        path = f"{work}/{name}"
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-        with open(path, "wb") as file:  # noqa: PTH123
-            file.write(frames.as_bytes(text))
+        path = Path(work, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(frames.as_bytes(text))
     if owner is not None:
         for folder, _, names in os.walk(work):
             for path in (folder, *(f"{folder}/{name}" for name in names)):
@@ -146,7 +152,7 @@ def _write(work: str, files: Mapping[str, str], owner: int | None) -> None:
 def _holding(text: bytes) -> int:
     """Return an open file in memory that holds a text, at its start."""
     file = os.memfd_create("stdin")
-    with open(file, "wb", closefd=False) as stream:  # noqa: PTH123
+    with open(file, "wb", closefd=False) as stream:
         stream.write(text)
     os.lseek(file, 0, os.SEEK_SET)
     return file
@@ -162,18 +168,20 @@ def _watched(run: _Run, control: socket.socket, worker_pid: int) -> dict[str, An
             selector.register(pipe, selectors.EVENT_READ, name)
         selector.register(pidfd, selectors.EVENT_READ, "end")
         selector.register(control, selectors.EVENT_READ, "control")
-        ended = False
+        ended, look_at = False, run.began + _TICK_S
         while not ended and not run.stopped:
-            left = deadline - time.monotonic()
-            events = [key.data for key, _ in selector.select(max(0.0, min(_TICK_S, left)))]
+            events = [key.data for key, _ in selector.select(max(0.0, min(look_at, deadline) - time.monotonic()))]
             for name in events:
                 if name in run.pipes and not _read(run, name):
                     selector.unregister(run.pipes[name])
             ended = "end" in events
+            now = time.monotonic()
             if "control" in events or os.getppid() != worker_pid:
                 run.stopped = "cancelled"
-            elif not events:
-                run.stopped = run.stopped or _exceeded(run, deadline)
+            elif now >= deadline and not ended:
+                run.stopped = "time"
+            elif now >= look_at:
+                run.stopped, look_at = run.stopped or _exceeded(run), now + _TICK_S
     os.close(pidfd)
     _end(run)
     for name, pipe in run.pipes.items():
@@ -203,9 +211,7 @@ def _read(run: _Run, name: str) -> bool:
     return bool(part)
 
 
-def _exceeded(run: _Run, deadline: float) -> Stopped:
-    if time.monotonic() >= deadline:
-        return "time"
+def _exceeded(run: _Run) -> Stopped:
     if run.launch.counted and _num_threads(run.pid) > run.limits.num_tasks:
         return "tasks"
     return "disk" if _is_too_much(run.work, run.limits) else ""
@@ -213,7 +219,7 @@ def _exceeded(run: _Run, deadline: float) -> Stopped:
 
 def _num_threads(pid: int) -> int:
     try:
-        return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+        return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
     except FileNotFoundError:
         return 0
 
@@ -260,10 +266,8 @@ def _end(run: _Run) -> None:
 
 def _kill(pid: int) -> None:
     """Kill a child that was not waited for; its number can be nobody else's."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _kill_all_of(uid: int) -> None:
@@ -281,17 +285,9 @@ def _kill_all_of(uid: int) -> None:
 def _children() -> list[int]:
     """Return the processes whose parent this is, orphans that were adopted among them."""
     me, found = os.getpid(), []
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
-                    parent = int(file.read().rsplit(b")", 1)[1].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parent = int(stat.read_bytes().rsplit(b")", 1)[1].split()[1])
             if parent == me:
-                found.append(int(name))
+                found.append(int(stat.parent.name))
     return found
-
-
-if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -3,11 +3,11 @@
 A tier turns a program into a command and into what the forked process does to itself before it executes that. All
 share a work folder, resource limits, an empty environment, closed files, a session of their own and no_new_privs.
 
-| tier       | files                        | network, processes     | user                          | needs              |
-|------------|------------------------------|------------------------|-------------------------------|--------------------|
-| gvisor     | own mounts, another kernel   | none, own              | nobody, no capabilities       | runsc              |
-| bubblewrap | own mount namespace, seccomp | own, empty namespaces  | one of its own, or namespaced | bwrap, namespaces  |
-| landlock   | Landlock rules               | no sockets, no signals | one of its own if we are root | Linux 5.13, seccomp|
+| tier       | files            | network and processes       | user                          | needs                |
+|------------|------------------|-----------------------------|-------------------------------|----------------------|
+| gvisor     | own mounts       | a kernel of its own         | nobody, no capabilities       | runsc                |
+| bubblewrap | mount namespace  | empty namespaces, seccomp   | one of its own, or namespaced | bwrap, namespaces    |
+| landlock   | Landlock, seccomp| no sockets, signals to none | one of its own if we are root | Linux 5.13, Landlock |
 """
 
 import json
@@ -18,7 +18,7 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path
 
 from rsft_cluster.sandbox import kernel, seccomp
 from rsft_cluster.sandbox.program import Limits
@@ -78,8 +78,8 @@ def absent(tier: str) -> str:
         return "seccomp filters are known for x86_64 and aarch64 only"
     if tier == LANDLOCK:
         return "" if kernel.landlock_version() else "no Landlock: Linux 5.13 or newer with lsm=...,landlock"
-    needed = ["bwrap", "setpriv" if _rules_namespaces() else "prlimit"]
-    return "".join(f"{name} is not on PATH: install bubblewrap and util-linux" for name in needed if not shutil.which(name))
+    needed = {"bwrap": "bubblewrap", "setpriv" if _rules_namespaces() else "prlimit": "util-linux"}
+    return "; ".join(f"{name} is not on PATH: install {of}" for name, of in needed.items() if not shutil.which(name))
 
 
 def _landlock(job: Job) -> Launch:
@@ -96,9 +96,7 @@ def _landlock(job: Job) -> Launch:
         kernel.die_with_parent(signal.SIGKILL)
         kernel.no_new_privileges()
         kernel.landlock(readable=job.readable, writable=[job.work], devices=_DEVICES)
-        kernel.install_filter(
-            seccomp.program(may_fork=job.limits.may_fork, among_others=True, own_uid=uid is not None)
-        )
+        kernel.install_filter(seccomp.program(may_fork=job.limits.may_fork, among_others=True, own_uid=uid is not None))
 
     return Launch(job.argv, _environment(job.work), confine, uid=uid, owner=uid, counted=uid is None)
 
@@ -134,13 +132,12 @@ def _bubblewrap(job: Job) -> Launch:
 def _gvisor(job: Job) -> Launch:
     is_root = os.geteuid() == 0
     bundle, root = f"{job.scratch}/bundle", f"{job.scratch}/root"
-    os.makedirs(f"{bundle}/empty")  # noqa: PTH103 pathlib is not worth loading here
-    os.makedirs(root)  # noqa: PTH103
-    with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:  # noqa: PTH123
-        json.dump(_bundle(job, uid=_NOBODY if is_root else 0), file)
+    Path(bundle, "empty").mkdir(parents=True)
+    Path(root).mkdir()
+    Path(bundle, "config.json").write_text(json.dumps(_bundle(job, uid=_NOBODY if is_root else 0)), encoding="utf-8")
     flags = [] if is_root else ["--rootless"]
     argv = ["runsc", "--root", root, "--network=none", "--ignore-cgroups", *flags]
-    argv += ["run", "--bundle", bundle, f"rsft-{os.path.basename(job.scratch)}"]  # noqa: PTH119
+    argv += ["run", "--bundle", bundle, f"rsft-{Path(job.scratch).name}"]
 
     def confine() -> None:
         kernel.die_with_parent(signal.SIGKILL)
@@ -154,9 +151,9 @@ def _bundle(job: Job, *, uid: int) -> dict[str, object]:
         for name, value in {**_rlimits(job.limits), "RLIMIT_NPROC": job.limits.num_tasks}.items()
     ]
     mounts = [
-        {"destination": path, "source": os.path.realpath(path), "type": "bind", "options": ["ro", "bind"]}
+        {"destination": path, "source": str(Path(path).resolve()), "type": "bind", "options": ["ro", "bind"]}
         for path in job.readable
-        if os.path.exists(path)  # noqa: PTH110
+        if Path(path).exists()
     ]
     mounts += [{"destination": "/dev", "source": "tmpfs", "type": "tmpfs"}]
     mounts += [{"destination": _INSIDE_WORK, "source": job.work, "type": "bind", "options": ["rw", "bind"]}]
@@ -205,10 +202,10 @@ def _limit(limits: Limits, *, num_tasks: int | None) -> None:
 
 def _bound(path: str) -> list[str]:
     """Return how bubblewrap shows a path of the machine: a link as the same link, the rest read only."""
-    if os.path.islink(path) and not path.startswith("/etc"):  # noqa: PTH114
-        return ["--symlink", os.readlink(path), path]  # noqa: PTH115
+    if Path(path).is_symlink():
+        return ["--symlink", str(Path(path).readlink()), path]
     # Folders on the way may be closed on the machine; here there is nothing else in them.
-    above = [part for folder in reversed(PurePath(path).parents) for part in ("--perms", "0755", "--dir", str(folder))]
+    above = [part for folder in reversed(Path(path).parents) for part in ("--perms", "0755", "--dir", str(folder))]
     return [*above[4:], "--ro-bind-try", path, path]
 
 
@@ -223,8 +220,7 @@ def _own_uid() -> int | None:
 
 
 def _is_mapped(first: int, num: int) -> bool:
-    with open("/proc/self/uid_map", encoding="ascii") as file:  # noqa: PTH123
-        spans = [[int(word) for word in line.split()] for line in file]
+    spans = [[int(word) for word in line.split()] for line in Path("/proc/self/uid_map").read_text().splitlines()]
     return any(inside <= first and first + num <= inside + length for inside, _, length in spans)
 
 
@@ -235,8 +231,4 @@ def _rules_namespaces() -> bool:
 
 def _open_to_all(path: str) -> bool:
     """Whether any user may go to a path."""
-    while path != "/":
-        path = os.path.dirname(path)  # noqa: PTH120
-        if not os.stat(path).st_mode & 0o001:  # noqa: PTH116
-            return False
-    return True
+    return all(folder.stat().st_mode & 0o001 for folder in Path(path).parents)
