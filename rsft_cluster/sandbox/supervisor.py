@@ -168,17 +168,18 @@ def _watched(run: _Run, control: socket.socket, worker_pid: int) -> dict[str, An
             selector.register(pipe, selectors.EVENT_READ, name)
         selector.register(pidfd, selectors.EVENT_READ, "end")
         selector.register(control, selectors.EVENT_READ, "control")
-        ended, look_at = False, run.began + _TICK_S
-        while not ended and not run.stopped:
+        look_at = run.began + _TICK_S
+        while not run.stopped:
             events = [key.data for key, _ in selector.select(max(0.0, min(look_at, deadline) - time.monotonic()))]
             for name in events:
                 if name in run.pipes and not _read(run, name):
                     selector.unregister(run.pipes[name])
-            ended = "end" in events
+            if "end" in events:
+                break
             now = time.monotonic()
             if "control" in events or os.getppid() != worker_pid:
                 run.stopped = "cancelled"
-            elif now >= deadline and not ended:
+            elif now >= deadline:
                 run.stopped = "time"
             elif now >= look_at:
                 run.stopped, look_at = run.stopped or _exceeded(run), now + _TICK_S

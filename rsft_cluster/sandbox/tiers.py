@@ -110,7 +110,8 @@ def _bubblewrap(job: Job) -> Launch:
         user = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-drop", "ALL"]
         inner = ["prlimit", f"--nproc={job.limits.num_tasks}", "--"]
     mounts = [part for path in job.readable for part in _bound(path)]
-    devices = [part for path in _DEVICES for part in ("--dev-bind", path, path)]
+    devices = ["--perms", "0755", "--dir", "/dev"]
+    devices += [part for path in _DEVICES for part in ("--dev-bind", path, path)]
     argv = [
         "bwrap", "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net",
         "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", *user, *mounts, *devices,

@@ -188,6 +188,15 @@ class Channel:
         return b"".join(parts)
 
 
+def shown(value: object) -> str:
+    """Return a plain value in a line that is not too long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a very long number"
+    return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 3] + "..."
+
+
 def describe(error: BaseException) -> str:
     """Return an exception in a line, with the program's line that it comes from."""
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None

@@ -13,6 +13,7 @@ from rsft_cluster.sandbox.inside.plain import (
     decode,
     describe,
     encode,
+    shown,
     silence,
 )
 
@@ -110,7 +111,8 @@ class _Asking:
         self._channel = channel
         self.num_questions = 0
         self.gone = False
-        self.last = "nothing was called"
+        self.calls: list[object] = []
+        """What the last call gave, if there was one."""
 
     def __call__(self, *question: object) -> Any:
         asked = encode(question, _number)
@@ -124,7 +126,7 @@ class _Asking:
         match found:
             case ("value", value):
                 if question[0] == "call":
-                    self.last = f"the last call gave {value!r}"[:REASON_CHARACTERS]
+                    self.calls = [value]
                 return value
             case ("error", str(kind), str(message), str(description)):
                 raise _raised(kind, message, description)
@@ -167,8 +169,9 @@ class _Later:
 def judge(task: Mapping[str, Any]) -> None:
     """Run the tests' steps one by one, telling stderr of each: (number, status, reason).
 
-    The status is `passed`, `failed`, `gone` after which nothing more is told, or `fault`: then the tests themselves are
-    broken, whatever the program does. A step that is said to assert has to reach an assertion.
+    The status is `passed`, `failed`, `gone` where the program's process is, or `fault`: then the tests themselves are
+    broken, whatever the program does. A step that is said to assert has to reach an assertion. What stands after a
+    step that is no test and did not pass is not run.
     """
     report = Channel(-1, os.dup(2))
     channel = Channel(os.dup(0), os.dup(1))
@@ -185,7 +188,7 @@ def judge(task: Mapping[str, Any]) -> None:
         names["candidate"] = _Later(names, task["entry_point"])
     reached: list[None] = []
     names[REACHED] = lambda: reached.append(None)
-    for number, (source, asserts) in enumerate(task["steps"]):
+    for number, (source, asserts, is_test) in enumerate(task["steps"]):
         reached.clear()
         status, reason = _step(source, names, ask)
         if status == "passed" and asserts and not reached:
@@ -193,7 +196,7 @@ def judge(task: Mapping[str, Any]) -> None:
         if ask.gone:
             status, reason = "gone", ""
         report.send(encode((number, status, reason)))
-        if ask.gone:
+        if ask.gone or not (is_test or status == "passed"):
             return
 
 
@@ -201,7 +204,9 @@ def _step(source: str, names: _Names, ask: _Asking) -> tuple[str, str]:
     try:
         exec(compile(source, "<tests>", "exec"), names)  # noqa: S102
     except AssertionError as error:
-        return "failed", f"{f'{error}; ' if str(error) else ''}{ask.last}"[:REASON_CHARACTERS]
+        said = [str(error)] if str(error) else []
+        said += [f"the last call gave {shown(value)}" for value in ask.calls]
+        return "failed", "; ".join(said) or "does not hold"
     except (CandidateError, NotPlainError) as error:
         return "failed", str(error)[:REASON_CHARACTERS]
     except BaseException as error:
