@@ -65,7 +65,7 @@ def read(text: str) -> Suite:
     texts = {name: whole.get(name, "") for name in ("setup", "entry_point", "prelude")}
     if wrong := {name: value for name, value in texts.items() if not isinstance(value, str)}:
         raise ValueError(f"of the tests these are texts, and nothing else: {wrong}")
-    tests = whole.get("tests")
+    tests: Any = whole.get("tests")
     tests = [tests] if isinstance(tests, str) else tests
     if not isinstance(tests, list) or not tests:
         raise ValueError(f"tests are a text or a list with at least one, not {tests!r}")

@@ -138,7 +138,7 @@ def _gvisor(job: Job) -> Launch:
     Path(bundle, "config.json").write_text(json.dumps(_bundle(job, uid=_NOBODY if is_root else 0)), encoding="utf-8")
     flags = [] if is_root else ["--rootless"]
     argv = ["runsc", "--root", root, "--network=none", "--ignore-cgroups", *flags]
-    argv += ["run", "--bundle", bundle, f"rsft-{Path(job.scratch).name}"]
+    argv += ["run", "--bundle", bundle, "-".join(Path(job.scratch).parts[-2:])]
 
     def confine() -> None:
         kernel.die_with_parent(signal.SIGKILL)
