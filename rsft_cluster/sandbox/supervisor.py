@@ -6,6 +6,7 @@ the latest when the program ends, and a run is over only when no child is left. 
 without site packages.
 """
 
+import fcntl
 import os
 import selectors
 import shutil
@@ -26,12 +27,17 @@ _TICK_S = 0.05
 _IDLE_S = 1.0
 _END_WITHIN_S = 5.0
 _LOST_STATUS = 255
+_PREFIX = "rsft-sandbox-"
+_STALE_S = 60.0
 
 
 def serve(control: socket.socket, worker_pid: int) -> None:
     """Answer requests until the worker is gone: `{"started"}` or `{"problem"}`, and later an outcome."""
     kernel.become_subreaper()
-    with tempfile.TemporaryDirectory(prefix="rsft-sandbox-") as base:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as base:
+        held = os.open(base, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
         Path(base).chmod(0o711)  # a program's own user has to pass through
         for number, (request, files) in enumerate(_requests(control, worker_pid)):
             scratch = f"{base}/{number}"
@@ -39,6 +45,17 @@ def serve(control: socket.socket, worker_pid: int) -> None:
             with suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone, and so is who would be told
                 _answer(request, files, scratch, control, worker_pid)
             shutil.rmtree(scratch)
+
+
+def _sweep() -> None:
+    """Remove the folders of supervisors that were killed: nobody holds them any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, in use, or swept by another at this moment
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+                os.close(held)
 
 
 def _answer(
@@ -131,6 +148,8 @@ def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], prob
         os.chdir(work)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what it executes would too
             signal.signal(number, signal.SIG_DFL)
+        with suppress(OSError):  # the kernel's first choice, should the machine run out of memory
+            Path("/proc/self/oom_score_adj").write_text("1000")
         launch.confine()
         os.execvpe(launch.argv[0], list(launch.argv), dict(launch.env))  # noqa: S606
     except BaseException as error:
