@@ -4,11 +4,12 @@ Each prints ESCAPED where it got what it wanted; most print `tried` at their end
 stands ready on the machine: a folder with a canary, ports, sockets, a process, a marker for the command line.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rsft_cluster.sandbox.program import Limits, Outcome
 
 TRIED = b"tried\n"
+WAIT = "time.sleep(5)\nprint('ESCAPED')"
 LIMITS = Limits(wall_s=8.0, cpu_s=4, memory_bytes=256 << 20, file_bytes=2 << 20, num_files=100, output_bytes=64 << 10)
 SHORT = Limits(wall_s=0.7, cpu_s=4, memory_bytes=256 << 20)
 
@@ -19,17 +20,16 @@ class Payload:
 
     code: str
     limits: Limits = LIMITS
-    stopped: str = ""
+    stopped: str | None = ""
+    """None where it is a matter of speed."""
     ends: tuple[int, ...] = (0,)
     says: bytes | None = TRIED
-    not_in: tuple[str, ...] = field(default=())
-    """Tiers that do not promise this."""
 
     def check(self, outcome: Outcome) -> None:
         """Assert that the program got nothing, and that its end is told as it was."""
         assert b"ESCAPED" not in outcome.stdout, outcome
-        assert outcome.stopped == self.stopped, outcome
-        if not self.stopped:
+        assert self.stopped in (None, outcome.stopped), outcome
+        if self.stopped == "":
             assert outcome.exit_status in self.ends, outcome
             assert self.says is None or outcome.stdout.endswith(self.says), outcome
 
@@ -69,19 +69,28 @@ FILES = {
     "writes its own memory file": attempts("opened('/proc/self/mem', os.O_RDWR) if {shared} else -1"),
     "writes to a file": attempts("open('{folder}/canary', 'w').write('x')", "open('{folder}/made', 'w')"),
     "writes where it may only read": attempts(
-        "open(os.__file__, 'a')", "open('/usr/made', 'w')", "os.mkdir('/usr/made')", "os.unlink(sys.executable)",
-        "os.rename(os.__file__, os.__file__ + 'x')", "os.truncate(os.__file__, 0)",
+        "open(os.__file__, 'a')",
+        "open('/usr/made', 'w')",
+        "os.mkdir('/usr/made')",
+        "os.unlink(sys.executable)",
+        "os.rename(os.__file__, os.__file__ + 'x')",
+        "os.truncate(os.__file__, 0)",
     ),
     "takes the way of links": attempts(
-        "open('link').read()", "open('hard').read()",
+        "open('link').read()",
+        "open('hard').read()",
         more="for make, name in ((os.symlink, 'link'), (os.link, 'hard')):\n"
         "    try: make('{folder}/canary', name)\n    except OSError: pass",
     ),
-    "takes the way of dots": attempts("open('../../../../../../../../{folder}/canary').read()", "os.listdir('../..')"),
+    "takes the way of dots": attempts(
+        "open('../../../../../../../../{folder}/canary').read()", "os.listdir('../..') if {shared} else -1"
+    ),
     "changes modes and times": attempts(
         "os.chmod('{folder}/canary', 0o777)", "os.utime('{folder}/canary', (1, 1))", "os.chown('{folder}/canary', 1, 1)"
     ),
-    "fills /dev/shm": attempts("open('/dev/shm/made', 'w').write('x' * 100)", "open('/tmp/made', 'w') if {shared} else -1"),
+    "fills /dev/shm": attempts(
+        "open('/dev/shm/made', 'w').write('x' * 100)", "open('/tmp/made', 'w') if {shared} else -1"
+    ),
     "opens devices": attempts("opened('/dev/mem')", "opened('/dev/kmsg')", "opened('/dev/vda')", "opened('/dev/tty')"),
     "makes devices": attempts("os.mknod('device', 0o20666, os.makedev(1, 1))"),
     "mounts": attempts("libc.mount(b'none', b'.', b'tmpfs', 0, None)", "libc.umount2(b'/usr', 2)", "os.chroot('.')"),
@@ -90,14 +99,17 @@ FILES = {
 NETWORK = {
     "connects by TCP": attempts("socket.create_connection(('127.0.0.1', {tcp}), timeout=2)"),
     "sends by UDP": attempts(
-        "made.sendto(b'x', ('127.0.0.1', {udp})) and -1", more="try: made = socket.socket(2, 2)\nexcept OSError: made = None\n"
+        "made.sendto(b'x', ('127.0.0.1', {udp})) and -1",
+        more="try: made = socket.socket(2, 2)\nexcept OSError: made = None\n"
         "class Nothing:\n    def sendto(self, *a): raise OSError\nmade = made or Nothing()",
     ),
     "connects to a Unix socket": attempts("socket.socket(1).connect('{folder}/socket')"),
     "connects to an abstract socket": attempts("socket.socket(1).connect('\\0{abstract}')"),
     "sends through a pair of sockets": attempts(
-        "pair(2).sendto(b'x', '{folder}/datagrams')", "pair(2).connect('{folder}/datagrams')",
-        "pair(1).sendto(b'x', '{folder}/socket')", "pair(1).connect('{folder}/socket')",
+        "pair(2).sendto(b'x', '{folder}/datagrams')",
+        "pair(2).connect('{folder}/datagrams')",
+        "pair(1).sendto(b'x', '{folder}/socket')",
+        "pair(1).connect('{folder}/socket')",
         more="def pair(kind): return socket.socketpair(1, kind)[0]",
     ),
     "listens": attempts("socket.create_server(('0.0.0.0', {free})) and (-1 if not {shared} else 0)"),
@@ -106,29 +118,45 @@ NETWORK = {
 PROCESSES = {
     "kills all": Payload(attempts("os.kill(-1, 9)"), ends=(0, 137), says=None),
     "kills its parent": Payload(attempts("os.kill(os.getppid(), 9) if {shared} else -1")),
-    "kills a process": Payload(attempts("os.kill({victim}, 9) if {shared} else -1", "os.kill({parent}, 0) if {shared} else -1")),
+    "kills a process": Payload(
+        attempts("os.kill({victim}, 9) if {shared} else -1", "os.kill({parent}, 0) if {shared} else -1")
+    ),
     "stops a process another way": Payload(
         attempts("signal.pthread_kill(1, 0) if 0 else -1", "os.pidfd_open({victim})", "libc.syscall(200, {victim}, 19)")
     ),
     "traces a process": Payload(attempts("libc.ptrace(16, {victim}, 0, 0)", "libc.ptrace(0, 0, 0, 0)")),
     "reads memory of a process": Payload(_syscalls(310, 311, 312, 438, 440)),
     "lowers limits of a process": Payload(
-        attempts("resource.prlimit({victim}, resource.RLIMIT_CPU, (1, 1))", "os.setpriority(0, {victim}, 19)",
-                 "os.sched_setaffinity({victim}, [0])", more="import resource")
+        attempts(
+            "resource.prlimit({victim}, resource.RLIMIT_CPU, (1, 1))",
+            "os.setpriority(0, {victim}, 19)",
+            "os.sched_setaffinity({victim}, [0])",
+            more="import resource",
+        )
     ),
     "starts a process": Payload(
-        attempts("os.fork()", "os.posix_spawn('/bin/true', ['true'], {{}})", "__import__('subprocess').run(['/bin/true'])"),
-        not_in=("gvisor",),
+        attempts(
+            "os.fork()", "os.posix_spawn('/bin/true', ['true'], {{}})", "__import__('subprocess').run(['/bin/true'])"
+        ),
     ),
     "makes namespaces": Payload(
-        attempts("libc.unshare(0x10000000)", "libc.unshare(0x20000)", "libc.syscall(56, 0x10000011, 0, 0, 0, 0)",
-                 "libc.syscall(435, 0, 0)", "libc.setns(0, 0)")
+        attempts(
+            "libc.unshare(0x10000000)",
+            "libc.unshare(0x20000)",
+            "libc.syscall(56, 0x10000011, 0, 0, 0, 0)",
+            "libc.syscall(435, 0, 0)",
+            "libc.setns(0, 0)",
+        )
     ),
     "uses what few need": Payload(_syscalls(321, 298, 323, 250, 248, 425, 319, 447, 29, 240, 317)),
     "gains rights": Payload(
-        attempts("os.setuid(0) or -1 if os.getuid() == 0 else os.setuid(0)", "os.setgroups([0])",
-                 "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))",
-                 "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", more="import resource")
+        attempts(
+            "os.setuid(0) or -1 if os.getuid() == 0 else os.setuid(0)",
+            "os.setgroups([0])",
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))",
+            "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+            more="import resource",
+        )
     ),
     "uses another architecture": Payload(
         """
@@ -142,11 +170,13 @@ if platform.machine() == "x86_64":
 else:
     print("tried")
 """,
-        ends=(0, 139, 159), says=None, not_in=("gvisor",),
+        ends=(0, 139, 159),
+        says=None,
     ),
     "uses numbers of x32": Payload(
         "import ctypes; found = ctypes.CDLL(None).syscall(0x40000000 + 39); print('ESCAPED' if found > 0 else 'tried')",
-        ends=(0, 159), says=None, not_in=("gvisor",),
+        ends=(0, 159),
+        says=None,
     ),
     "leaves a daemon": Payload(
         """
@@ -169,7 +199,8 @@ while True:
     try: os.fork()
     except OSError: pass
 """,
-        limits=Limits(wall_s=0.7, may_fork=True), stopped="time",
+        limits=Limits(wall_s=0.7, may_fork=True),
+        stopped="time",
     ),
     "starts threads without end": Payload(
         """
@@ -194,61 +225,63 @@ for number in range(1, 65):
     except (OSError, ValueError): pass
 while True: pass
 """,
-        limits=SHORT, stopped="time",
+        limits=SHORT,
+        stopped="time",
     ),
 }
 EXHAUSTION = {
     "is busy": Payload("while True: pass", limits=SHORT, stopped="time"),
     "is busy in C": Payload("print(sum(iter(int, 1)))", limits=SHORT, stopped="time"),
-    "uses up CPU time": Payload(
-        "while True: pass", limits=Limits(wall_s=6.0, cpu_s=1), ends=(152, 137), says=None
-    ),
+    "uses up CPU time": Payload("while True: pass", limits=Limits(wall_s=6.0, cpu_s=1), ends=(152, 137), says=None),
     "sleeps": Payload("import time; time.sleep(60)", limits=SHORT, stopped="time"),
     "hangs when it is imported": Payload("import threading; threading.Event().wait()", limits=SHORT, stopped="time"),
     "fills memory": Payload("x = []\nwhile True: x.append(bytearray(1 << 20))", ends=(1, 137), says=None),
     "unpacks a bomb": Payload(
         "import zlib\nbomb = zlib.compress(bytes(1 << 26))\nx = [zlib.decompress(bomb) for _ in range(64)]",
-        ends=(1, 137), says=None,
+        ends=(1, 137),
+        says=None,
     ),
     "recurses without end": Payload(
         "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return [f(y) for y in [x]]\nf(1)",
-        ends=(1, 139, 137), says=None,
+        limits=SHORT,
+        stopped=None,
     ),
     "crashes": Payload("import ctypes; ctypes.string_at(0)", ends=(139, 1), says=None),
     "writes to address 0": Payload("import ctypes; ctypes.memset(0, 1, 100)", ends=(139, 1), says=None),
     "floods stdout": Payload("while True: print('x' * 10000)", stopped="output"),
     "floods stderr": Payload("import sys\nwhile True: sys.stderr.write('x' * 10000)", stopped="output"),
-    "writes a million times": Payload(
-        "import os\nfor _ in range(10**6): os.write(1, b'x')", stopped="output"
-    ),
+    "writes a million times": Payload("import os\nfor _ in range(10**6): os.write(1, b'x')", stopped="output"),
     "writes now and then": Payload(
         "import time\nwhile True:\n    print('x', flush=True)\n    time.sleep(0.01)", limits=SHORT, stopped="time"
     ),
     "makes a big file": Payload(
-        "with open('big', 'wb') as file:\n    while True: file.write(bytes(1 << 20))", ends=(1, 153), says=None,
+        "with open('big', 'wb') as file:\n    while True: file.write(bytes(1 << 20))",
+        ends=(1, 153),
+        says=None,
     ),
     "makes many files": Payload(
-        "import time\nfor n in range(1000): open(f'file-{{n}}', 'w').close()\ntime.sleep(5)\nprint('ESCAPED')", stopped="disk",
+        "import time\nfor n in range(1000): open(f'file-{{n}}', 'w').close()\n" + WAIT,
+        stopped="disk",
     ),
     "fills the disk with files": Payload(
-        "import time\nfor n in range(50): open(f'file-{{n}}', 'wb').write(bytes(1 << 20))\ntime.sleep(5)\nprint('ESCAPED')",
+        "import time\nfor n in range(50): open(f'file-{{n}}', 'wb').write(bytes(1 << 20))\n" + WAIT,
         stopped="disk",
     ),
     "opens files without end": Payload(
-        "n = []\ntry:\n    while len(n) < 1000: n.append(open('/dev/null'))\n    print('ESCAPED')\nexcept OSError: pass\n"
+        "n = []\ntry:\n    while len(n) < 999: n += [open('/dev/null')]\n    print('ESCAPED')\nexcept OSError: pass\n"
         "n.clear()\nprint('tried')",
     ),
 }
 LEAKS = {
     "sees the environment": Payload(
-        "import os\nif 'RSFT_CANARY' in os.environ or len(os.environ) > 7: print('ESCAPED', dict(os.environ))\nprint('tried')"
+        "import os\nif 'RSFT_CANARY' in os.environ or len(os.environ) > 7: print('ESCAPED', os.environ)\nprint('tried')"
     ),
     "holds open files": Payload(
-        "import os\nfor n in range(3, 1024):\n    try: print('ESCAPED', n, os.fstat(n))\n    except OSError: pass\nprint('tried')",
-        not_in=(),
+        "import os\nfor n in range(3, 1024):\n    try: print('ESCAPED', n, os.fstat(n))\n    except OSError: pass\n"
+        "print('tried')"
     ),
     "sees packages": Payload(
-        "import sys\nif any('site-packages' in p for p in sys.path) or 'site' in sys.modules: print('ESCAPED', sys.path)\n"
+        "import sys\nif 'site' in sys.modules or any('site-packages' in p for p in sys.path): print('ESCAPED')\n"
         "try:\n    import pydantic\n    print('ESCAPED')\nexcept ImportError: pass\nprint('tried')"
     ),
 }
@@ -258,3 +291,9 @@ PAYLOADS: dict[str, Payload] = {
     **EXHAUSTION,
     **LEAKS,
 }
+
+GRANTED_BY_A_KERNEL_OF_ITS_OWN = {
+    "speaks to the kernel", "traces a process", "starts a process", "makes namespaces", "uses another architecture",
+    "uses numbers of x32", "uses up CPU time",
+}  # fmt: skip
+"""What gVisor's kernel, which is the program's alone, lets it do to itself; the wall time ends it as everything."""

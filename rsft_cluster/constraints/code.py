@@ -78,7 +78,7 @@ class Code:
         self._memory_bytes = memory_mb << 20
         self._python = python
         self._packages = tuple(packages)
-        self._tier = probe.choose(sandbox, python)
+        self.tier = probe.choose(sandbox, python)
         self._sandboxes: tuple[Sandbox, Sandbox] | None = None
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
@@ -119,7 +119,7 @@ class Code:
         outcome = sandbox.run(sandbox.python.program("produce", task), self._limits(self._timeout_s))
         first, *results = [*frames(outcome.stdout)] or [b""]
         if first != READY:
-            raise StageError(f"no Python starts in the {self._tier} sandbox: {_end(outcome)}")
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(outcome)}")
         problems = []
         for number, pair in enumerate(pairs):
             if number >= len(results):
@@ -158,9 +158,9 @@ class Code:
     def _told(self, suite: Suite, told: Outcome, ended: Outcome) -> tuple[int, str]:
         reports = {number: (status, reason) for number, status, reason in map(decode, frames(told.stderr))}
         if -1 in reports:
-            raise StageError(f"no Python starts in the {self._tier} sandbox: {_end(ended)}")
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(ended)}")
         if not reports:
-            raise StageError(f"no Python starts in the {self._tier} sandbox: {_end(told)}")
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(told)}")
         num_passed, problem = 0, ""
         for number, step in enumerate(suite.steps):
             status, reason = reports.get(number, ("gone", ""))
@@ -176,7 +176,7 @@ class Code:
 
     def _started(self) -> tuple[Sandbox, Sandbox]:
         if self._sandboxes is None:
-            first, second = (Sandbox(self._tier, python=self._python, packages=self._packages) for _ in range(2))
+            first, second = (Sandbox(self.tier, python=self._python, packages=self._packages) for _ in range(2))
             self._sandboxes = first, second
         return self._sandboxes
 

@@ -77,11 +77,11 @@ def supported() -> bool:
     return platform.machine() in _ARCHITECTURES and struct.calcsize("P") == 8
 
 
-def program(*, may_fork: bool, among_others: bool, own_uid: bool) -> bytes:
+def program(*, may_fork: bool, among_others: bool) -> bytes:
     """Return the filter for the process that installs it, an array of `struct sock_filter`.
 
     `among_others`: it shares files and processes with the machine (no namespaces). Then it may signal itself alone,
-    unless it has a user of its own, whose signals reach no other.
+    unless it may start processes; it has a user of its own in that case, whose signals reach nobody else's.
     """
     column, architecture = _ARCHITECTURES[platform.machine()]
     lines = [
@@ -104,7 +104,7 @@ def program(*, may_fork: bool, among_others: bool, own_uid: bool) -> bytes:
     lines += _call(_PRCTL[column], _never(0, _PR_SET_PDEATHSIG) + _never(0, _PR_SET_PTRACER))
     if among_others:
         lines += _call(_PRLIMIT[column], _only(0, 0))
-    if among_others and not own_uid:
+    if among_others and not may_fork:
         lines += _call(_KILL[column], _only(0, os.getpid()))
         lines += _call(_TGKILL[column], _only(0, os.getpid()))
     return b"".join([*lines, _line(_RETURN, _ALLOW)])

@@ -120,9 +120,9 @@ def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
     stdout = (None, next(given)) if request["takes_stdout"] else os.pipe()
     stderr, problem = os.pipe(), os.pipe()
     began = time.monotonic()
-    pid = os.fork()
+    supervisor, pid = os.getpid(), os.fork()
     if pid == 0:
-        _become(launch, work, (stdin, stdout[1], stderr[1]), problem[1])
+        _become(launch, work, limits.wall_s, (stdin, stdout[1], stderr[1]), problem[1], supervisor)
     for file in {stdin, stdout[1], stderr[1], problem[1]} - set(files):
         os.close(file)
     pipes = {"stdout": stdout[0], "stderr": stderr[0]}
@@ -137,7 +137,9 @@ def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
     return run
 
 
-def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], problem: int) -> None:
+def _become(
+    launch: tiers.Launch, work: str, wall_s: float, streams: tuple[int, int, int], problem: int, supervisor: int
+) -> None:
     """Turn the forked process into the program; tells `problem` what is in the way, and never returns."""
     try:
         os.setsid()
@@ -150,7 +152,11 @@ def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], prob
             signal.signal(number, signal.SIG_DFL)
         with suppress(OSError):  # the kernel's first choice, should the machine run out of memory
             Path("/proc/self/oom_score_adj").write_text("1000")
+        # Should this process be killed while a tier's own program is not yet bound to it.
+        signal.setitimer(signal.ITIMER_REAL, wall_s + _END_WITHIN_S)
         launch.confine()
+        if os.getppid() != supervisor:
+            os._exit(127)
         os.execvpe(launch.argv[0], list(launch.argv), dict(launch.env))  # noqa: S606
     except BaseException as error:
         os.write(3, f"{type(error).__name__}: {error}".encode())

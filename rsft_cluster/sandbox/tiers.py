@@ -96,7 +96,7 @@ def _landlock(job: Job) -> Launch:
         kernel.die_with_parent(signal.SIGKILL)
         kernel.no_new_privileges()
         kernel.landlock(readable=job.readable, writable=[job.work], devices=_DEVICES)
-        kernel.install_filter(seccomp.program(may_fork=job.limits.may_fork, among_others=True, own_uid=uid is not None))
+        kernel.install_filter(seccomp.program(may_fork=job.limits.may_fork, among_others=True))
 
     return Launch(job.argv, _environment(job.work), confine, uid=uid, owner=uid, counted=uid is None)
 
@@ -123,7 +123,7 @@ def _bubblewrap(job: Job) -> Launch:
         _limit(job.limits, num_tasks=job.limits.num_tasks if uid is not None else None)
         kernel.die_with_parent(signal.SIGKILL)
         rules = os.memfd_create("filter")
-        os.write(rules, seccomp.program(may_fork=job.limits.may_fork, among_others=False, own_uid=True))
+        os.write(rules, seccomp.program(may_fork=job.limits.may_fork, among_others=False))
         os.lseek(rules, 0, os.SEEK_SET)
         os.dup2(rules, _FILTER_FILE, inheritable=True)
 
