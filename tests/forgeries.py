@@ -10,9 +10,9 @@ class Equal:
     def __lt__(self, other): return True
     def __hash__(self): return 5
     def __bool__(self): return True
-    def __int__(self): return 5
-    def __float__(self): return 5.0
-    def __index__(self): return 5
+    def __int__(self): return 7
+    def __float__(self): return 7.0
+    def __index__(self): return 7
     def __abs__(self): return self
     def __sub__(self, other): return self
     def __getattr__(self, name): return self
@@ -33,8 +33,8 @@ FORGERIES = {
     "kills itself": "import os\ndef add(a, b): os.kill(os.getpid(), 9)",
     "always equal": ALWAYS_EQUAL + "def add(a, b): return Equal()",
     "always equal in a list": ALWAYS_EQUAL + "def add(a, b): return [Equal()]",
-    "an int that is always equal": ALWAYS_EQUAL + "class N(int, Equal): pass\ndef add(a, b): return N(0)",
-    "a str that is always equal": ALWAYS_EQUAL + "class N(str, Equal): pass\ndef add(a, b): return N()",
+    "an int that is always equal": ALWAYS_EQUAL + "class N(Equal, int): pass\ndef add(a, b): return N(0)",
+    "a str that is always equal": ALWAYS_EQUAL + "class N(Equal, str): pass\ndef add(a, b): return N()",
     "lies about its class": "class N:\n    __class__ = int\n    def __eq__(s, o): return 1\ndef add(a, b): return N()",
     "a class for a function": ALWAYS_EQUAL + "add = Equal()",
     "is the module": ALWAYS_EQUAL + "import sys\nsys.modules['candidate'] = Equal()\ndef add(a, b): return 0",

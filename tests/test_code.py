@@ -90,7 +90,8 @@ def test_no_program_forges_its_verdict(code, name) -> None:
 def test_where_tests_run_beside_the_program_it_does_forge(fast, name) -> None:
     """The programs are as hostile as they claim: one process for both, and its exit status for a verdict."""
     with Sandbox(fast.tier) as sandbox:
-        whole = f"{FORGERIES[name]}\nassert isclose(add(2, 3), 5) if 'isclose' in globals() else add(2, 3) == 5"
+        asked = "from candidate import add\n" if name == "is the module" else ""
+        whole = f"{FORGERIES[name]}\n{asked}assert add(2, 3) == 5"
         assert sandbox.run(Program(sandbox.python.argv("-c", whole))).exit_status == 0
 
 
