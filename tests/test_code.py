@@ -84,7 +84,7 @@ def test_no_program_forges_its_verdict(code, name) -> None:
         "sys.exit(0) in the function",
         "always equal",
         "an int that is always equal",
-        "has names of the tests",
+        "is the module",
     ],
 )
 def test_where_tests_run_beside_the_program_it_does_forge(fast, name) -> None:
