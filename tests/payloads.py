@@ -151,11 +151,17 @@ PROCESSES = {
     "uses what few need": Payload(_syscalls(321, 298, 323, 250, 248, 425, 319, 447, 29, 240, 317)),
     "gains rights": Payload(
         attempts(
+            "capable() or -1",
             "os.setuid(0) or -1 if os.getuid() == 0 else os.setuid(0)",
             "os.setgroups([0])",
             "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))",
             "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
-            more="import resource",
+            more="import resource, struct\n"
+            "def capable():\n"
+            "    found = ctypes.create_string_buffer(24)\n"
+            "    assert libc.capget(struct.pack('=Ii', 0x20080522, 0), found) == 0\n"
+            "    low, _, _, high, _, _ = struct.unpack('=6I', found.raw)\n"
+            "    return low & ~0b110 | high or -1",  # but to pass through folders, which Landlock rules
         )
     ),
     "uses another architecture": Payload(

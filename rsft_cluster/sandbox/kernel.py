@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 8, 22
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _RAISE = 36, 38, 47, 2
 _FILTER_MODE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
-CAP_CHOWN, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 0, 2, 5, 6, 7, 21
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 0, 1, 2, 5, 6, 7, 21
 
 
 def landlock_version() -> int:
@@ -101,12 +101,16 @@ def become(uid: int, *, keep: int = 0) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    if keep:
-        header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-        _call(_LIBC.capset(header, struct.pack("=6I", keep, keep, keep, 0, 0, 0)), "capset")
-        for bit in range(32):
-            if keep >> bit & 1:
-                _prctl(_PR_CAP_AMBIENT, _RAISE, bit)
+    drop_capabilities(keep=keep)
+
+
+def drop_capabilities(*, keep: int = 0) -> None:
+    """Give up all capabilities but those of the mask `keep`; with no_new_privs no exec brings one back."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _call(_LIBC.capset(header, struct.pack("=6I", keep, keep, keep, 0, 0, 0)), "capset")
+    for bit in range(32):
+        if keep >> bit & 1:
+            _prctl(_PR_CAP_AMBIENT, _RAISE, bit)
 
 
 def _prctl(option: int, *arguments: int | bytes) -> None:

@@ -83,16 +83,22 @@ def absent(tier: str) -> str:
 
 
 def _landlock(job: Job) -> Launch:
-    uid = _own_uid()
+    uid, keep = _own_uid(), 0
+    if not all(map(_open_to_all, job.readable)):
+        # A user of its own cannot reach an interpreter in somebody's home, unless it may pass there. Landlock's rules
+        # hold for it all the same.
+        passing = (kernel.CAP_DAC_READ_SEARCH, kernel.CAP_DAC_OVERRIDE)
+        keep = next((1 << bit for bit in passing if kernel.capabilities() >> bit & 1), 0)
+        uid = uid if keep else None
     if uid is None and job.limits.may_fork:
-        raise ValueError("without root, programs that start processes need namespaces: a stronger tier")
-    # A user of its own may not reach an interpreter that lies in somebody's home: reading past that is then left to it.
-    keep = 1 << kernel.CAP_DAC_READ_SEARCH if uid is not None and not all(map(_open_to_all, job.readable)) else 0
+        raise ValueError("without a user of its own, a program that starts processes needs namespaces: a stronger tier")
 
     def confine() -> None:
         _limit(job.limits, num_tasks=job.limits.num_tasks if uid is not None else None)
         if uid is not None:
             kernel.become(uid, keep=keep)
+        else:
+            kernel.drop_capabilities()
         kernel.die_with_parent(signal.SIGKILL)
         kernel.no_new_privileges()
         kernel.landlock(readable=job.readable, writable=[job.work], devices=_DEVICES)
