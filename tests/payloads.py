@@ -222,6 +222,7 @@ except (RuntimeError, MemoryError):
 print("ESCAPED" if count > 100 else "tried", flush=True)
 import os; os._exit(0)
 """,
+        stopped=None,
     ),
     "ignores signals": Payload(
         """

@@ -46,7 +46,10 @@ def code(tier) -> Iterator[Code]:
 @pytest.fixture(scope="module")
 def fast() -> Iterator[Code]:
     """The quickest tier there is, for what does not depend on it."""
-    made = Code(sandbox=[found.tier for found in probe.survey() if found.holds][-1], timeout_s=8.0)
+    holding = [found.tier for found in probe.survey() if found.holds]
+    if not holding:
+        pytest.skip("no sandbox here")
+    made = Code(sandbox=holding[-1], timeout_s=8.0)
     yield made
     made.close()
 

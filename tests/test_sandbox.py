@@ -180,8 +180,9 @@ def test_output_is_kept_up_to_the_limit(sandbox) -> None:
     assert (outcome.stopped, len(outcome.stdout)) == ("output", 1000)
 
 
+@pytest.mark.skipif(tiers.LANDLOCK not in HOLDING, reason="the other tiers' own programs start")
 def test_what_cannot_be_started_is_an_error_and_no_outcome() -> None:
-    with Sandbox(HOLDING[-1]) as sandbox:
+    with Sandbox(tiers.LANDLOCK) as sandbox:
         with pytest.raises(StageError, match="cannot start"):
             sandbox.run(Program(("/usr/bin/there-is-no-such-program",)))
         assert sandbox.run(Program(sandbox.python.argv("-c", "print(1)"))).stdout == b"1\n"

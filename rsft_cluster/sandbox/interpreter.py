@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.sandbox.inside.plain import encode
+from rsft_cluster.sandbox.inside import plain, program_side, tests_side
 from rsft_cluster.sandbox.program import Program
 
 Verb = Literal["serve", "produce", "judge"]
@@ -18,8 +18,7 @@ Verb = Literal["serve", "produce", "judge"]
 SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 _ANSWER_WITHIN_S = 30
 _MAX_TASK_BYTES = 1 << 28
-_PACKAGE = "rsft_cluster.sandbox.inside"
-_SIDES = {"serve": "program_side", "produce": "program_side", "judge": "tests_side"}
+_SIDES = {verb: side for side in (program_side, tests_side) for verb in side.VERBS}
 _DESCRIBE = """
 import sys, os, json, marshal, base64
 path = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
@@ -29,19 +28,19 @@ def compiled(path):
 print(json.dumps({
     "executable": path, "version": sys.version_info[:2],
     "prefixes": sorted({os.path.realpath(p) for p in (sys.base_prefix, sys.base_exec_prefix)}),
-    "code": {name: compiled(name) for name in sys.argv[1:]},
+    "code": {path: compiled(path) for path in sys.argv[1:]},
 }))
 """
 _BOOT = """
 import marshal, os, sys
-verb, package, *names = sys.argv[1:]
+verb, plain, side = sys.argv[1:]
 sys.argv[1:] = []
-for name in names:
-    module = sys.modules[package + "." + name] = type(sys)(name)
+for name in plain, side:
+    module = sys.modules[name] = type(sys)(name)
     with open(name, "rb") as file:
         exec(marshal.load(file), module.__dict__)
 with open("task", "rb") as file:
-    task = sys.modules[package + ".plain"].decode(file.read())
+    task = sys.modules[plain].decode(file.read())
 sys.path.extend(task["packages"])
 module.VERBS[verb](task)
 os._exit(0)
@@ -56,7 +55,7 @@ class Interpreter:
     folders: tuple[str, ...]
     """What it reads, the system's folders among them."""
     code: Mapping[str, bytes]
-    """The modules of `inside`, compiled for it."""
+    """The modules of `inside` by name, compiled for it."""
 
     def argv(self, *arguments: str) -> tuple[str, ...]:
         """Return a command of this interpreter: no site packages, no user's settings, standard library frozen."""
@@ -64,12 +63,10 @@ class Interpreter:
 
     def program(self, verb: Verb, task: Mapping[str, Any]) -> Program:
         """Return the program that does a task of `inside`: plain values, as its side documents them."""
-        names = ("plain", _SIDES[verb])
-        files = {
-            "task": encode({"packages": (), **task}, max_bytes=_MAX_TASK_BYTES),
-            **{name: self.code[name] for name in names},
-        }
-        return Program(self.argv("-c", _BOOT, verb, _PACKAGE, *names), files)
+        names = (plain.__name__, _SIDES[verb].__name__)
+        files = {name: self.code[name] for name in names}
+        files["task"] = plain.encode({"packages": (), **task}, max_bytes=_MAX_TASK_BYTES)
+        return Program(self.argv("-c", _BOOT, verb, *names), files)
 
 
 @cache
@@ -78,11 +75,10 @@ def interpreter(python: str) -> Interpreter:
 
     Raises ConfigError where it is no CPython that can be used.
     """
-    folder = Path(__file__).with_name("inside")
-    sources = [str(folder / f"{name}.py") for name in ("plain", "program_side", "tests_side")]
+    modules = {str(module.__file__): module.__name__ for module in (plain, program_side, tests_side)}
     try:
         done = subprocess.run(  # noqa: S603 the user names the interpreter
-            [python, "-I", "-S", "-c", _DESCRIBE, *sources],
+            [python, "-I", "-S", "-c", _DESCRIBE, *modules],
             capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=True,
         )  # fmt: skip
         found = json.loads(done.stdout)
@@ -93,5 +89,5 @@ def interpreter(python: str) -> Interpreter:
         version = ".".join(map(str, found["version"]))
         raise ConfigError(f"{python!r} is Python {version}; code is run with 3.11 or newer")
     folders = (*SYSTEM_FOLDERS, *(p for p in found["prefixes"] if not Path(p).is_relative_to("/usr")))
-    code = {Path(name).stem: base64.b64decode(text) for name, text in found["code"].items()}
+    code = {modules[path]: base64.b64decode(text) for path, text in found["code"].items()}
     return Interpreter(found["executable"], folders, code)

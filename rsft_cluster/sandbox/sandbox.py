@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from rsft_cluster.errors import StageError
-from rsft_cluster.sandbox import frames
+from rsft_cluster.sandbox import frames, supervisor
 from rsft_cluster.sandbox.interpreter import Interpreter, interpreter
 from rsft_cluster.sandbox.program import Limits, Outcome, Program
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_SUPERVISOR = (
-    "import sys; sys.path.insert(0, sys.argv[3]); import socket; from rsft_cluster.sandbox.supervisor import serve\n"
-    "serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))"
-)
+_SUPERVISOR = f"""
+import sys
+sys.path.insert(0, sys.argv[3])
+import socket
+from {supervisor.__name__} import serve
+serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+"""
 _STOP_WITHIN_S = 10.0
 _LIMITS = Limits()
 

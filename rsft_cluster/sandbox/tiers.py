@@ -8,6 +8,10 @@ share a work folder, resource limits, an empty environment, closed files, a sess
 | gvisor     | own mounts       | a kernel of its own         | nobody, no capabilities       | runsc                |
 | bubblewrap | mount namespace  | empty namespaces, seccomp   | one of its own, or namespaced | bwrap, namespaces    |
 | landlock   | Landlock, seccomp| no sockets, signals to none | one of its own if we are root | Linux 5.13, Landlock |
+
+Not promised: that the kernel has no hole (gVisor puts its own between); that nothing is learnt from timing, or, in the
+tier landlock, from `stat`, which says that a file exists. A supervisor that is killed by force in the first
+milliseconds of a run of bubblewrap leaves it running up to a few seconds past its wall time.
 """
 
 import json
