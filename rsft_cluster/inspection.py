@@ -145,7 +145,7 @@ def _matches(row: dict[str, Any], wanted: Filter) -> bool:
         return False
     if wanted.constraint is not None:
         verdicts = [v for v in row.get("verdicts", ()) if v["constraint"] == wanted.constraint]
-        if not any(v["passed"] is not True for v in verdicts):
+        if not any(v["passed"] is False or v["error"] is not None for v in verdicts):
             return False
     if wanted.prompt is not None:
         text = "\n".join(m["content"] for m in row["messages"])

@@ -22,6 +22,11 @@ def repeated_uniform(u: float, times: int) -> float:
     return (_hash64(float(u).hex(), times, "again") >> 11) * 2.0**-53
 
 
+def audit_uniform(candidate_id: str) -> float:
+    """Return the uniform that says whether a candidate is judged twice."""
+    return (_hash64(candidate_id, "audit") >> 11) * 2.0**-53
+
+
 def _hash64(*parts: object) -> int:
     text = "\x1f".join(str(p) for p in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -24,8 +24,9 @@ def needs(config: RunConfig) -> Needs:
     """Return the CPUs and GPUs that must be free for every stage to be placed."""
     sampling, scoring, training = config.sampling, config.scoring, config.training
     samplers = max(sampling.workers, config.evaluation.workers or 0)
-    collecting = samplers * sampling.num_cpus + scoring.workers * scoring.num_cpus
+    cpus = samplers * sampling.num_cpus + scoring.workers * scoring.num_cpus
+    gpus = samplers * sampling.num_gpus + scoring.workers * scoring.num_gpus
     return Needs(
-        max(collecting, training.workers * training.num_cpus) + SPARE_CPUS,
-        max(samplers * sampling.num_gpus, training.workers * training.num_gpus),
+        max(cpus, training.workers * training.num_cpus) + SPARE_CPUS,
+        max(gpus, training.workers * training.num_gpus),
     )

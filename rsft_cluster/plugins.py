@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -54,7 +54,7 @@ def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
     must be importable where configs load. Raises PluginError with the signature, or with the known names,
     in the message.
     """
-    target = _locate(plugin.use, family)
+    target = locate(plugin.use, family)
     attribute = _import(target, plugin.use)
     if not callable(attribute):
         raise PluginError(f"{plugin.use}: is a {type(attribute).__name__}, not something that can be called")
@@ -72,7 +72,19 @@ def known(family: Family) -> dict[str, str]:
     return {e.name: e.value for e in sorted(entry_points(group=f"rsft_cluster.{family}"))}
 
 
-def _locate(use: str, family: Family) -> str:
+def described(use: str, family: Family, *, num_leading: int) -> tuple[str, str]:
+    """Return a plug-in's parameters as they are written in Python, and the first paragraph of its docstring.
+
+    `num_leading` is as for `bind`. Raises PluginError where it cannot be imported.
+    """
+    attribute = _import(locate(use, family), use)
+    signature = _signature(attribute, Plugin(use=use))
+    leading = 0 if inspect.isclass(attribute) else num_leading
+    return _written(signature, leading), (inspect.getdoc(attribute) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def locate(use: str, family: Family) -> str:
+    """Return `package.module:attribute` of a plug-in; raises PluginError with the known names."""
     if ":" in use:
         return use
     declared = known(family)
@@ -90,18 +102,23 @@ def _near(name: str, names: typing.Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _import(target: str, use: str) -> Any:
-    module_name, _, attribute = target.partition(":")
+def load_module(name: str, use: str) -> ModuleType:
+    """Import a module for the plug-in `use`; raises PluginError, whatever the module raises."""
     try:
-        found: Any = importlib.import_module(module_name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise PluginError(
                 f"{use}: there is no module {error.name!r} on the import path (the config's folder is on it)"
             ) from error
-        raise PluginError(f"{use}: importing {module_name} failed: {error}") from error
+        raise PluginError(f"{use}: importing {name} failed: {error}") from error
     except Exception as error:
-        raise PluginError(f"{use}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{use}: importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _import(target: str, use: str) -> Any:
+    module_name, _, attribute = target.partition(":")
+    found: Any = load_module(module_name, use)
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise PluginError(f"{use}: module {module_name} has no {attribute!r}{_near(part, vars(found))}")
@@ -117,9 +134,13 @@ def _signature(attribute: Callable[..., Any], plugin: Plugin) -> inspect.Signatu
 
 
 def _shown(plugin: Plugin, signature: inspect.Signature) -> str:
+    return f"Its signature is {plugin.use.rsplit(':', 1)[-1]}{_written(signature)}"
+
+
+def _written(signature: inspect.Signature, num_leading: int = 0) -> str:
+    """Return a signature from the first parameter after `num_leading` on, without what it returns."""
     parameters = [p.replace(annotation=_bare(p.annotation)) for p in signature.parameters.values()]
-    shown = signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
-    return f"Its signature is {plugin.use.rsplit(':', 1)[-1]}{shown}"
+    return str(signature.replace(parameters=parameters[num_leading:], return_annotation=inspect.Signature.empty))
 
 
 def _bare(annotation: Any) -> Any:

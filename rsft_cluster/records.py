@@ -128,6 +128,10 @@ class Commit(Record):
     num_verdicts: int = 0
     num_errors: int = 0
     """Verdicts that are errors, over all candidates and constraints."""
+    num_audited: int = 0
+    """Candidates judged twice."""
+    disagreements: dict[str, int] = {}
+    """How many of those each constraint judged otherwise the second time."""
 
 
 class Totals(Record):
@@ -149,6 +153,15 @@ class Totals(Record):
     num_tokens: int
     num_verdicts: int
     num_errors: int
+    num_audited: int = 0
+    """Candidates judged twice."""
+    disagreements: dict[str, int] = {}
+    """How many of those each constraint judged otherwise the second time."""
+
+    def describe_audit(self) -> str:
+        """Return in words how often constraints said otherwise when they were asked twice."""
+        said = [f"{name} said otherwise of {count:,}" for name, count in sorted(self.disagreements.items())]
+        return f"{self.num_audited:,} candidates judged twice: " + (", ".join(said) or "no constraint said otherwise")
 
     def violations(self) -> list[str]:
         """Return what is inconsistent, in words; empty when every prompt and candidate is accounted for."""

@@ -83,8 +83,9 @@ VERDICT = pa.struct(
         _required("duration_s", pa.float64()),
     ]
 )
-"""What one constraint said. `score` and `passed` are null exactly when `error` is set. `fatal_at` is the place, in
-characters of the completion, of the first one that made it wrong whatever followed, where the constraint names it."""
+"""What one constraint said. `score` and `passed` are null when `error` is set, and when the constraint does not apply
+to the prompt. `fatal_at` is the place, in characters of the completion, of the first one that made it wrong whatever
+followed, where the constraint names it."""
 
 SCORE = _schema(
     "score",

@@ -1,28 +1,21 @@
 """Scoring: every constraint judges every candidate, CANDIDATE -> verdicts, score, passed, reason.
 
-`Judge` is the one boundary where a failure of a constraint becomes data: an error verdict with its
-traceback, never a score. `ErrorBudget` ends the run when such errors are more than a few. Pure: knows no
-engine and no storage.
+A constraint that fails gives an error verdict with its traceback, never a score. `ErrorBudget` ends the run when
+such errors are more than a few. Pure: knows no engine and no storage.
 """
 
-import math
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from numbers import Real
-from time import perf_counter
-from typing import Any
-
-import numpy as np
 
 from rsft_cluster import config
-from rsft_cluster.constraints.base import BatchConstraint, Candidate, Verdict
-from rsft_cluster.errors import PluginError, StageError
-from rsft_cluster.plugins import bind
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.constraints.building import build
+from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
+from rsft_cluster.errors import StageError
 
 MAX_REASON_CHARACTERS = 500
-MAX_ERROR_CHARACTERS = 8000
+MAX_TRACEBACKS = 3
+"""Of different constraints, told when a stage stops."""
 MIN_VERDICTS = 20
 """Fewer verdicts than this say nothing of a rate while a stage still runs."""
 
@@ -38,6 +31,15 @@ class Judgement:
     passed: bool | None
     """Whether every required constraint passed; None with the score."""
     reason: str
+    audited: bool = False
+    """Whether it was judged twice."""
+    disagreements: tuple[str, ...] = ()
+    """The constraints that said otherwise the second time."""
+
+    @property
+    def num_verdicts(self) -> int:
+        """Verdicts and errors, without the constraints that do not apply."""
+        return sum(v["score"] is not None or v["error"] is not None for v in self.verdicts)
 
     @property
     def errors(self) -> list[tuple[str, str]]:
@@ -45,44 +47,61 @@ class Judgement:
         return [(str(v["constraint"]), str(v["error"])) for v in self.verdicts if v["error"] is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """A verdict or an error, exactly one of the two."""
-
-    verdict: Verdict | None
-    duration_s: float
-    reason: str
-    error: str | None = None
-
-
 class Judge:
-    """All constraints of a run, bound and built, ready to judge.
+    """All constraints of a run, bound and built, judging in this process.
 
     Building it is cheap and is also the check that constraints and their parameters are usable: it raises
-    ConfigError, naming the constraint. Build one in each scoring worker.
+    ConfigError, naming the constraint. Scoring workers use `isolation.IsolatedJudge`.
     """
 
     def __init__(self, constraints: Sequence[config.Constraint]) -> None:
         self._constraints = tuple(constraints)
-        self._built = [_build(constraint) for constraint in constraints]
+        self._built = [build(constraint, name=constraint.name) for constraint in constraints]
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """Return one judgement a candidate, in the same order."""
-        columns = [_outcomes(built, candidates) for built in self._built]
-        return [self._combine([column[i] for column in columns]) for i in range(len(candidates))]
+        return self._judgements(candidates, self._outcomes)
 
-    def _combine(self, outcomes: Sequence[_Outcome]) -> Judgement:
+    def _judgements(
+        self,
+        candidates: Sequence[Candidate],
+        outcomes: Callable[[Sequence[Candidate], Sequence[Sequence[int]]], list[list[Outcome]]],
+    ) -> list[Judgement]:
+        wanted = [[i for i, c in enumerate(candidates) if applies(of, c)] for of in self._constraints]
+        found = [
+            dict(zip(places, column, strict=True))
+            for places, column in zip(wanted, outcomes(candidates, wanted), strict=True)
+        ]
+        return [self._combine([column.get(i) for column in found]) for i in range(len(candidates))]
+
+    def _outcomes(self, candidates: Sequence[Candidate], wanted: Sequence[Sequence[int]]) -> list[list[Outcome]]:
+        return [
+            outcomes_of(built, [candidates[i] for i in places])
+            for built, places in zip(self._built, wanted, strict=True)
+        ]
+
+    def _combine(self, outcomes: Sequence[Outcome | None]) -> Judgement:
         pairs = list(zip(self._constraints, outcomes, strict=True))
         rows = [_row(constraint, outcome) for constraint, outcome in pairs]
+        if not any(outcome for _, outcome in pairs):
+            return Judgement(rows, None, None, "no constraint judges such a prompt")
         for constraint, outcome in pairs:
-            if outcome.verdict is None and (constraint.required or constraint.weight > 0):
+            if outcome and outcome.verdict is None and (constraint.required or constraint.weight > 0):
                 return Judgement(rows, None, None, _text(f"error in {constraint.name}: {outcome.reason}"))
-        verdicts = [(c, outcome.verdict) for c, outcome in pairs if outcome.verdict is not None]
+        verdicts = [(c, outcome.verdict) for c, outcome in pairs if outcome and outcome.verdict is not None]
         score, passed = combined([(c.required, c.weight, v.score, v.passed) for c, v in verdicts])
         if passed:
             return Judgement(rows, score, passed, "passed")
         constraint, verdict = next((c, v) for c, v in verdicts if c.required and not v.passed)
         return Judgement(rows, score, passed, _text(f"{constraint.name}: {verdict.reason or 'did not pass'}"))
+
+
+def applies(constraint: config.Constraint, candidate: Candidate) -> bool:
+    """Say whether a constraint judges candidates of this prompt (`when`)."""
+    return all(
+        candidate.attributes.get(name) in ((wanted,) if isinstance(wanted, str) else wanted)
+        for name, wanted in constraint.when.items()
+    )
 
 
 def combined(verdicts: Sequence[tuple[bool, float, float, bool]]) -> tuple[float, bool]:
@@ -101,7 +120,7 @@ class ErrorBudget:
         self._max_error_rate = max_error_rate
         self._num_verdicts = 0
         self._num_errors = 0
-        self._first: tuple[str, str] | None = None
+        self._first: dict[str, str] = {}
 
     def spend(
         self, *, num_verdicts: int, num_errors: int, first: tuple[str, str] | None = None, final: bool = False
@@ -112,101 +131,38 @@ class ErrorBudget:
         """
         self._num_verdicts += num_verdicts
         self._num_errors += num_errors
-        self._first = self._first or first
+        if first is not None and len(self._first) < MAX_TRACEBACKS:
+            self._first.setdefault(*first)
         if self._num_verdicts < MIN_VERDICTS and not final:
             return
         if self._num_errors > self._max_error_rate * self._num_verdicts:
-            constraint, error = self._first or ("not recorded", "no traceback was recorded")
             raise StageError(
                 f"{self._num_errors} of {self._num_verdicts} verdicts are errors, more than "
-                f"scoring.max_error_rate = {self._max_error_rate:g} allows. The first one, of constraint "
-                f"{constraint!r}:\n{error}"
+                f"scoring.max_error_rate = {self._max_error_rate:g} allows. {first_errors(self._first)}"
             )
 
 
-def as_verdict(value: object) -> Verdict:
-    """Return what a constraint returned as a verdict; raises TypeError or ValueError where it is none."""
-    match value:
-        case Verdict(passed=bool(), reason=str()):
-            return value
-        case Verdict():
-            raise TypeError(f"passed must be a bool and reason a string in {value!r}")
-        case bool() | np.bool_():
-            return Verdict.of(bool(value))
-        case Real() if math.isfinite(score := float(value)) and 0.0 <= score <= 1.0:
-            return Verdict(score, score == 1.0, "" if score == 1.0 else f"score {score:g} is below 1")
-        case Real():
-            raise ValueError(f"a score is finite and in [0, 1], not {value!r}")
-        case _:
-            raise TypeError(f"a constraint returns a bool, a float or a Verdict, not {type(value).__name__}")
+def first_errors(first: Mapping[str, str]) -> str:
+    """Return the first tracebacks by constraint, to be read by whoever mends it."""
+    if not first:
+        return "No traceback was recorded"
+    (constraint, error), *more = first.items()
+    return "\n".join(
+        [f"The first one, of constraint {constraint!r}:\n{error}"]
+        + [f"The first one of constraint {name!r}:\n{trace}" for name, trace in more]
+    )
 
 
-def _build(constraint: config.Constraint) -> BatchConstraint | Callable[[Candidate], object]:
-    bound = bind(constraint, "constraints", num_leading=1)
-    attribute = bound.load()
-    if not isinstance(attribute, type):
-        return partial(attribute, **bound.params)
-    try:
-        built = attribute(**bound.params)
-    except (ValueError, TypeError, OSError) as error:
-        raise PluginError(f"constraint {constraint.name!r} cannot be built: {error}") from error
-    if not isinstance(built, BatchConstraint):
-        raise PluginError(f"constraint {constraint.name!r}: class {bound.use} has no judge(candidates)")
-    return built
-
-
-def _outcomes(built: Any, candidates: Sequence[Candidate]) -> list[_Outcome]:
-    if isinstance(built, BatchConstraint):
-        return _batch(built, candidates)
-    return [_single(partial(built, candidate)) for candidate in candidates]
-
-
-def _single(judge: Callable[[], object]) -> _Outcome:
-    start = perf_counter()
-    try:
-        verdict = as_verdict(judge())
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the boundary where errors become data; libraries do call sys.exit
-        return _failure(error, perf_counter() - start)
-    return _Outcome(verdict, perf_counter() - start, verdict.reason)
-
-
-def _batch(built: BatchConstraint, candidates: Sequence[Candidate]) -> list[_Outcome]:
-    """Judge a batch; where that raises, one by one, so that the offender alone gets the error."""
-    if not candidates:
-        return []
-    start = perf_counter()
-    try:
-        values = list(built.judge(candidates))
-    except (Exception, SystemExit) as error:  # the same boundary as in _single
-        if len(candidates) > 1:
-            return [outcome for candidate in candidates for outcome in _batch(built, [candidate])]
-        return [_failure(error, perf_counter() - start)]
-    duration_s = (perf_counter() - start) / len(candidates)
-    if len(values) != len(candidates):
-        wrong = ValueError(f"judge returned {len(values)} verdicts for {len(candidates)} candidates")
-        return [_failure(wrong, duration_s)] * len(candidates)
-    outcomes = [_single(partial(as_verdict, value)) for value in values]
-    return [_Outcome(o.verdict, duration_s, o.reason, o.error) for o in outcomes]
-
-
-def _failure(error: BaseException, duration_s: float) -> _Outcome:
-    trace = "".join(traceback.format_exception(error))
-    return _Outcome(None, duration_s, f"{type(error).__name__}: {error}", trace[-MAX_ERROR_CHARACTERS:])
-
-
-def _row(constraint: config.Constraint, outcome: _Outcome) -> dict[str, object]:
-    verdict = outcome.verdict
+def _row(constraint: config.Constraint, outcome: Outcome | None) -> dict[str, object]:
+    verdict = outcome.verdict if outcome else None
     return {
         "constraint": constraint.name,
         "score": float(verdict.score) if verdict else None,
         "passed": verdict.passed if verdict else None,
-        "reason": _text(outcome.reason),
-        "error": _storable(outcome.error) if outcome.error is not None else None,
+        "reason": _text(outcome.reason) if outcome else "does not apply to this prompt",
+        "error": _storable(outcome.error) if outcome and outcome.error is not None else None,
         "fatal_at": verdict.fatal_at if verdict else None,
-        "duration_s": outcome.duration_s,
+        "duration_s": outcome.duration_s if outcome else 0.0,
     }
 
 

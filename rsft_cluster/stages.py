@@ -113,6 +113,8 @@ def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
             manifest = sample_in_waves(run, plan, how, partial(_collect_wave, run, how, reporter), reporter)
         else:
             manifest = _collect(run, folder, plan, how, reporter)
+    if manifest.totals.num_audited:
+        reporter.note(f"round {plan.round}: {manifest.totals.describe_audit()}")
     if run.arm == "rounds":
         run.keep(head_path(plan.round), AuditHead, lambda: head_of(run.store, plan.round))
     if manifest.totals.num_accepted < acceptance.min_accepted:

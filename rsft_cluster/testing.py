@@ -1,4 +1,4 @@
-"""What the author of a plug-in runs: `check_constraint`, `check_rule`, `check_generator`.
+"""What the author of a plug-in runs: `check_cases`, `check_constraint`, `check_rule`, `check_generator`.
 
 Each puts a plug-in through its contract (`constraints/base.py`, `acceptance/base.py`, `generators/base.py`) and
 raises AssertionError saying what does not hold. They need no test framework, no cluster and no model.
@@ -6,24 +6,125 @@ raises AssertionError saying what does not hold. They need no test framework, no
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from inspect import isclass, isfunction
+from itertools import groupby
+from types import FunctionType, ModuleType
 from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.acceptance.base import JUDGED, Chosen
-from rsft_cluster.constraints.base import BatchConstraint, Candidate, Verdict
+from rsft_cluster.config import Plugin
+from rsft_cluster.constraints.base import BatchConstraint, Candidate, Case, Verdict
+from rsft_cluster.constraints.building import build
+from rsft_cluster.constraints.outcomes import Built, as_verdict, outcomes_of
+from rsft_cluster.errors import PluginError
 from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Generator, Prompt, Refusal
 from rsft_cluster.keys import acceptance_uniform, sampling_key
-from rsft_cluster.scoring import as_verdict
-
-Constraint = BatchConstraint | Callable[[Candidate], object]
+from rsft_cluster.plugins import known, load_module, locate
 
 LOGPROB_TOLERANCE = 1e-3
 """Relative; float32 kernels differ by about 1e-5 between batch shapes, summed over a completion."""
 
 
-def check_constraint(constraint: Constraint, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
+@dataclass(frozen=True, slots=True)
+class JudgedCase:
+    """What a constraint said of one of its cases."""
+
+    case: Case
+    passed: bool | None
+    """None where it raised."""
+    reason: str
+    """The verdict's, or the error."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the candidate passed, or not, as the case says."""
+        return self.passed is self.case.passes
+
+    def __str__(self) -> str:
+        """Return what was expected of which candidate, and what came instead."""
+        came = {True: "passed", False: "did not pass", None: "raised"}[self.passed]
+        params = f" with {dict(self.case.params)!r}" if self.case.params else ""
+        expected = "pass" if self.case.passes else "not pass"
+        why = f": {self.reason}" if self.reason else ""
+        return f"{self.case.candidate.completion!r}{params} should {expected}, but {came}{why}"
+
+
+def check_cases(constraint: str | ModuleType | Built) -> None:
+    """Assert that constraints judge their module's `CASES` as those say, and that there are some.
+
+    Given are a module, all of it, or one constraint: itself, or named as in a config.
+    """
+    for use, judged in judged_cases(_named(constraint)).items():
+        assert judged, f"{use}: its module has no CASES"
+        wrong = [str(one) for one in judged if not one.holds]
+        assert not wrong, f"{use}: {len(wrong)} of {len(judged)} cases are wrong:\n" + "\n".join(wrong)
+
+
+def judged_cases(name: str) -> dict[str, list[JudgedCase]]:
+    """Judge the cases of a declared constraint, of `package.module:attribute`, or of all constraints of a module.
+
+    Returns them by `package.module:attribute`, an empty list where the module has none. Raises PluginError where
+    there is no such constraint, or a case has parameters that it does not take.
+    """
+    return {use: _judged(use, cases) for use, cases in _cases(name).items()}
+
+
+def _named(constraint: str | ModuleType | Built) -> str:
+    match constraint:
+        case str():
+            return constraint
+        case ModuleType():
+            return constraint.__name__
+        case type() | FunctionType():
+            return f"{constraint.__module__}:{constraint.__qualname__}"
+        case _:
+            raise TypeError(f"give a module, a function, a class or a name, not {constraint!r}")
+
+
+def _cases(name: str) -> dict[str, Sequence[Case]]:
+    is_module = (
+        name not in known("constraints") and ":" not in name and find_spec(name.split(".", maxsplit=1)[0]) is not None
+    )
+    module_name, _, attribute = (name if is_module else locate(name, "constraints")).partition(":")
+    module = load_module(module_name, name)
+    cases: Mapping[str, Sequence[Case]] | Sequence[Case] = getattr(module, "CASES", ())
+    if not cases:
+        return {name: ()}
+    if not isinstance(cases, Mapping):
+        cases = {attribute or _only_constraint(module): cases}
+    wanted = [attribute] if attribute else cases
+    return {f"{module_name}:{one}": cases.get(one, ()) for one in wanted}
+
+
+def _only_constraint(module: ModuleType) -> str:
+    """Return the name of the one constraint of a module: its one class with a `judge`, or else its one function."""
+    own = [o for n, o in vars(module).items() if getattr(o, "__module__", "") == module.__name__ and n[0] != "_"]
+    classes = [one.__name__ for one in own if isclass(one) and hasattr(one, "judge")]
+    names = classes or [one.__name__ for one in own if isfunction(one)]
+    if len(names) != 1:
+        raise PluginError(
+            f"{module.__name__}: which constraint its CASES are for cannot be told, it may be one of {names}; "
+            "name it after a colon, or let CASES map names to cases"
+        )
+    return names[0]
+
+
+def _judged(use: str, cases: Sequence[Case]) -> list[JudgedCase]:
+    judged = []
+    for params, same in groupby(cases, key=lambda case: dict(case.params)):
+        some = list(same)
+        built = build(Plugin(use=use, params=params), name=use)
+        for case, outcome in zip(some, outcomes_of(built, [case.candidate for case in some]), strict=True):
+            judged.append(JudgedCase(case, outcome.verdict and outcome.verdict.passed, outcome.reason))
+    return judged
+
+
+def check_constraint(constraint: Built, *, passing: Sequence[Candidate], failing: Sequence[Candidate]) -> None:
     """Assert that a constraint passes and fails what it should, whatever it is judged with or before.
 
     `constraint` is the function (parameters bound with functools.partial) or the built instance of a class.
@@ -102,7 +203,7 @@ def check_generator(
         _assert_same(mine, last, f"with the last key of prompt {i} alone")
 
 
-def _verdicts(constraint: Constraint, candidates: Sequence[Candidate]) -> list[Verdict]:
+def _verdicts(constraint: Built, candidates: Sequence[Candidate]) -> list[Verdict]:
     if not isinstance(constraint, BatchConstraint):
         return [as_verdict(constraint(candidate)) for candidate in candidates]
     verdicts = constraint.judge(candidates)

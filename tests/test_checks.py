@@ -52,6 +52,9 @@ def test_a_good_config_is_described(project):
 def test_what_the_cluster_must_offer_follows_the_widest_stage(project):
     wide = ("sampling.workers=8", "sampling.num_gpus=1", "training.workers=4", "training.num_gpus=2")
     assert says(project, "cluster", *wide) == ["must offer 10 CPUs and 8 GPUs"]
+    wide += ("scoring.workers=2", "scoring.num_gpus=0.5")
+    assert says(project, "cluster", *wide) == ["must offer 11 CPUs and 9 GPUs"]
+    assert says(project, "cluster", "scoring.num_gpus=1") == ["must offer 3 CPUs and 1 GPUs"]
 
 
 @pytest.mark.parametrize(

@@ -355,3 +355,30 @@ def test_help_is_there_for_every_command(rsft):
         found = rsft(command, "--help")
         assert found.code == 0
         assert "Usage: rsft " in found.out
+
+
+def test_constraints_are_listed_with_their_parameters(rsft):
+    found = rsft("constraints", "list")
+    assert found.code == 0
+    assert "length(*, min: int = 0, max: Optional[int] = None, unit: Literal['tokens', " in found.out
+    assert "finished()\n    Pass exactly the candidates whose finish reason is `stop`." in found.out
+
+
+def test_the_cases_of_constraints_are_judged(project, rsft):
+    found = rsft("constraints", "test")
+    assert (found.code, "words: 6 of 6 cases hold" in found.out) == (0, True)
+    assert rsft("constraints", "test", "words").out == "words: 6 of 6 cases hold\n"
+    source = (
+        "from rsft_cluster.constraints.base import Candidate, Case\ndef even(c): return len(c.completion) % 2 == 0\n"
+    )
+    (project / "own_even.py").write_text(
+        source + "CASES = (Case(Candidate('ab'), True), Case(Candidate('a\\x1b'), False))"
+    )
+    wrong = rsft("constraints", "test", "own_even")
+    assert (wrong.code, wrong.err) == (1, "error: 1 of 2 cases are wrong\n")
+    assert wrong.out == "own_even:even: 1 of 2 cases hold\n    'a\\x1b' should not pass, but passed\n"
+    (project / "own_odd.py").write_text("def odd(c): return True\n")
+    none = rsft("constraints", "test", "own_odd")
+    assert (none.code, none.out) == (2, "")
+    assert "own_odd: its module has no CASES for it, so there is nothing to test" in none.err
+    assert rsft("constraints", "test", "wrods").code == 2

@@ -70,6 +70,7 @@ def another(key, value, folder):
         "acceptance.schedule": {"min_score": [0.1, 0.2]},
         "budget.allocation": "variance", "budget.wave_size": 1, "controls.arms": ["random"], "controls.rounds": "first",
         "training.rejection": {"weight": 0.2}, "training.unlikelihood": {},
+        "scoring.canaries": [{"completion": "x", "passes": True}],
         "pilot": {"temperatures": [1.0]}, "promotion.health.hold_on": ["length"], "fairness": {
             "protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"
         },

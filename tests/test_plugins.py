@@ -80,7 +80,18 @@ def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
 @pytest.mark.parametrize(
     ("family", "params"),
     [
-        ("constraints", {}),
+        (
+            "constraints",
+            {
+                "all_of": {"constraints": ["finished"]},
+                "any_of": {"constraints": ["finished"]},
+                "none_of": {"constraints": ["finished"]},
+                "classifier": {"model": "m"},
+                "reward_model": {"model": "m"},
+                "language": {"languages": ["en"]},
+                "similarity": {"at_least": 0.5},
+            },
+        ),
         ("generators", {}),
         (
             "acceptance_rules",

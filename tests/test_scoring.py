@@ -11,9 +11,10 @@ from factories import candidate
 
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints.outcomes import as_verdict
 from rsft_cluster.errors import PluginError, StageError
 from rsft_cluster.schemas import VERDICT
-from rsft_cluster.scoring import MAX_REASON_CHARACTERS, ErrorBudget, Judge, Judgement, as_verdict
+from rsft_cluster.scoring import MAX_REASON_CHARACTERS, ErrorBudget, Judge, Judgement
 
 
 def returns(candidate: Candidate, *, value=None):
@@ -122,9 +123,9 @@ def test_only_the_offender_of_a_batch_gets_the_error() -> None:
     assert judgements[2].reason == "Batch: 2 long"
 
 
-def test_a_wrong_number_of_verdicts_is_an_error_for_the_whole_batch() -> None:
+def test_a_wrong_number_of_verdicts_is_an_error_even_one_by_one() -> None:
     judgements = Judge([constraint("Batch", extra=1)]).judge([candidate("abc"), candidate("de")])
-    assert {j.reason for j in judgements} == {"error in Batch: ValueError: judge returned 4 verdicts for 2 candidates"}
+    assert {j.reason for j in judgements} == {"error in Batch: ValueError: judge returned 2 verdicts for 1 candidate"}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_a_constraint_that_cannot_be_used_fails_when_the_judge_is_built(broken, 
         Judge([broken()])
 
 
-def test_an_error_budget_stops_with_the_first_traceback() -> None:
+def test_an_error_budget_stops_with_the_first_traceback_of_each_constraint() -> None:
     budget = ErrorBudget(max_error_rate=0.1)
     budget.spend(num_verdicts=10, num_errors=2, first=("strict", "Traceback one"))
     budget.spend(num_verdicts=10, num_errors=0)
@@ -194,7 +195,8 @@ def test_an_error_budget_stops_with_the_first_traceback() -> None:
         budget.spend(num_verdicts=5, num_errors=1, first=("other", "Traceback two"))
     assert str(caught.value) == (
         "3 of 25 verdicts are errors, more than scoring.max_error_rate = 0.1 allows. "
-        "The first one, of constraint 'strict':\nTraceback one"
+        "The first one, of constraint 'strict':\nTraceback one\n"
+        "The first one of constraint 'other':\nTraceback two"
     )
 
 

@@ -15,6 +15,7 @@ from rsft_cluster.acceptance.best_of_n import best_of_n
 from rsft_cluster.acceptance.boltzmann import boltzmann
 from rsft_cluster.acceptance.everything import everything
 from rsft_cluster.acceptance.threshold import threshold
+from rsft_cluster.constraints import words
 from rsft_cluster.constraints.answer_matches import AnswerMatches
 from rsft_cluster.constraints.base import Candidate, Message, Verdict
 from rsft_cluster.constraints.finished import finished
@@ -22,9 +23,10 @@ from rsft_cluster.constraints.json_schema import JsonSchema
 from rsft_cluster.constraints.length import Length
 from rsft_cluster.constraints.pattern import Pattern
 from rsft_cluster.constraints.words import Words
+from rsft_cluster.errors import ConfigError, PluginError
 from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
 from rsft_cluster.generators.scripted import ScriptedGenerator
-from rsft_cluster.testing import check_constraint, check_generator, check_rule
+from rsft_cluster.testing import check_cases, check_constraint, check_generator, check_rule, judged_cases
 
 PROMPTS = [Prompt(f"id-{i}", (Message("user", f"What is {i} + 1?"),), str(i + 1)) for i in range(4)]
 
@@ -242,3 +244,74 @@ def test_nothing_to_check_is_said() -> None:
         check_constraint(finished, passing=[], failing=[])
     with pytest.raises(AssertionError, match="at least one prompt"):
         check_generator(ScriptedGenerator(PolicySpec("unused")), [])
+
+
+SHORT = """
+from rsft_cluster.constraints.base import Candidate, Case
+
+def short(candidate, *, limit: int = 3):
+    if candidate.completion == "boom":
+        raise ValueError("cannot tell")
+    return len(candidate.completion) <= limit
+
+class _Hidden:
+    def judge(self, candidates): ...
+
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write a module of its own name with some source; return the name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    numbers = itertools.count()
+
+    def write(source: str) -> str:
+        name = f"{tmp_path.name.replace('-', '_')}_{next(numbers)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize("which", ["words", "rsft_cluster.constraints.words", words, Words, finished])
+def test_cases_are_checked_by_name_module_or_constraint(which) -> None:
+    check_cases(which)
+
+
+def test_a_case_that_is_wrong_is_told_with_what_came_instead(written) -> None:
+    name = written(
+        SHORT + 'CASES = (Case(Candidate("abc"), True), Case(Candidate("abcd"), True), Case(Candidate("boom"), False),'
+        'Case(Candidate("abcde"), False, {"limit": 9}))'
+    )
+    with pytest.raises(AssertionError, match="3 of 4 cases are wrong") as wrong:
+        check_cases(name)
+    assert "'abcd' should pass, but did not pass\n" in str(wrong.value)
+    assert "'boom' should not pass, but raised: ValueError: cannot tell" in str(wrong.value)
+    assert "'abcde' with {'limit': 9} should not pass, but passed" in str(wrong.value)
+    assert [one.holds for one in judged_cases(name)[f"{name}:short"]] == [True, False, False, False]
+
+
+def test_cases_of_several_constraints_are_a_mapping(written) -> None:
+    several = "long = lambda candidate: not short(candidate)\n"
+    cases = 'CASES = {"short": (Case(Candidate("abc"), True),), "long": (Case(Candidate("abc"), True),)}'
+    name = written(SHORT + several + cases)
+    assert {use: len(judged) for use, judged in judged_cases(name).items()} == {f"{name}:short": 1, f"{name}:long": 1}
+    check_cases(f"{name}:short")
+    with pytest.raises(AssertionError, match="long: 1 of 1 cases are wrong"):
+        check_cases(name)
+    with pytest.raises(AssertionError, match="has no CASES"):
+        check_cases(f"{name}:_Hidden")
+
+
+def test_cases_that_cannot_be_judged_are_refused(written) -> None:
+    with pytest.raises(AssertionError, match="its module has no CASES"):
+        check_cases(written(SHORT))
+    with pytest.raises(PluginError, match=r"it may be one of \['short', 'other'\]"):
+        check_cases(written(SHORT + 'def other(c): ...\nCASES = (Case(Candidate("abc"), True),)'))
+    with pytest.raises(ConfigError, match="limitt"):
+        check_cases(written(SHORT + 'CASES = (Case(Candidate("abc"), True, {"limitt": 1}),)'))
+    with pytest.raises(PluginError, match="no constraint is called 'wrods'; did you mean 'words'"):
+        check_cases("wrods")
+    with pytest.raises(TypeError, match="give a module"):
+        check_cases(Words(forbidden=["x"]))

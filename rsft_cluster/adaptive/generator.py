@@ -7,6 +7,7 @@ actors judge the candidates once more and decide: equal completions must get equ
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -14,7 +15,7 @@ from rsft_cluster.acceptance import decide
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.adaptive.trie import Trie
-from rsft_cluster.config import AcceptanceConfig, AdaptiveConfig, Constraint
+from rsft_cluster.config import AcceptanceConfig, AdaptiveConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import PluginError
 from rsft_cluster.generators.base import (
@@ -29,18 +30,19 @@ from rsft_cluster.generators.base import (
     SteerableGenerator,
 )
 from rsft_cluster.generators.stopping import INCOMPLETE
+from rsft_cluster.isolation.judge import IsolatedJudge
 from rsft_cluster.plugins import Bound
-from rsft_cluster.scoring import Judge, Judgement
+from rsft_cluster.scoring import Judgement
 
 
 def adaptive(
-    generator: Bound, how: AdaptiveConfig, constraints: Sequence[Constraint], rule: Bound
+    generator: Bound, how: AdaptiveConfig, scoring: ScoringConfig, rule: Bound
 ) -> Callable[[PolicySpec], Generator]:
     """Return what builds the generator's adaptive form on a worker; PluginError where it has none."""
     if generator.use != STEERABLE:
         raise PluginError(f"sampling.adaptive: {generator.use} cannot leave out what was rejected; use transformers")
     batched = Bound(generator.use, {**generator.params, "engine": "batches"})
-    return lambda policy: AdaptiveGenerator(batched(policy), how, constraints, rule)
+    return lambda policy: AdaptiveGenerator(batched(policy), how, scoring, rule)
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,16 @@ class _Drawn:
 class AdaptiveGenerator:
     """Draws lots of candidates of many prompts together, and takes off what is rejected after each."""
 
-    def __init__(
-        self, plain: SteerableGenerator, how: AdaptiveConfig, constraints: Sequence[Constraint], rule: Bound
-    ) -> None:
+    def __init__(self, plain: SteerableGenerator, how: AdaptiveConfig, scoring: ScoringConfig, rule: Bound) -> None:
         self._plain = plain
         self._how = how
-        self._judge = Judge(constraints)
-        self._required = {c.name for c in constraints if c.required}
+        self._scoring = scoring
+        self._required = {c.name for c in scoring.constraints if c.required}
         self._alone = Selecting(rule, AcceptanceConfig(dedupe=False))
+
+    @cached_property
+    def _judge(self) -> IsolatedJudge:
+        return IsolatedJudge(self._scoring)
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]

@@ -45,7 +45,8 @@ def explained(line: Mapping[str, Any]) -> list[Step]:
     """Return the steps of a candidate's decision, as far as it came."""
     steps = [_verdict(verdict) for verdict in line["verdicts"]]
     if line["passed"] is None:
-        return [*steps, Step("judgement", "a constraint failed to judge it, so it is never accepted", holds=False)]
+        why = "a constraint failed to judge it" if any(v["applies"] for v in line["verdicts"]) else "nothing judged it"
+        return [*steps, Step("judgement", f"{why}, so it is never accepted", holds=False)]
     judged = "passed every required constraint" if line["passed"] else "a required constraint did not pass"
     steps.append(Step("judgement", f"{judged}; its score is {line['score']:.4g}", holds=line["passed"]))
     rule = line["decided_by"]
@@ -68,6 +69,8 @@ def _verdict(verdict: Mapping[str, Any]) -> Step:
     part = "required" if verdict["required"] else f"weight {verdict['weight']:g}"
     if verdict["is_error"]:
         return Step(verdict["constraint"], f"could not judge: {verdict['reason']} ({part})", holds=False)
+    if not verdict["applies"]:
+        return Step(verdict["constraint"], f"{verdict['reason']} ({part})", holds=None)
     reason = f": {verdict['reason']}" if verdict["reason"] else ""
     return Step(verdict["constraint"], f"score {verdict['score']:.4g}{reason} ({part})", holds=verdict["passed"])
 

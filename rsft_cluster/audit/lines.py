@@ -121,4 +121,5 @@ def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
 def _verdict(verdict: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     """Return a verdict as a line tells it: without how long it took, and with the part it plays in the score."""
     told = {name: verdict[name] for name in ("constraint", "score", "passed", "reason", "fatal_at")}
-    return {**told, "is_error": verdict["error"] is not None, **part}
+    applies = verdict["error"] is not None or verdict["score"] is not None
+    return {**told, "is_error": verdict["error"] is not None, "applies": applies, **part}

@@ -48,7 +48,10 @@ def _judgement(line: Line) -> list[str]:
     if any(v["is_error"] and (v["required"] or v["weight"] > 0) for v in verdicts):
         is_open = line["score"] is None and line["passed"] is None
         return [] if is_open else ["a constraint failed to judge it, and it has a score all the same"]
-    judged = [v for v in verdicts if not v["is_error"]]
+    if not any(v["applies"] for v in verdicts):
+        is_open = line["score"] is None and line["passed"] is None
+        return [] if is_open else ["no constraint judged it, and it has a score all the same"]
+    judged = [v for v in verdicts if v["applies"] and not v["is_error"]]
     score, passed = combined([(v["required"], v["weight"], v["score"], v["passed"]) for v in judged])
     found = []
     if line["passed"] is not passed:

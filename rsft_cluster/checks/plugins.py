@@ -1,6 +1,5 @@
 """Every plug-in of a config, bound and tried on made-up rows; constraints on the reference of a real prompt."""
 
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +14,15 @@ from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.checks.findings import Findings
 from rsft_cluster.config import AcceptanceConfig, Constraint
 from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.constraints.building import build, is_isolated
+from rsft_cluster.constraints.outcomes import outcomes_of
 from rsft_cluster.errors import ConfigError, RsftError
 from rsft_cluster.evaluation import PER_PROMPT
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.isolation.pool import Pool
 from rsft_cluster.plugins import bind
 from rsft_cluster.prompts import to_messages
-from rsft_cluster.scoring import Judge
+from rsft_cluster.scoring import Judge, applies
 
 
 def bind_all(found: Findings) -> None:
@@ -103,16 +105,15 @@ def try_constraints(found: Findings, row: dict[str, Any]) -> None:
     )
     place = f"{row['source']['file']}:{row['source']['line']}"
     for i, constraint in enumerate(found.config.scoring.constraints):
-        key = f"scoring.constraints.{i}"
         try:
-            is_ours, judge = _judge(constraint)
+            is_ours, error = _try(constraint, candidate, found.config.scoring.process_memory_bytes)
         except RsftError:
             continue  # told already
-        errors = judge.judge([candidate])[0].errors if judge else []
-        if not errors:
+        if error is None:
             continue
-        said = f"{constraint.use} cannot judge an answer to {place}: {errors[0][1].strip().splitlines()[-1]}"
+        said = f"{constraint.use} cannot judge an answer to {place}: {error.strip().splitlines()[-1]}"
         said += "" if row["reference"] is not None else "; `columns.reference` of these prompts names the right answers"
+        key = f"scoring.constraints.{i}"
         if is_ours:
             with found.of(key):
                 raise ConfigError(said)
@@ -120,7 +121,19 @@ def try_constraints(found: Findings, row: dict[str, Any]) -> None:
         found.say(key, said, warns=True)
 
 
-def _judge(constraint: Constraint) -> tuple[bool, Judge | None]:
+def _try(constraint: Constraint, candidate: Candidate, memory_bytes: int) -> tuple[bool, str | None]:
+    """Return whether a constraint is one of ours, and its error. What is not ours may hang: it runs where it can be."""
     attribute = bind(constraint, "constraints", num_leading=1).load()
+    built = build(constraint, name=constraint.name)
     is_ours = attribute.__module__.startswith("rsft_cluster.constraints.")
-    return is_ours, Judge([constraint]) if is_ours or not inspect.isclass(attribute) else None
+    if not applies(constraint, candidate) or not is_isolated(built):
+        return is_ours, None
+    if is_ours:
+        return is_ours, outcomes_of(built, [candidate])[0].error
+    if isinstance(attribute, type):
+        return is_ours, None
+    pool = Pool([constraint], num_processes=1, memory_bytes=memory_bytes)
+    try:
+        return is_ours, pool.judge([candidate], [[0]])[0][0].error
+    finally:
+        pool.close()

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from rsft_cluster.cli import audits, clusters, doctor, runs
+from rsft_cluster.cli import audits, clusters, constraints, doctor, runs
 from rsft_cluster.errors import RsftError, StoreError
 from rsft_cluster.report.candidates import visible
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (*runs.COMMANDS, *audits.COMMANDS, *clusters.COMMANDS, *doctor.COMMANDS):
     app.command()(command)
 app.add_typer(audits.audit, name="audit")
+app.add_typer(constraints.constraints, name="constraints")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One pass of Ray Data over units: sampling actors (GPU) -> scoring actors (CPU) -> counts to the driver.
+"""One pass of Ray Data over units: sampling actors (GPU) -> scoring actors (CPU, or GPU) -> counts to the driver.
 
 The only module that knows how Ray Data is asked. A unit that a dying actor took with it is simply not among the rows
 that come back; what is to be done about that is the caller's business.
@@ -45,7 +45,8 @@ def _pipeline(work: Work, units: Sequence[Unit], sampling: SamplingConfig, at_on
     blocks = [pa.table({"unit": texts[i : i + at_once]}) for i in range(0, len(texts), at_once)]
     samplers = _pool(work, sampling.workers, len(blocks), sampling.num_cpus, sampling.num_gpus)
     samplers["batch_size"] = at_once
-    scorers = _pool(work, work.scoring.workers, len(units), work.scoring.num_cpus, 0)
+    scoring = work.scoring
+    scorers = _pool(work, scoring.workers, len(units), scoring.num_cpus, scoring.num_gpus)
     return ray.data.from_arrow(blocks).map_batches(Sample, **samplers).map_batches(ScoreAndCommit, **scorers)
 
 

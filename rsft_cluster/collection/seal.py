@@ -4,7 +4,7 @@
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import pyarrow.compute as pc
 
@@ -110,7 +110,17 @@ def _totals(commits: list[Commit], plan: Plan) -> Totals:
         num_tokens=sum(c.num_tokens for c in commits),
         num_verdicts=sum(c.num_verdicts for c in commits),
         num_errors=sum(c.num_errors for c in commits),
+        num_audited=sum(c.num_audited for c in commits),
+        disagreements=added(c.disagreements for c in commits),
     )
+
+
+def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of counts by name."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def accepted_digest(folder: Folder, accepted: Sequence[FileRef]) -> str:

@@ -20,7 +20,7 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.deciding import attributes_of, judged_table, with_decisions
 from rsft_cluster.collection.plan import Folder, read_prompts_of, settled_name
-from rsft_cluster.collection.seal import accepted_digest, checked, sealed_units
+from rsft_cluster.collection.seal import accepted_digest, added, checked, sealed_units
 from rsft_cluster.collection.workers import accepted_table
 from rsft_cluster.records import FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.schemas import ACCEPTED, SCORE, digest
@@ -172,4 +172,6 @@ def _totals(scores: pa.Table, decided: Decided, waves: Sequence[SealedWave], num
         num_tokens=sum(t.num_tokens for t in totals),
         num_verdicts=sum(t.num_verdicts for t in totals),
         num_errors=sum(t.num_errors for t in totals),
+        num_audited=sum(t.num_audited for t in totals),
+        disagreements=added(t.disagreements for t in totals),
     )

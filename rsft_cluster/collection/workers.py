@@ -11,9 +11,11 @@ import pickle
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 from uuid import uuid4
 
@@ -28,12 +30,13 @@ from rsft_cluster.config import ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.isolation.judge import IsolatedJudge
 from rsft_cluster.plugins import Bound
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling import SampledUnit, UnitSampler
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest, rows_to_table
-from rsft_cluster.scoring import Judge
+from rsft_cluster.scoring import Judgement
 from rsft_cluster.store import Store
 
 SAMPLED = pa.schema(
@@ -94,7 +97,7 @@ class Sample:
         self._folder = work.open()
         generator, how = work.generator, work.plan.adaptive
         if how is not None:
-            generator = adaptive(generator, how, work.scoring.constraints, work.how.rule)
+            generator = adaptive(generator, how, work.scoring, work.how.rule)
         self._sampler = UnitSampler(work.plan, work.policy, generator)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -137,7 +140,11 @@ class ScoreAndCommit:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._folder = work.open()
-        self._judge = Judge(work.scoring.constraints)
+
+    @cached_property
+    def _judge(self) -> IsolatedJudge:
+        # Not in __init__: what an actor raises there reaches nobody.
+        return IsolatedJudge(self._work.scoring)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Judge and commit the units of a batch (one, as the pipeline asks)."""
@@ -167,8 +174,7 @@ class ScoreAndCommit:
             "accepted": (accepted_table(prompts, candidates, scores), ACCEPTED),
         }
         errors = [error for judgement in judgements for error in judgement.errors]
-        num_verdicts = sum(len(j.verdicts) for j in judgements)
-        commit = self._publish(unit, tables, _states(prompts, scores, quarantined), num_verdicts, len(errors))
+        commit = self._publish(unit, tables, _states(prompts, scores, quarantined), judgements)
         return _row(
             DONE,
             unit=unit.unit,
@@ -178,8 +184,8 @@ class ScoreAndCommit:
             num_passed=sum(p.num_passed for p in commit.prompts),
             num_accepted=sum(p.num_accepted for p in commit.prompts),
             num_tokens=commit.num_tokens,
-            num_verdicts=num_verdicts,
-            num_errors=len(errors),
+            num_verdicts=commit.num_verdicts,
+            num_errors=commit.num_errors,
             failing_constraint=errors[0][0] if errors else None,
             first_error=errors[0][1] if errors else None,
             sampling_s=sampling_s,
@@ -190,8 +196,7 @@ class ScoreAndCommit:
         unit: Unit,
         tables: dict[str, tuple[pa.Table, pa.Schema]],
         prompts: tuple[PromptState, ...],
-        num_verdicts: int,
-        num_errors: int,
+        judgements: Sequence[Judgement],
     ) -> Commit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
@@ -213,10 +218,12 @@ class ScoreAndCommit:
             accepted=files["accepted"],
             prompts=prompts,
             num_tokens=int(np.sum([len(t) for t in tables["candidates"][0].column("token_ids")])),
-            num_verdicts=num_verdicts,
-            num_errors=num_errors,
+            num_verdicts=sum(j.num_verdicts for j in judgements),
+            num_errors=sum(len(j.errors) for j in judgements),
+            num_audited=sum(j.audited for j in judgements),
+            disagreements=dict(Counter(name for j in judgements for name in j.disagreements)),
         )
-        mark = ".faulty" if num_errors > self._work.scoring.max_error_rate * num_verdicts else ""
+        mark = ".faulty" if commit.num_errors > self._work.scoring.max_error_rate * commit.num_verdicts else ""
         store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
         return commit
 

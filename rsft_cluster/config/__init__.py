@@ -237,6 +237,7 @@ OPERATIONAL = frozenset(
         "sampling.unit_timeout_s",
         "scoring.workers",
         "scoring.num_cpus",
+        "scoring.num_gpus",
         "scoring.max_error_rate",
         "training.workers",
         "training.num_cpus",

@@ -9,6 +9,27 @@ from pydantic import Field, model_validator
 from rsft_cluster.config.parts import ConstraintField, Part, Plugin, PluginField
 
 
+class CanaryConfig(Part):
+    """A candidate whose verdict is known; judging it wrongly stops the run."""
+
+    completion: str
+    """What is judged."""
+    passes: bool
+    """Whether it has to pass."""
+    constraint: str | None = None
+    """The constraint that judges it, by its name; by default all of them together."""
+    prompt: str = ""
+    """The prompt that it answers."""
+    reference: str | None = None
+    """The prompt's reference answer."""
+    attributes: dict[str, str] = {}
+    """The prompt's attributes."""
+    finish_reason: Literal["stop", "length"] = "stop"
+    """How the completion ended."""
+    num_tokens: int = Field(default=1, ge=0)
+    """How many tokens it has."""
+
+
 class ScoringConfig(Part):
     """How candidates are judged."""
 
@@ -18,8 +39,24 @@ class ScoringConfig(Part):
     """Scoring actors."""
     num_cpus: float = Field(default=1, gt=0)
     """CPUs an actor."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs an actor, for constraints that hold a model; parts of one may be shared (0.25)."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the verdicts are errors."""
+    process_memory_bytes: int = Field(default=4 * 2**30, ge=2**28)
+    """Memory that a process which runs constraints may take; what asks for more gets an error."""
+    audit_share: float = Field(default=0, ge=0, le=1)
+    """Share of the candidates that is judged twice; constraints that disagree with themselves are reported."""
+    canaries: tuple[CanaryConfig, ...] = ()
+    """Judged in every scoring worker before it starts, and again with every unit: one that is wrong stops the run."""
+
+    @model_validator(mode="after")
+    def _canaries_are_judged(self) -> Self:
+        names = [c.name for c in self.constraints]
+        for i, canary in enumerate(self.canaries):
+            if canary.constraint is not None and canary.constraint not in names:
+                raise ValueError(f"canaries.{i}.constraint is {canary.constraint!r}; the constraints are {names}")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

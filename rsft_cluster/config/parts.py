@@ -37,6 +37,11 @@ class Constraint(Plugin):
     """A candidate passes only if every required constraint passed."""
     weight: float = Field(default=1.0, ge=0)
     """Share in the weighted mean that is the score; 0 leaves it out of the score."""
+    timeout_s: float = Field(default=10, gt=0)
+    """Seconds that a call may take before its process is killed: the verdict is an error then, never a score."""
+    when: dict[str, str | tuple[str, ...]] = {}
+    """Attributes of the prompt with the values, one or several, under which this constraint judges; always by default.
+    Where it does not, it neither counts in the score nor is it required."""
 
     @model_validator(mode="before")
     @classmethod

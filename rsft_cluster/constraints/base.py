@@ -15,10 +15,13 @@ It returns a bool, a float in [0, 1] (passed at 1.0), or a `Verdict`. Where stat
             return [Verdict.of(len(c.completion.split()) <= self.limit) for c in candidates]
 
 `__init__` checks parameters and stays cheap: it also runs where the config is checked. Heavy things (a model)
-are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score.
+are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score. Where `judge`
+raises, a batch is judged again one by one; to save that, it may return the error in the place of a verdict.
 
-Constraints run in processes that are killed when a call takes too long. One that holds a model or talks to a server
-says `isolated = False` in its class body: it is built once in the scoring actor, and bounds its own time.
+Constraints run in processes that are killed when a call takes longer than `timeout_s`; a class judges one candidate a
+call there, unless it gains from more and says `batch_size = 64`. Its `prepare()`, if it has one, is called before: it
+loads what is slow to load, once for all processes. A class that holds a model or talks to a server says `isolated =
+False`: it is built once in the scoring actor, is given a unit's candidates in one call, and bounds its own time.
 
 A module's `CASES` are its inline tests: candidates that must pass and must fail. They are judged by the tests, by
 `rsft constraints test`, and by every scoring worker before it starts.
@@ -102,6 +105,6 @@ class Case:
 class BatchConstraint(Protocol):
     """A constraint with state: judges candidates in batches, one verdict each, in order."""
 
-    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+    def judge(self, candidates: Sequence[Candidate]) -> Sequence[Verdict | Exception]:
         """Return one verdict a candidate, in the same order."""
         ...

@@ -20,7 +20,7 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
 
 Extract = Literal["whole", "fenced", "first"]
@@ -170,3 +170,14 @@ def _read(path: str) -> object:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"json_schema: file {path!r} cannot be read: {error}") from error
+
+
+_NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+
+CASES = (
+    Case(Candidate('{"name": "Ada"}'), passes=True, params={"schema": _NAMED}),
+    Case(Candidate('{"name": 3}'), passes=False, params={"schema": _NAMED}),
+    Case(Candidate('{"name": "Ada"'), passes=False, params={"schema": _NAMED}),
+    Case(Candidate('给：\n```\n{"name": "Ada"}\n```'), passes=True, params={"schema": _NAMED, "extract": "fenced"}),
+    Case(Candidate('It is {"name": "Ada"}.'), passes=True, params={"schema": _NAMED, "extract": "first"}),
+)

@@ -8,19 +8,14 @@ character.
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import regex
 from pydantic import Field
 
-from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints._text import words
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
 
 Count = Annotated[int, Field(ge=0)]
 Unit = Literal["tokens", "words", "characters"]
-
-_IDEOGRAPHS = r"\p{Han}\p{Hiragana}\p{Katakana}"
-_WORD = regex.compile(
-    rf"(?V1)[{_IDEOGRAPHS}]|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_IDEOGRAPHS}]]+(?:['’.,-]\p{{L}}+|[.,]\p{{N}}+)*"
-)
 
 
 class Length:
@@ -47,5 +42,14 @@ def _count(candidate: Candidate, unit: str) -> int:
     if unit == "tokens":
         return candidate.num_tokens
     if unit == "words":
-        return sum(1 for _ in _WORD.finditer(candidate.completion))
+        return len(words(candidate.completion))
     return len(candidate.completion)
+
+
+CASES = (
+    Case(Candidate("5", num_tokens=2), passes=True, params={"max": 2}),
+    Case(Candidate("5 apples", num_tokens=3), passes=False, params={"max": 2}),
+    Case(Candidate("It isn't 3.5, is it?"), passes=True, params={"max": 5, "unit": "words"}),
+    Case(Candidate("我有3只cats。"), passes=False, params={"max": 4, "unit": "words"}),
+    Case(Candidate(""), passes=False, params={"min": 1, "unit": "characters"}),
+)

@@ -10,7 +10,8 @@ from typing import Annotated
 import regex
 from pydantic import Field
 
-from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints._text import shown
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
 
 
@@ -48,7 +49,8 @@ class Pattern:
                 return Verdict.of(False, f"nothing matches {pattern.pattern!r}")
         for pattern in self._must_not:
             if (found := self._find(pattern, text)) is not None:
-                return Verdict.of(False, f"{_shown(found)} matches {pattern.pattern!r}, which it must not")
+                what = f"{shown(found.group())} at character {found.start()}"
+                return Verdict.of(False, f"{what} matches {pattern.pattern!r}, which it must not")
         return Verdict.of(
             True, f"all of {len(self._must)} patterns found, none of {len(self._must_not)} forbidden ones"
         )
@@ -73,6 +75,10 @@ def _compile(name: str, patterns: str | Sequence[str] | None, flags: regex.Regex
     return compiled
 
 
-def _shown(found: regex.Match[str]) -> str:
-    text = found.group()
-    return f"{text if len(text) <= 60 else text[:57] + '...'!r} at character {found.start()}"
+CASES = (
+    Case(Candidate("call 555-1234"), passes=True, params={"must": r"\d{3}-\d{4}"}),
+    Case(Candidate("call me"), passes=False, params={"must": r"\d{3}-\d{4}"}),
+    Case(Candidate("他们都很懒"), passes=False, params={"must_not": "他们都.*懒"}),
+    Case(Candidate("HELLO"), passes=True, params={"must": "hello", "ignore_case": True}),
+    Case(Candidate("hello there"), passes=False, params={"must": "hello", "full_match": True}),
+)

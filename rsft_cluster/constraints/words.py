@@ -6,24 +6,11 @@ wherever they stand. Text and words are compared after Unicode NFKC, invisible c
 full-width or broken-up spellings do not slip through.
 """
 
-import unicodedata
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import regex
-
-from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints._lexicon import Folded, Lexicon, read_lines
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.errors import ConfigError
-
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]"
-_INSIDE = rf"(?:(?<={_LETTER})(?={_LETTER}))"
-_SPACED_WORDS = rf"(?!{_INSIDE})\L<spaced>(?!{_INSIDE})"
-_UNSPACED_WORDS = r"\L<unspaced>"
-_HAS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
-_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
-_SPACE = regex.compile(r"\s+")
 
 
 class Words:
@@ -42,60 +29,34 @@ class Words:
         required_file: str | None = None,
         ignore_case: bool = True,
     ) -> None:
-        self._ignore_case = ignore_case
-        self._forbidden = self._fold_all("forbidden", [*forbidden, *_lines("forbidden_file", forbidden_file)])
-        self._required = self._fold_all("required", [*required, *_lines("required_file", required_file)])
-        if not self._forbidden and not self._required:
+        none = [*forbidden, *(read_lines("words: forbidden_file", forbidden_file) if forbidden_file else ())]
+        each = [*required, *(read_lines("words: required_file", required_file) if required_file else ())]
+        if not none and not each:
             raise ConfigError("words: give at least one word, forbidden or required")
-        self._any_forbidden = _finder(self._forbidden) if self._forbidden else None
-        self._each_required = {word: _finder([word]) for word in self._required}
+        self._ignore_case = ignore_case
+        self._forbidden = Lexicon(none, ignore_case=ignore_case, name="words: forbidden") if none else None
+        self._required = {w: Lexicon([w], ignore_case=ignore_case, name="words: required") for w in each}
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason names the word, and where it stands."""
         return [self._judge(candidate.completion) for candidate in candidates]
 
-    def _judge(self, text: str) -> Verdict:
-        folded = self._fold(text)
-        if self._any_forbidden and (found := self._any_forbidden.search(folded)):
-            word, place = self._forbidden[found.group()], self._position(text, found.start())
-            return Verdict.of(False, f"forbidden word {word!r} at character {place}")
-        for key, finder in self._each_required.items():
-            if not finder.search(folded):
-                return Verdict.of(False, f"required word {self._required[key]!r} is missing")
+    def _judge(self, completion: str) -> Verdict:
+        text = Folded(completion, ignore_case=self._ignore_case)
+        if self._forbidden and (found := self._forbidden.find(text)):
+            reason = f"forbidden word {found.word!r} at character {found.place}"
+            return Verdict(0.0, passed=False, reason=reason, fatal_at=found.ends_at)
+        for word, lexicon in self._required.items():
+            if not lexicon.find(text):
+                return Verdict.of(False, f"required word {word!r} is missing")
         return Verdict.of(True, "no forbidden word, no required word missing")
 
-    def _fold(self, text: str) -> str:
-        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-        if self._ignore_case:
-            text = unicodedata.normalize("NFKC", text.casefold())
-        return _SPACE.sub(" ", text)
 
-    def _fold_all(self, name: str, words: Sequence[str]) -> dict[str, str]:
-        folded = {self._fold(word).strip(): word for word in words}
-        if "" in folded:
-            raise ConfigError(f"words: {name} holds {folded['']!r}, which is no word")
-        return folded
-
-    def _position(self, text: str, folded_position: int) -> int:
-        """Return where a position of the folded text lies in the text itself."""
-        lengths = range(len(text) + 1)
-        return bisect_right(lengths, folded_position, key=lambda n: len(self._fold(text[:n]))) - 1
-
-
-def _finder(words: Iterable[str]) -> regex.Pattern[str]:
-    """Return a pattern for any of the words; one for the empty string would match everywhere."""
-    unspaced = [w for w in words if _HAS_UNSPACED.search(w)]
-    spaced = [w for w in words if not _HAS_UNSPACED.search(w)]
-    kinds = {_SPACED_WORDS: spaced, _UNSPACED_WORDS: unspaced}
-    any_word = "|".join(pattern for pattern, some in kinds.items() if some)
-    return regex.compile(f"(?V1){any_word}", spaced=spaced, unspaced=unspaced, ignore_unused=True)
-
-
-def _lines(name: str, path: str | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"words: {name} {path!r} cannot be read: {error}") from error
-    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+CASES = (
+    Case(Candidate("A kind word."), passes=True, params={"forbidden": ["idiot"]}),
+    Case(Candidate("You IDIOT!"), passes=False, params={"forbidden": ["idiot"]}),
+    Case(Candidate("an idiotic idea"), passes=True, params={"forbidden": ["idiot"]}),
+    Case(Candidate("这种做法不\u200b道德。"), passes=False, params={"forbidden": ["不道德"]}),
+    Case(Candidate("您好，谢谢！"), passes=True, params={"required": ["谢谢"]}),
+    Case(Candidate("您好！"), passes=False, params={"required": ["谢谢"]}),
+)

@@ -54,6 +54,8 @@ def _verdict(verdict: dict[str, Any]) -> tuple[Text, Text]:
     name, reason = visible(verdict["constraint"]), visible(verdict["reason"] or "")
     if verdict["error"] is not None:
         return Text(f"! {name}", style="yellow"), Text(reason)
+    if verdict["score"] is None:
+        return Text(f"  {name}", style="dim"), Text(reason, style="dim")
     mark, colour = ("+", "green") if verdict["passed"] else ("-", "red")
     return Text(f"{mark} {name}", style=colour), Text(f"{verdict['score']:.3g}  {reason}")
 

@@ -1,0 +1,1 @@
+"""A language model as a judge, behind any endpoint that speaks OpenAI's chat completions."""

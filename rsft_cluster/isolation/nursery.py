@@ -1,0 +1,133 @@
+"""The process that builds constraints once and forks workers from there: `python -m rsft_cluster.isolation.nursery`.
+
+Single-threaded and deaf to all but its pool, it is the parent of every worker, so that it can end one, and all that
+the worker started, without a race on process numbers. It ends when the pool's process does.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from pathlib import Path
+from typing import NoReturn
+
+from rsft_cluster.config.parts import Constraint
+from rsft_cluster.constraints.building import build
+from rsft_cluster.constraints.outcomes import Built
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.isolation.progress import Progress
+from rsft_cluster.isolation.worker import batch_size, serve
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(control_fd: int, progress_fd: int) -> None:
+    """Build the constraints that the pool names, then fork and end workers as it asks."""
+    os.dup2(2, 1)  # what constraints print is no message
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    pool = Connection(control_fd)
+    progress = Progress(progress_fd)
+    constraints, memory_bytes = pool.recv()
+    try:
+        built = [_ready(constraint) for constraint in constraints]
+    except ConfigError as error:
+        pool.send_bytes(pickle.dumps(error))
+        return
+    pool.send_bytes(pickle.dumps([batch_size(one) for one in built]))
+    workers: set[int] = set()
+    try:
+        while True:
+            message, number = pool.recv()
+            if message == "fork":
+                channel = recv_handle(pool)
+                pid = _fork(pool, Connection(channel), built, progress, number, memory_bytes)
+                workers.add(pid)
+                pool.send(pid)
+            else:
+                workers.discard(number)
+                pool.send(_end(number, workers))
+    except EOFError:
+        pass
+    finally:
+        for pid in workers.copy():
+            workers.discard(pid)
+            _end(pid, workers)
+
+
+def _ready(constraint: Constraint) -> Built:
+    built = build(constraint, name=constraint.name)
+    prepare = getattr(built, "prepare", None)
+    if prepare is not None:
+        prepare()
+    return built
+
+
+def _fork(
+    pool: Connection, channel: Connection, built: list[Built], progress: Progress, slot: int, memory_bytes: int
+) -> int:
+    nursery = os.getpid()
+    pid = os.fork()
+    if pid:
+        channel.close()
+        return pid
+    status = 1
+    try:
+        pool.close()
+        os.setsid()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == nursery:
+            serve(channel, built, progress, slot, memory_bytes)
+            status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End a worker without running what the nursery would at its end."""
+    with suppress(Exception):
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _end(pid: int, workers: set[int]) -> int:
+    """Kill a worker with its group, and whatever it had started elsewhere; return its wait status."""
+    # The leader is not reaped yet, so that its number is its own.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    for _ in range(100):
+        strays = _children() - workers
+        if not strays:
+            break
+        for stray in strays:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(stray, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(stray, 0)
+    return status
+
+
+def _children() -> set[int]:
+    """Return the processes whose parent this one is, orphans of workers among them; empty where that is not told."""
+    try:
+        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    except OSError:
+        return set()
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,371 @@
+"""The pool of a scoring actor: hands out jobs, watches deadlines, replaces what was killed."""
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.reduction import send_handle
+
+from rsft_cluster.config.parts import Constraint
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.constraints.outcomes import Outcome
+from rsft_cluster.errors import StageError
+from rsft_cluster.isolation.progress import NUM_BYTES, SLOTS, At, Progress
+
+JOB_S = 0.25
+"""A job is cut to take about so long."""
+MAX_JOB = 256
+FIRST_JOB = 4
+"""Candidates of a job of a constraint whose speed is not known yet."""
+LATE, OVERDUE = 1.5, 4
+"""Multiples of a constraint's mean. A call that is late does not keep others waiting: they go to another process. One
+that has taken so much of the processor that it is overdue goes on at the lowest priority."""
+MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.05
+SPARE = 8
+"""Late calls that others pass by, for each process of the pool; more are waited for."""
+MIN_LOOK_S, MAX_LOOK_S = 0.002, 0.1
+"""How often the pool looks at what its workers are at."""
+RETIRE_AFTER = 20_000
+"""Candidates, after which a worker is replaced: what leaks, leaks no further."""
+
+
+@dataclass
+class _Job:
+    """Candidates, by their places, that one constraint judges."""
+
+    number: int
+    places: Sequence[int]
+    alone: bool = False
+    """Given out one by one, since a call about all of them was killed."""
+
+
+@dataclass
+class _Worker:
+    pid: int
+    channel: Connection
+    slot: int
+    job: _Job
+    ticket: int = 0
+    """Of the job; outcomes under another one are of a job that was cut short, and others judged them."""
+    num_done: int = 0
+    """Of the job's candidates."""
+    num_judged: int = 0
+    late: bool = False
+    """It finishes its present call; the rest of its job was given to others."""
+    overdue: bool = False
+    """It has the lowest priority now, and its present call is its last one."""
+
+
+@dataclass
+class _Speed:
+    """How long a constraint takes, from what it took."""
+
+    num: int = 0
+    total_s: float = 0.0
+    hanging_s: float = 0.0
+    """What calls that were killed had taken before they were late."""
+
+    @property
+    def mean_s(self) -> float | None:
+        return self.total_s / self.num if self.num else None
+
+
+@dataclass
+class _Board:
+    """What is to be judged, and what was found."""
+
+    candidates: Sequence[Candidate]
+    pending: deque[_Job]
+    found: list[dict[int, Outcome]] = field(default_factory=list)
+
+
+class Pool:
+    """Processes that judge with the constraints of a run; `close` ends them all.
+
+    Raises ConfigError where a constraint cannot be built there, StageError where the processes cannot be started.
+    """
+
+    def __init__(self, constraints: Sequence[Constraint], *, num_processes: int, memory_bytes: int) -> None:
+        self.constraints = tuple(constraints)
+        self._num_processes = num_processes
+        self._max_processes = min(SLOTS, num_processes * (1 + SPARE))
+        self._memory_bytes = memory_bytes
+        self._speed = [_Speed() for _ in constraints]
+        self._idle: list[_Worker] = []
+        self._busy: list[_Worker] = []
+        self._free_slots = list(range(SLOTS))
+        with tempfile.TemporaryFile() as table:
+            table.truncate(NUM_BYTES)
+            self._progress = Progress(table.fileno())
+            self._nursery, self._control = _start_nursery(table.fileno())
+        self._ask((self.constraints, memory_bytes))
+        ready = pickle.loads(self._control.recv_bytes())
+        if isinstance(ready, Exception):
+            self.close()
+            raise ready
+        self._batch_sizes: list[int] = ready
+
+    def judge(
+        self,
+        candidates: Sequence[Candidate],
+        wanted: Sequence[Sequence[int]],
+        *,
+        after: Callable[[int, Outcome], None] | None = None,
+    ) -> list[list[Outcome]]:
+        """Return the outcomes of each constraint for the places in `wanted`, one sequence a constraint, in its order.
+
+        `after` is told of every outcome, with the constraint's number, as it comes in; what it raises ends the call.
+        """
+        board = _Board(candidates, deque(), [{} for _ in wanted])
+        self._cut(board, wanted)
+        try:
+            while board.pending or self._busy:
+                self._give_out(board)
+                self._take_in(board, after)
+                self._look(board, after)
+        except BaseException:
+            for worker in self._busy.copy():
+                self._end(worker)
+            raise
+        return [[found[place] for place in places] for found, places in zip(board.found, wanted, strict=True)]
+
+    @property
+    def nursery_pid(self) -> int:
+        """The process that builds the constraints and forks the workers."""
+        return self._nursery.pid
+
+    def close(self) -> None:
+        """End all processes."""
+        self._control.close()
+        for worker in (*self._idle, *self._busy):
+            worker.channel.close()
+        self._idle, self._busy = [], []
+        try:
+            self._nursery.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._nursery.kill()
+            self._nursery.wait()
+
+    def _num_wanted(self) -> int:
+        """Return how many processes judge at once: more where part of them is known to hang, not yet late."""
+        judging_s = sum(speed.total_s for speed in self._speed)
+        hanging_s = sum(speed.hanging_s for speed in self._speed)
+        return math.ceil(self._num_processes * (1 + min(1.0, hanging_s / judging_s if judging_s else 0.0)) - 0.05)
+
+    def _cut(self, board: _Board, wanted: Sequence[Sequence[int]]) -> None:
+        """Cut the work into jobs, those of slow constraints first."""
+        jobs = []
+        for number, places in enumerate(wanted):
+            size = self._job_size(number, len(places))
+            jobs += [(number, places[i : i + size]) for i in range(0, len(places), size)]
+        jobs.sort(key=lambda job: -(self._speed[job[0]].mean_s or 1.0))
+        board.pending.extend(_Job(number, places) for number, places in jobs)
+
+    def _job_size(self, number: int, num_places: int) -> int:
+        mean_s = self._speed[number].mean_s
+        size = FIRST_JOB if mean_s is None else int(JOB_S / max(mean_s, 1e-6))
+        fair = -(-num_places // self._num_processes)
+        batch = self._batch_sizes[number]
+        return batch * -(-max(1, min(size, fair, MAX_JOB)) // batch)
+
+    def _give_out(self, board: _Board) -> None:
+        while board.pending:
+            num_late = sum(w.late for w in self._busy)
+            if len(self._busy) - num_late >= self._num_wanted() or len(self._busy) >= self._max_processes:
+                return
+            job = board.pending.popleft()
+            if job.alone and len(job.places) > 1:
+                board.pending.extendleft(_Job(job.number, [place], alone=True) for place in reversed(job.places))
+                continue
+            worker = self._idle.pop() if self._idle else self._fork(job)
+            worker.job, worker.num_done, worker.late, worker.ticket = job, 0, False, worker.ticket + 1
+            self._progress.give(worker.slot, min(self._batch_sizes[job.number], len(job.places)))
+            self._progress.allow(worker.slot, len(job.places))
+            try:
+                worker.channel.send((worker.ticket, job.number, [board.candidates[place] for place in job.places]))
+            except (BrokenPipeError, ConnectionResetError):
+                self._end(worker)
+                board.pending.appendleft(job)
+                continue
+            self._busy.append(worker)
+
+    def _take_in(self, board: _Board, after: Callable[[int, Outcome], None] | None) -> None:
+        by_channel = {w.channel: w for w in self._busy}
+        for channel in wait(list(by_channel), timeout=self._until_next_look()):
+            worker = by_channel[channel]  # type: ignore[index]
+            try:
+                self._receive(board, worker, after)
+            except (EOFError, ConnectionResetError):
+                self._lost(board, worker, after)
+
+    def _receive(self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None) -> None:
+        job = worker.job
+        self._read(board, worker, after)
+        if worker.num_done < len(job.places):
+            return
+        self._busy.remove(worker)
+        worker.num_judged += worker.num_done
+        if worker.overdue or worker.num_judged >= RETIRE_AFTER:
+            self._end(worker)
+        else:
+            self._idle.append(worker)
+
+    def _read(self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None) -> None:
+        ticket, first, outcomes = worker.channel.recv()
+        if ticket != worker.ticket:
+            return
+        for place, outcome in zip(worker.job.places[first:], outcomes, strict=False):
+            self._note(board, worker.job.number, place, outcome, after)
+            worker.num_done += 1
+
+    def _note(
+        self, board: _Board, number: int, place: int, outcome: Outcome,
+        after: Callable[[int, Outcome], None] | None,
+    ) -> None:  # fmt: skip
+        board.found[number][place] = outcome
+        if outcome.error is None:
+            self._speed[number].num += 1
+            self._speed[number].total_s += outcome.duration_s
+        if after is not None:
+            after(number, outcome)
+
+    def _until_next_look(self) -> float:
+        """Return the seconds until the first worker is past something."""
+        waits = []
+        for worker in self._busy:
+            at = self._progress.at(worker.slot)
+            late_s, overdue_s, timeout_s = self._limits(worker.job.number, at.num)
+            limit_s = timeout_s if worker.overdue else overdue_s if worker.late else late_s
+            waits.append(limit_s - time.monotonic() + at.since)
+        return min(max(min(waits, default=0.0), MIN_LOOK_S), MAX_LOOK_S)
+
+    def _look(self, board: _Board, after: Callable[[int, Outcome], None] | None) -> None:
+        """End what is past its deadline, and let what is late or overdue give way to others."""
+        for worker in self._busy.copy():
+            at = self._progress.at(worker.slot)
+            late_s, overdue_s, timeout_s = self._limits(worker.job.number, at.num)
+            elapsed_s = time.monotonic() - at.since
+            if elapsed_s > timeout_s:
+                self._lost(board, worker, after, hung=at)
+                continue
+            if not worker.overdue and elapsed_s > overdue_s and _cpu_s(worker.pid) - at.cpu_s > overdue_s:
+                worker.overdue = True
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PGRP, worker.pid, 19)
+            if elapsed_s > late_s and not worker.late:
+                self._relieve(board, worker)
+
+    def _limits(self, number: int, num_candidates: int) -> tuple[float, float, float]:
+        """Return after how many seconds a call about so many candidates is late, overdue and killed."""
+        mean_s, timeout_s = self._speed[number].mean_s, self.constraints[number].timeout_s
+        if mean_s is None:
+            return float("inf"), float("inf"), timeout_s
+        call_s = mean_s * num_candidates
+        return max(MIN_LATE_S, LATE * call_s), max(MIN_OVERDUE_S, OVERDUE * call_s), timeout_s
+
+    def _relieve(self, board: _Board, worker: _Worker) -> None:
+        """Leave a worker that is late its present call alone; its other candidates go to others."""
+        worker.late = True
+        job, at = worker.job, self._progress.at(worker.slot)
+        end = at.start + at.num
+        if end < len(job.places):
+            worker.job = _Job(job.number, job.places[:end], job.alone)
+            self._progress.allow(worker.slot, end)
+            board.pending.appendleft(_Job(job.number, job.places[end:], job.alone))
+
+    def _lost(
+        self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None, hung: At | None = None
+    ) -> None:
+        """End a worker that hangs or died; the candidate that it was at gets the error, the others another worker."""
+        job = worker.job
+        with suppress(EOFError, OSError):
+            while worker.channel.poll():
+                self._read(board, worker, after)
+        status = self._end(worker)
+        at = self._progress.at(worker.slot)
+        start, end = max(at.start, worker.num_done), at.start + at.num
+        if hung is not None and hung != at:
+            start = end = worker.num_done  # it got over its deadline in the last moment
+        elif at.num == 1 and start < end:
+            constraint = self.constraints[job.number]
+            error = _past_deadline(constraint) if hung else _died(constraint, status)
+            outcome = Outcome(None, time.monotonic() - at.since, error, error)
+            self._note(board, job.number, job.places[start], outcome, after)
+            if hung:
+                self._speed[job.number].hanging_s += min(self._limits(job.number, 1))
+        elif start < end:
+            board.pending.appendleft(_Job(job.number, job.places[start:end], alone=True))
+        for places in (job.places[worker.num_done : start], job.places[end:]):
+            if places:
+                board.pending.appendleft(_Job(job.number, places, job.alone))
+
+    def _fork(self, job: _Job) -> _Worker:
+        mine, theirs = Pipe()
+        slot = self._free_slots.pop()
+        self._ask(("fork", slot))
+        send_handle(self._control, theirs.fileno(), self._nursery.pid)
+        theirs.close()
+        return _Worker(self._answer(), mine, slot, job)
+
+    def _end(self, worker: _Worker) -> int:
+        """End a worker and all that it started; return its wait status."""
+        worker.channel.close()
+        self._busy = [w for w in self._busy if w is not worker]
+        self._free_slots.append(worker.slot)
+        self._ask(("end", worker.pid))
+        return self._answer()
+
+    def _ask(self, message: object) -> None:
+        try:
+            self._control.send(message)
+        except OSError as error:
+            raise StageError(f"the process that forks the constraints' workers died: {error}") from error
+
+    def _answer(self) -> int:
+        try:
+            return self._control.recv()
+        except EOFError as error:
+            raise StageError("the process that forks the constraints' workers died") from error
+
+
+def _start_nursery(table: int) -> tuple[subprocess.Popen[bytes], Connection]:
+    mine, theirs = Pipe()
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)  # noqa: PTH100 zip files and absent ones too
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "rsft_cluster.isolation.nursery", str(theirs.fileno()), str(table)],
+        pass_fds=[theirs.fileno(), table],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    theirs.close()
+    return process, mine
+
+
+def _cpu_s(pid: int) -> float:
+    """Return what a process has taken of the processor, 0 where that is not told."""
+    if sys.platform != "linux":
+        return 0.0
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+    except OSError:
+        return 0.0
+
+
+def _past_deadline(constraint: Constraint) -> str:
+    return f"TimeoutError: {constraint.name} took over {constraint.timeout_s:g} s and was killed"
+
+
+def _died(constraint: Constraint, status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"ProcessDiedError: the process that ran {constraint.name} {how}"

@@ -1,0 +1,58 @@
+"""A worker: judges the candidates of a job, one call of the constraint at a time."""
+
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from rsft_cluster.constraints.base import BatchConstraint, Candidate
+from rsft_cluster.constraints.outcomes import Built, Outcome, outcomes_of
+from rsft_cluster.isolation.progress import Progress
+
+FLUSH_S = 0.005
+"""Outcomes wait this long for company before they are sent."""
+
+
+def serve(channel: Connection, built: Sequence[Built], progress: Progress, slot: int, memory_bytes: int) -> None:
+    """Judge jobs (ticket, number of the constraint, candidates) until the pool hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):  # the kernel's first choice, should the node run out of memory all the same
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            ticket, number, candidates = channel.recv()
+            _judge(channel, ticket, built[number], candidates, progress, slot)
+
+
+def _judge(
+    channel: Connection, ticket: int, constraint: Built, candidates: Sequence[Candidate], progress: Progress, slot: int
+) -> None:
+    """Send outcomes in messages (ticket, place of the first, outcomes), until as many as allowed are done."""
+    size = batch_size(constraint)
+    ready: list[Outcome] = []
+    start = first = 0
+    sent_at = time.monotonic()
+    while start < min(len(candidates), progress.limit(slot)):
+        batch = candidates[start : start + size]
+        ready += outcomes_of(constraint, batch, partial(_begin, progress, slot, start))
+        start += len(batch)
+        if time.monotonic() - sent_at > FLUSH_S:
+            channel.send((ticket, first, ready))
+            ready, first, sent_at = [], start, time.monotonic()
+    if ready:
+        channel.send((ticket, first, ready))
+
+
+def _begin(progress: Progress, slot: int, start: int, i: int, num: int) -> None:
+    progress.begin(slot, start + i, num)
+
+
+def batch_size(constraint: Built) -> int:
+    """Return how many candidates a constraint judges in one call: one, unless its class says it gains from more."""
+    return int(getattr(constraint, "batch_size", 1)) if isinstance(constraint, BatchConstraint) else 1
