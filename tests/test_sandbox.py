@@ -206,7 +206,8 @@ def test_a_program_dies_with_its_worker_and_with_its_supervisor(sandbox, how) ->
     assert worker.stdout is not None
     try:
         supervisor = int(worker.stdout.readline().split()[0])
-        while not any("python" in line or "runsc-sandbox" in line for line in others(worker.pid)):
+        running = (f"b'{sandbox.python.executable}", "b'runsc-sandbox")
+        while not any(line.split(" ", 2)[2].startswith(running) for line in others(worker.pid)):
             time.sleep(0.02)
         os.kill(worker.pid if how == "worker" else supervisor, signal.SIGKILL)
         deadline = time.monotonic() + 10
@@ -217,10 +218,23 @@ def test_a_program_dies_with_its_worker_and_with_its_supervisor(sandbox, how) ->
         worker.kill()
         worker.wait()
         worker.stdout.close()
+        for line in left():
+            os.kill(int(line.split()[0]), signal.SIGKILL)
 
 
 def others(pid: int) -> list[str]:
     return [line for line in left() if not line.startswith(f"{pid} ")]
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_the_next(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    stale = tmp_path / "rsft-sandbox-stale"
+    (stale / "0" / "work").mkdir(parents=True)
+    with subprocess.Popen(["bwrap", "-c", "sleep 60; :", f"{stale}/0/work"], executable="/bin/sh") as hung:
+        os.utime(stale, (1e9, 1e9))
+        with Sandbox(tiers.LANDLOCK):
+            assert hung.wait(10) == -signal.SIGKILL
+    assert not stale.exists()
 
 
 LAYERS = {

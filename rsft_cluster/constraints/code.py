@@ -41,7 +41,7 @@ from rsft_cluster.sandbox.sandbox import Sandbox
 
 Tier = Literal["auto", "gvisor", "bubblewrap", "landlock"]
 
-_JUDGE_LONGER_S = 5.0
+_JUDGE_LONGER_S = 2.0
 """The tests' side outlives the program's, to tell that it timed out."""
 _OUTPUT_BYTES = 16 << 20
 _SHOWN_CHARACTERS = 100
@@ -58,7 +58,7 @@ class Code:
     """Pass completions whose program passes all tests; a missing or unreadable test is an error.
 
     `tests` is `reference`, or the name of the attribute that holds them. `timeout_s` and `memory_mb` are for one
-    candidate's tests together. `python` is the interpreter that runs them, with nothing but its standard library and
+    candidate's tests together; who gives more time here gives more than that to the call, in the config. `python` is the interpreter that runs them, with nothing but its standard library and
     the folders `packages`. `sandbox` names a tier; `auto` takes the strongest that this machine gives, and where it
     gives none building raises ConfigError.
     """
@@ -67,7 +67,7 @@ class Code:
         self,
         *,
         tests: str = "reference",
-        timeout_s: Annotated[float, Field(gt=0)] = 10.0,
+        timeout_s: Annotated[float, Field(gt=0)] = 5.0,
         memory_mb: Annotated[int, Field(ge=64)] = 512,
         python: str = sys.executable,
         packages: Sequence[str] = (),

@@ -48,14 +48,26 @@ def serve(control: socket.socket, worker_pid: int) -> None:
 
 
 def _sweep() -> None:
-    """Remove the folders of supervisors that were killed: nobody holds them any more."""
+    """Remove the folders of supervisors that were killed, which nobody holds any more, and what is left of their runs.
+
+    Bubblewrap that loses its parent while it sets itself up waits without end.
+    """
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # somebody else's, in use, or swept by another at this moment
             if time.time() - path.stat().st_mtime > _STALE_S:
                 held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _kill_tier_programs(f"{path}/".encode())
                 shutil.rmtree(path)
                 os.close(held)
+
+
+def _kill_tier_programs(mark: bytes) -> None:
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = command.read_bytes()
+            if words.startswith((b"bwrap\0", b"runsc")) and mark in words:
+                os.kill(int(command.parent.name), signal.SIGKILL)
 
 
 def _answer(
@@ -122,7 +134,7 @@ def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
     began = time.monotonic()
     supervisor, pid = os.getpid(), os.fork()
     if pid == 0:
-        _become(launch, work, limits.wall_s, (stdin, stdout[1], stderr[1]), problem[1], supervisor)
+        _become(launch, work, (stdin, stdout[1], stderr[1]), problem[1], supervisor)
     for file in {stdin, stdout[1], stderr[1], problem[1]} - set(files):
         os.close(file)
     pipes = {"stdout": stdout[0], "stderr": stderr[0]}
@@ -137,9 +149,7 @@ def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
     return run
 
 
-def _become(
-    launch: tiers.Launch, work: str, wall_s: float, streams: tuple[int, int, int], problem: int, supervisor: int
-) -> None:
+def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], problem: int, supervisor: int) -> None:
     """Turn the forked process into the program; tells `problem` what is in the way, and never returns."""
     try:
         os.setsid()
@@ -152,8 +162,6 @@ def _become(
             signal.signal(number, signal.SIG_DFL)
         with suppress(OSError):  # the kernel's first choice, should the machine run out of memory
             Path("/proc/self/oom_score_adj").write_text("1000")
-        # Should this process be killed while a tier's own program is not yet bound to it.
-        signal.setitimer(signal.ITIMER_REAL, wall_s + _END_WITHIN_S)
         launch.confine()
         if os.getppid() != supervisor:
             os._exit(127)

@@ -10,8 +10,8 @@ share a work folder, resource limits, an empty environment, closed files, a sess
 | landlock   | Landlock, seccomp| no sockets, signals to none | one of its own if we are root | Linux 5.13, Landlock |
 
 Not promised: that the kernel has no hole (gVisor puts its own between); that nothing is learnt from timing, or, in the
-tier landlock, from `stat`, which says that a file exists. A supervisor that is killed by force in the first
-milliseconds of a run of bubblewrap leaves it running up to a few seconds past its wall time.
+tier landlock, from `stat`, which says that a file exists. Of a supervisor killed by force while bubblewrap sets itself
+up, an idle process remains, which has not come to run the program; the next supervisor removes it.
 """
 
 import json
