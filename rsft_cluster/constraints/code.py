@@ -43,6 +43,8 @@ Tier = Literal["auto", "gvisor", "bubblewrap", "landlock"]
 
 _JUDGE_LONGER_S = 2.0
 """The tests' side outlives the program's, to tell that it timed out."""
+_AROUND_S = 8.0
+"""Starting and ending the sandbox takes no longer."""
 _OUTPUT_BYTES = 16 << 20
 _SHOWN_CHARACTERS = 100
 _STOPPED = {
@@ -58,7 +60,7 @@ class Code:
     """Pass completions whose program passes all tests; a missing or unreadable test is an error.
 
     `tests` is `reference`, or the name of the attribute that holds them. `timeout_s` and `memory_mb` are for one
-    candidate's tests together; who gives more time here gives more than that to the call, in the config. `python` is the interpreter that runs them, with nothing but its standard library and
+    candidate's tests together. `python` is the interpreter that runs them, with nothing but its standard library and
     the folders `packages`. `sandbox` names a tier; `auto` takes the strongest that this machine gives, and where it
     gives none building raises ConfigError.
     """
@@ -67,7 +69,7 @@ class Code:
         self,
         *,
         tests: str = "reference",
-        timeout_s: Annotated[float, Field(gt=0)] = 5.0,
+        timeout_s: Annotated[float, Field(gt=0)] = 10.0,
         memory_mb: Annotated[int, Field(ge=64)] = 512,
         python: str = sys.executable,
         packages: Sequence[str] = (),
@@ -75,6 +77,7 @@ class Code:
     ) -> None:
         self._tests = tests
         self._timeout_s = timeout_s
+        self.longest_s = timeout_s + _JUDGE_LONGER_S + _AROUND_S
         self._memory_bytes = memory_mb << 20
         self._python = python
         self._packages = tuple(packages)
