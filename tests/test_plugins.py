@@ -87,6 +87,7 @@ def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
                 "any_of": {"constraints": ["finished"]},
                 "none_of": {"constraints": ["finished"]},
                 "classifier": {"model": "m"},
+                "judge": {"endpoint": {"base_url": "http://localhost/v1", "model": "m"}},
                 "reward_model": {"model": "m"},
                 "language": {"languages": ["en"]},
                 "similarity": {"at_least": 0.5},
