@@ -83,10 +83,11 @@ class Judge:
     def _combine(self, outcomes: Sequence[Outcome | None]) -> Judgement:
         pairs = list(zip(self._constraints, outcomes, strict=True))
         rows = [_row(constraint, outcome) for constraint, outcome in pairs]
-        if not any(outcome for _, outcome in pairs):
-            return Judgement(rows, None, None, "no constraint judges such a prompt")
+        # What neither is required nor weighs anything says something, and decides nothing.
+        if not any(outcome and constraint.counts for constraint, outcome in pairs):
+            return Judgement(rows, None, None, "no constraint that counts judges such a prompt")
         for constraint, outcome in pairs:
-            if outcome and outcome.verdict is None and (constraint.required or constraint.weight > 0):
+            if outcome and outcome.verdict is None and constraint.counts:
                 return Judgement(rows, None, None, _text(f"error in {constraint.name}: {outcome.reason}"))
         verdicts = [(c, outcome.verdict) for c, outcome in pairs if outcome and outcome.verdict is not None]
         score, passed = combined([(c.required, c.weight, v.score, v.passed) for c, v in verdicts])

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from inspect import isclass, isfunction
 from itertools import groupby
 from types import FunctionType, ModuleType
 from typing import Any, get_args
@@ -19,9 +18,8 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import JUDGED, Chosen
 from rsft_cluster.config import Plugin
 from rsft_cluster.constraints.base import BatchConstraint, Candidate, Case, Verdict
-from rsft_cluster.constraints.building import build
+from rsft_cluster.constraints.building import build, only_constraint
 from rsft_cluster.constraints.outcomes import Built, as_verdict, outcomes_of
-from rsft_cluster.errors import PluginError
 from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Generator, Prompt, Refusal
 from rsft_cluster.keys import acceptance_uniform, sampling_key
 from rsft_cluster.plugins import known, load_module, locate
@@ -96,22 +94,9 @@ def _cases(name: str) -> dict[str, Sequence[Case]]:
     if not cases:
         return {name: ()}
     if not isinstance(cases, Mapping):
-        cases = {attribute or _only_constraint(module): cases}
+        cases = {only_constraint(module): cases}
     wanted = [attribute] if attribute else cases
     return {f"{module_name}:{one}": cases.get(one, ()) for one in wanted}
-
-
-def _only_constraint(module: ModuleType) -> str:
-    """Return the name of the one constraint of a module: its one class with a `judge`, or else its one function."""
-    own = [o for n, o in vars(module).items() if getattr(o, "__module__", "") == module.__name__ and n[0] != "_"]
-    classes = [one.__name__ for one in own if isclass(one) and hasattr(one, "judge")]
-    names = classes or [one.__name__ for one in own if isfunction(one)]
-    if len(names) != 1:
-        raise PluginError(
-            f"{module.__name__}: which constraint its CASES are for cannot be told, it may be one of {names}; "
-            "name it after a colon, or let CASES map names to cases"
-        )
-    return names[0]
 
 
 def _judged(use: str, cases: Sequence[Case]) -> list[JudgedCase]:

@@ -87,6 +87,67 @@ class Prepared:
         return [Verdict.of(self.prepared_by not in (0, os.getpid()), f"pid {os.getpid()}") for _ in candidates]
 
 
+class Slow:
+    """Batches of eight; raises together, slow at one, and then does what the completion says."""
+
+    batch_size = 8
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        if len(candidates) > 1 and any(c.completion == "raise" for c in candidates):
+            raise RuntimeError("one of them")
+        if candidates[0].completion == "slow":
+            time.sleep(0.15)
+        return [Verdict.of(c.completion == "slow" or _do(c.completion)) for c in candidates]
+
+
+class OwnText(str):
+    """A kind of text that does not travel."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> str:
+        raise TypeError("stays here")
+
+
+class Library:
+    """Speaks in its own kind of text, and fails with an exception that cannot tell itself."""
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        return [Verdict(1.0, True, OwnText(self._read(c.completion))) for c in candidates]
+
+    def _read(self, text: str) -> str:
+        if text == "mute":
+            raise MuteError
+        return text
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("nothing to say")
+
+
+class Served:
+    """Needs a process that it starts once for all."""
+
+    def prepare(self) -> None:
+        self.server = subprocess.Popen(["sleep", "600"])
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        verdicts = []
+        for candidate in candidates:
+            _do(candidate.completion)
+            status = Path(f"/proc/{self.server.pid}/stat").read_text().split()[2]
+            verdicts.append(Verdict.of(status not in "ZX", status))
+        return verdicts
+
+
+class NoBatch:
+    batch_size = 0
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        return []
+
+
 class Patient:
     """Takes two seconds, and says so."""
 

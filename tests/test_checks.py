@@ -1,6 +1,8 @@
 """What `rsft check` finds without a cluster: every fault with its key, all at once, and what a run will ask for."""
 
 import json
+import time
+import json
 import subprocess
 import sys
 
@@ -151,6 +153,26 @@ def test_a_constraint_of_the_users_that_fails_is_a_warning(project, monkeypatch)
     assert [w.about for w in warnings] == ["scoring.constraints.1"] * 2
     assert "broken cannot judge an answer to " in warnings[0].says
     assert warnings[0].says.endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"use": "checks_user_loops:for_ever", "timeout_s": 1},
+        {"use": "any_of", "timeout_s": 1, "params": {"constraints": [{"use": "checks_user_loops:for_ever"}]}},
+    ],
+)
+def test_a_constraint_of_the_users_that_hangs_does_not_hang_the_check(project, monkeypatch, constraint):
+    (project / "checks_user_loops.py").write_text("def for_ever(candidate):
+    while True:
+        pass
+")
+    monkeypatch.syspath_prepend(str(project))
+    start = time.monotonic()
+    warnings = [f for f in checked(project, f"scoring.constraints.1={json.dumps(constraint)}") if f.warns]
+    assert time.monotonic() - start < 20
+    assert all("took over 1 s and was killed" in w.says for w in warnings)
+    assert len(warnings) == 2
 
 
 def test_a_class_of_the_users_is_built_and_not_called(project, monkeypatch):

@@ -56,7 +56,11 @@ def test_they_nest_and_are_isolated_only_when_all_parts_are() -> None:
     nested = composed("none_of", {"use": "all_of", "params": {"constraints": [DIGITS, SHORT]}})
     assert [j.passed for j in judged(nested, "12", "1234")] == [False, True]
     assert is_isolated(build(nested, name="nested"))
-    assert not is_isolated(build(composed("any_of", DIGITS, IN_THE_ACTOR), name="mixed"))
+    assert not is_isolated(build(composed("any_of", IN_THE_ACTOR), name="actor"))
+
+
+def test_they_bound_their_time_as_their_parts_do() -> None:
+    assert getattr(build(composed("any_of", {"use": "misbehaving:Patient"}, DIGITS), name="any"), "longest_s", 0) == 5.0
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,7 @@ def test_they_nest_and_are_isolated_only_when_all_parts_are() -> None:
         ([{"use": "patern"}], "no constraint is called 'patern'; did you mean 'pattern'"),
         ([{"use": "length", "params": {"least": 3}}], "least"),
         ([{"params": {}}], "constraints"),
+        ([DIGITS, IN_THE_ACTOR], "InTheActor and pattern cannot be composed"),
     ],
 )
 def test_wrong_parts_are_told_when_it_is_built(parts, message) -> None:

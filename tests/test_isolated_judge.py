@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from factories import candidate
+from pydantic import ValidationError
 
 from rsft_cluster.config import ScoringConfig
 from rsft_cluster.constraints.base import Candidate
@@ -49,9 +50,22 @@ def test_a_score_weighs_only_what_applies(make) -> None:
     answers = [Candidate("yes", attributes={"task": task}) for task in ("a", "b", "c", "d")]
     judgements = judge.judge([*answers, Candidate("yes")])
     assert [(j.score, j.passed) for j in judgements] == [(1.0, True)] * 2 + [(0.0, False)] + [(None, None)] * 2
-    assert judgements[3].reason == "no constraint judges such a prompt"
+    assert judgements[3].reason == "no constraint that counts judges such a prompt"
     assert [v["reason"] for v in judgements[0].verdicts] == ["", "does not apply to this prompt"]
     assert [j.num_verdicts for j in judgements] == [1, 1, 1, 0, 0]
+
+
+def test_what_decides_nothing_lets_nothing_pass(make) -> None:
+    typo = {"use": "misbehaving:strict", "when": {"taks": "math"}}
+    judge = make(typo, {"use": "length", "required": False, "weight": 0})
+    judgement = judge.judge([Candidate("rubbish", attributes={"task": "math"})])[0]
+    assert (judgement.score, judgement.passed) == (None, None)
+    assert judgement.reason == "no constraint that counts judges such a prompt"
+
+
+def test_constraints_of_which_none_counts_are_refused() -> None:
+    with pytest.raises(ValidationError, match="no constraint counts"):
+        ScoringConfig.model_validate({"constraints": [{"use": "length", "required": False, "weight": 0}]})
 
 
 def test_inline_cases_that_come_out_wrong_stop_an_actor_before_it_judges(make) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import misbehaving
@@ -87,6 +88,36 @@ def test_nothing_that_a_killed_worker_started_outlives_it(pool) -> None:
 def test_batches_are_as_large_as_the_class_asks(pool) -> None:
     outcomes = judged(pool, ["ok"] * 20, 1)
     assert [o.reason for o in outcomes] == ["8 together"] * 16 + ["4 together"] * 4
+
+
+@pytest.mark.parametrize("end", ["segfault", "sleep"])
+def test_a_batch_that_is_judged_one_by_one_late_and_then_ends_badly_costs_one_verdict(end) -> None:
+    with closing(
+        Pool([Constraint(use="misbehaving:Slow", timeout_s=1.0)], num_processes=1, memory_bytes=2**29)
+    ) as pool:
+        judged(pool, ["ok"] * 32)
+        outcomes = judged(pool, ["raise", "ok", "slow", "ok", "ok", end, "ok", "ok"])
+        assert [o.error is None for o in outcomes] == [False, True, True, True, True, False, True, True]
+
+
+def test_a_verdict_in_a_librarys_own_terms_is_a_plain_one_here() -> None:
+    with closing(Pool([Constraint(use="misbehaving:Library")], num_processes=1, memory_bytes=2**29)) as pool:
+        outcomes = judged(pool, ["one", "mute", "two"])
+    assert [o.reason for o in outcomes] == ["one", "MuteError, which cannot be told: ValueError", "two"]
+
+
+def test_what_constraints_started_for_all_workers_outlives_one_worker_and_not_the_pool() -> None:
+    before = set(descendants())
+    with closing(Pool([Constraint(use="misbehaving:Served")], num_processes=1, memory_bytes=2**29)) as pool:
+        outcomes = judged(pool, ["ok", "segfault", "ok"])
+        assert [bool(o.verdict and o.verdict.passed) for o in outcomes] == [True, False, True]
+    psutil.wait_procs(set(descendants()) - before, timeout=5)
+    assert set(descendants()) <= before
+
+
+def test_a_batch_of_none_is_told() -> None:
+    with pytest.raises(PluginError, match="'NoBatch': its batch_size is 0"):
+        Pool([Constraint(use="misbehaving:NoBatch")], num_processes=1, memory_bytes=2**29)
 
 
 def test_constraints_are_prepared_once_before_workers_are_forked() -> None:

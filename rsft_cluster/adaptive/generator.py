@@ -100,7 +100,8 @@ class AdaptiveGenerator:
     ) -> Iterator[Completion]:
         """Take off the tries what a lot has taught; yield the lot with the shares that were left before."""
         drawn = [_Drawn(c, *tries[c.prompt].look_up(c.token_ids)) for c in completions]
-        judgements = self._judge.judge([_candidate(prompts[c.prompt], c) for c in completions])
+        # The units are judged again, and watched, by the scoring actors.
+        judgements = self._judge.judge_unwatched([_candidate(prompts[c.prompt], c) for c in completions])
         chances = self._chances(completions, judgements)
         for one, judgement, chance in zip(drawn, judgements, chances, strict=True):
             completion = one.completion

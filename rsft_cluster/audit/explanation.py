@@ -45,7 +45,9 @@ def explained(line: Mapping[str, Any]) -> list[Step]:
     """Return the steps of a candidate's decision, as far as it came."""
     steps = [_verdict(verdict) for verdict in line["verdicts"]]
     if line["passed"] is None:
-        why = "a constraint failed to judge it" if any(v["applies"] for v in line["verdicts"]) else "nothing judged it"
+        counting = [v for v in line["verdicts"] if v["required"] or v["weight"] > 0]
+        judged = any(v["applies"] for v in counting)
+        why = "a constraint failed to judge it" if judged else "no constraint that counts judged it"
         return [*steps, Step("judgement", f"{why}, so it is never accepted", holds=False)]
     judged = "passed every required constraint" if line["passed"] else "a required constraint did not pass"
     steps.append(Step("judgement", f"{judged}; its score is {line['score']:.4g}", holds=line["passed"]))

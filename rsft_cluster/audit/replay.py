@@ -45,12 +45,13 @@ def _identity(line: Line) -> list[str]:
 def _judgement(line: Line) -> list[str]:
     """Check score and passed against the verdicts; an error of a constraint that counts leaves both open."""
     verdicts = line["verdicts"]
-    if any(v["is_error"] and (v["required"] or v["weight"] > 0) for v in verdicts):
+    counting = [v for v in verdicts if v["required"] or v["weight"] > 0]
+    if any(v["is_error"] for v in counting):
         is_open = line["score"] is None and line["passed"] is None
         return [] if is_open else ["a constraint failed to judge it, and it has a score all the same"]
-    if not any(v["applies"] for v in verdicts):
+    if not any(v["applies"] for v in counting):
         is_open = line["score"] is None and line["passed"] is None
-        return [] if is_open else ["no constraint judged it, and it has a score all the same"]
+        return [] if is_open else ["no constraint that counts judged it, and it has a score all the same"]
     judged = [v for v in verdicts if v["applies"] and not v["is_error"]]
     score, passed = combined([(v["required"], v["weight"], v["score"], v["passed"]) for v in judged])
     found = []

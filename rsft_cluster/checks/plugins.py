@@ -1,7 +1,7 @@
 """Every plug-in of a config, bound and tried on made-up rows; constraints on the reference of a real prompt."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,11 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.checks.findings import Findings
-from rsft_cluster.config import AcceptanceConfig, Constraint
-from rsft_cluster.constraints.base import Candidate
-from rsft_cluster.constraints.building import build, is_isolated
+from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
+from rsft_cluster.constraints.base import BatchConstraint, Candidate
+from rsft_cluster.constraints.building import build, cases_of, is_isolated
 from rsft_cluster.constraints.outcomes import outcomes_of
-from rsft_cluster.errors import ConfigError, RsftError
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.evaluation import PER_PROMPT
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.isolation.pool import Pool
@@ -35,6 +35,7 @@ def bind_all(found: Findings) -> None:
     for i, constraint in enumerate(config.scoring.constraints):
         with found.of(f"scoring.constraints.{i}"):
             Judge([constraint])
+            cases_of(constraint)
     with found.of("acceptance.rule"):
         rule = bind_rule(config.acceptance)
         with _trying(config.acceptance.rule.use):
@@ -107,7 +108,7 @@ def try_constraints(found: Findings, row: dict[str, Any]) -> None:
     for i, constraint in enumerate(found.config.scoring.constraints):
         try:
             is_ours, error = _try(constraint, candidate, found.config.scoring.process_memory_bytes)
-        except RsftError:
+        except ConfigError:
             continue  # told already
         if error is None:
             continue
@@ -123,17 +124,26 @@ def try_constraints(found: Findings, row: dict[str, Any]) -> None:
 
 def _try(constraint: Constraint, candidate: Candidate, memory_bytes: int) -> tuple[bool, str | None]:
     """Return whether a constraint is one of ours, and its error. What is not ours may hang: it runs where it can be."""
-    attribute = bind(constraint, "constraints", num_leading=1).load()
-    built = build(constraint, name=constraint.name)
-    is_ours = attribute.__module__.startswith("rsft_cluster.constraints.")
+    built, is_ours = build(constraint, name=constraint.name), _is_ours(constraint)
     if not applies(constraint, candidate) or not is_isolated(built):
         return is_ours, None
     if is_ours:
         return is_ours, outcomes_of(built, [candidate])[0].error
-    if isinstance(attribute, type):
+    if isinstance(built, BatchConstraint) and not _parts(constraint):
         return is_ours, None
     pool = Pool([constraint], num_processes=1, memory_bytes=memory_bytes)
     try:
         return is_ours, pool.judge([candidate], [[0]])[0][0].error
     finally:
         pool.close()
+
+
+def _is_ours(constraint: Plugin) -> bool:
+    attribute = bind(constraint, "constraints", num_leading=1).load()
+    return attribute.__module__.startswith("rsft_cluster.constraints.") and all(map(_is_ours, _parts(constraint)))
+
+
+def _parts(constraint: Plugin) -> Sequence[Plugin]:
+    """Return what a composed constraint is made of."""
+    bound = bind(constraint, "constraints", num_leading=1)
+    return bound.params["constraints"] if bound.use.startswith("rsft_cluster.constraints.composed:") else ()

@@ -239,6 +239,8 @@ OPERATIONAL = frozenset(
         "scoring.num_cpus",
         "scoring.num_gpus",
         "scoring.max_error_rate",
+        "scoring.canaries",
+        "scoring.audit_share",
         "training.workers",
         "training.num_cpus",
         "training.num_gpus",

@@ -53,6 +53,8 @@ class ScoringConfig(Part):
     @model_validator(mode="after")
     def _canaries_are_judged(self) -> Self:
         names = [c.name for c in self.constraints]
+        if not any(c.counts for c in self.constraints):
+            raise ValueError("no constraint counts: at least one has to be required or to weigh more than 0")
         for i, canary in enumerate(self.canaries):
             if canary.constraint is not None and canary.constraint not in names:
                 raise ValueError(f"canaries.{i}.constraint is {canary.constraint!r}; the constraints are {names}")

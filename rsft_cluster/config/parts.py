@@ -39,9 +39,14 @@ class Constraint(Plugin):
     """Share in the weighted mean that is the score; 0 leaves it out of the score."""
     timeout_s: float = Field(default=10, gt=0)
     """Seconds that a call may take before its process is killed: the verdict is an error then, never a score."""
-    when: dict[str, str | tuple[str, ...]] = {}
+    when: dict[str, str | Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     """Attributes of the prompt with the values, one or several, under which this constraint judges; always by default.
     Where it does not, it neither counts in the score nor is it required."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has a part in the score or in what passes."""
+        return self.required or self.weight > 0
 
     @model_validator(mode="before")
     @classmethod

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Mapping
 from functools import partial
+from inspect import isclass, isfunction
+from types import ModuleType
 
 from rsft_cluster.config import Plugin
 from rsft_cluster.constraints.base import BatchConstraint, Case
@@ -33,8 +35,23 @@ def is_isolated(built: Built) -> bool:
 
 def cases_of(constraint: Plugin) -> tuple[Case, ...]:
     """Return the inline cases of a constraint: those in `CASES` of its module; none where it has no such thing."""
-    attribute = bind(constraint, "constraints", num_leading=1).load()
-    cases = getattr(sys.modules[attribute.__module__], "CASES", ())
-    if isinstance(cases, Mapping):
-        cases = cases.get(attribute.__name__, ())
-    return tuple(cases)
+    use = bind(constraint, "constraints", num_leading=1).use
+    module_name, _, attribute = use.partition(":")
+    module = sys.modules[module_name]
+    cases = getattr(module, "CASES", ())
+    if not isinstance(cases, Mapping):
+        cases = {only_constraint(module): cases} if cases else {}
+    return tuple(cases.get(attribute, ()))
+
+
+def only_constraint(module: ModuleType) -> str:
+    """Return the name of the one constraint of a module: its one class with a `judge`, or else its one function."""
+    own = [o for n, o in vars(module).items() if getattr(o, "__module__", "") == module.__name__ and n[0] != "_"]
+    classes = [one.__name__ for one in own if isclass(one) and hasattr(one, "judge")]
+    names = classes or [one.__name__ for one in own if isfunction(one)]
+    if len(names) != 1:
+        raise PluginError(
+            f"{module.__name__}: which constraint its CASES are for cannot be told, it may be one of {names}; "
+            "let CASES map names to cases"
+        )
+    return names[0]

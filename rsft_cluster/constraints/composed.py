@@ -16,19 +16,26 @@ from collections.abc import Callable, Sequence
 from rsft_cluster.config.parts import PluginField
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.constraints.building import build, is_isolated
-from rsft_cluster.constraints.outcomes import outcomes_of
+from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
 from rsft_cluster.errors import ConfigError
 
 
 class _Composed(ABC):
-    """Constraints judged together; `isolated` as soon as all of them are."""
+    """Constraints judged together, all in processes that can be killed or all in the scoring actor."""
 
     def __init__(self, *, constraints: Sequence[PluginField]) -> None:
         if not constraints:
             raise ConfigError("give at least one of constraints")
         self._names = [constraint.use.rpartition(":")[2] for constraint in constraints]
         self._built = [build(part, name=name) for part, name in zip(constraints, self._names, strict=True)]
-        self.isolated = all(map(is_isolated, self._built))
+        self.isolated = is_isolated(self._built[0])
+        for name, part in zip(self._names, self._built, strict=True):
+            if is_isolated(part) != self.isolated:
+                raise ConfigError(
+                    f"{name} and {self._names[0]} cannot be composed: one runs in a process that can be killed, the "
+                    "other in the scoring actor. List them as constraints of their own"
+                )
+        self.longest_s = sum(float(getattr(part, "longest_s", 0.0)) for part in self._built)
 
     def prepare(self) -> None:
         """Prepare the parts."""
@@ -36,18 +43,17 @@ class _Composed(ABC):
             prepare: Callable[[], None] = getattr(part, "prepare", lambda: None)
             prepare()
 
-    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """Return one verdict a candidate; raises RuntimeError where a part cannot tell."""
-        columns = [self._part(i, candidates) for i in range(len(self._built))]
-        return [self._decide(verdicts) for verdicts in zip(*columns, strict=True)]
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict | Exception]:
+        """Return one verdict a candidate, an error in its place where a part cannot tell."""
+        columns = [outcomes_of(part, candidates) for part in self._built]
+        return [self._one(outcomes) for outcomes in zip(*columns, strict=True)]
 
-    def _part(self, i: int, candidates: Sequence[Candidate]) -> list[Verdict]:
-        found = []
-        for outcome in outcomes_of(self._built[i], candidates):
-            if outcome.verdict is None:
-                raise RuntimeError(f"{self._names[i]} cannot tell: {outcome.error or outcome.reason}")
-            found.append(outcome.verdict)
-        return found
+    def _one(self, outcomes: Sequence[Outcome]) -> Verdict | Exception:
+        verdicts = [outcome.verdict for outcome in outcomes if outcome.verdict is not None]
+        if len(verdicts) == len(outcomes):
+            return self._decide(verdicts)
+        name, failed = next((n, o) for n, o in zip(self._names, outcomes, strict=True) if o.verdict is None)
+        return RuntimeError(f"{name} cannot tell: {failed.error or failed.reason}")
 
     @abstractmethod
     def _decide(self, verdicts: Sequence[Verdict]) -> Verdict:

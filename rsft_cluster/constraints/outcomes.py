@@ -34,7 +34,9 @@ def as_verdict(value: object) -> Verdict:
     """Return what a constraint returned as a verdict; raises an error as it is, TypeError or ValueError for others."""
     match value:
         case Verdict(passed=bool(), reason=str()):
-            return value
+            # Plain values, so that it can travel: a reason may be some library's own kind of text, a score a tensor.
+            place = None if value.fatal_at is None else int(value.fatal_at)
+            return Verdict(float(value.score), value.passed, "".join(value.reason), place)
         case Exception():
             raise value
         case Verdict():
@@ -107,4 +109,11 @@ def _single(judge: Callable[[], object]) -> Outcome:
 
 def _failure(error: BaseException, duration_s: float) -> Outcome:
     trace = "".join(traceback.format_exception(error))
-    return Outcome(None, duration_s, f"{type(error).__name__}: {error}", trace[-MAX_ERROR_CHARACTERS:])
+    return Outcome(None, duration_s, _told(error), trace[-MAX_ERROR_CHARACTERS:])
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as another:  # an exception that cannot tell itself
+        return f"{type(error).__name__}, which cannot be told: {type(another).__name__}"

@@ -47,6 +47,10 @@ class IsolatedJudge(Judge):
         if self._pool is not None:
             self._pool.close()
 
+    def judge_unwatched(self, candidates: Sequence[Candidate]) -> list[Judgement]:
+        """Return one judgement a candidate, without canaries and second judgements."""
+        return self._judgements(candidates, self._outcomes)
+
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """Return one judgement a candidate, in the same order; a share is judged twice, and canaries after them."""
         share = self._scoring.audit_share

@@ -19,7 +19,7 @@ from typing import NoReturn
 from rsft_cluster.config.parts import Constraint
 from rsft_cluster.constraints.building import build
 from rsft_cluster.constraints.outcomes import Built
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.errors import ConfigError, PluginError
 from rsft_cluster.isolation.progress import Progress
 from rsft_cluster.isolation.worker import batch_size, longest_s, serve
 
@@ -39,7 +39,8 @@ def main(control_fd: int, progress_fd: int) -> None:
         pool.send_bytes(pickle.dumps(error))
         return
     pool.send_bytes(pickle.dumps([(batch_size(one), longest_s(one)) for one in built]))
-    workers: set[int] = set()
+    # What constraints started here, for all workers to use, is no stray of a worker.
+    workers, kept = set[int](), _children()
     try:
         while True:
             message, number = pool.recv()
@@ -50,17 +51,22 @@ def main(control_fd: int, progress_fd: int) -> None:
                 pool.send(pid)
             else:
                 workers.discard(number)
-                pool.send(_end(number, workers))
+                pool.send(_end(number, workers | kept))
     except EOFError:
         pass
     finally:
         for pid in workers.copy():
             workers.discard(pid)
-            _end(pid, workers)
+            _end(pid, workers)  # and what the constraints started, with the first of them
+        for pid in _children():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _ready(constraint: Constraint) -> Built:
     built = build(constraint, name=constraint.name)
+    if batch_size(built) < 1:
+        raise PluginError(f"constraint {constraint.name!r}: its batch_size is {batch_size(built)}, not 1 or more")
     prepare = getattr(built, "prepare", None)
     if prepare is not None:
         prepare()
@@ -96,8 +102,8 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _end(pid: int, workers: set[int]) -> int:
-    """Kill a worker with its group, and whatever it had started elsewhere; return its wait status."""
+def _end(pid: int, others: set[int]) -> int:
+    """Kill a worker with its group, and every child that is none of the others: orphans; return its wait status."""
     # The leader is not reaped yet, so that its number is its own.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -105,7 +111,7 @@ def _end(pid: int, workers: set[int]) -> int:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     for _ in range(100):
-        strays = _children() - workers
+        strays = _children() - others
         if not strays:
             break
         for stray in strays:

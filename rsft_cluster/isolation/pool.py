@@ -56,8 +56,6 @@ class _Worker:
     channel: Connection
     slot: int
     job: _Job
-    ticket: int = 0
-    """Of the job; outcomes under another one are of a job that was cut short, and others judged them."""
     num_done: int = 0
     """Of the job's candidates."""
     num_judged: int = 0
@@ -201,12 +199,12 @@ class Pool:
                 board.pending.extendleft(_Job(job.number, [place], alone=True) for place in reversed(job.places))
                 continue
             worker = self._idle.pop() if self._idle else self._fork(job)
-            worker.job, worker.num_done, worker.late, worker.ticket = job, 0, False, worker.ticket + 1
+            worker.job, worker.num_done, worker.late = job, 0, False
             self._progress.give(worker.slot, min(self._batch_sizes[job.number], len(job.places)))
             self._progress.allow(worker.slot, len(job.places))
             try:
-                worker.channel.send((worker.ticket, job.number, [board.candidates[place] for place in job.places]))
-            except (BrokenPipeError, ConnectionResetError):
+                worker.channel.send((job.number, [board.candidates[place] for place in job.places]))
+            except OSError:
                 self._end(worker)
                 board.pending.appendleft(job)
                 continue
@@ -218,13 +216,11 @@ class Pool:
             worker = by_channel[channel]  # type: ignore[index]
             try:
                 self._receive(board, worker, after)
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):
                 self._lost(board, worker, after)
 
     def _receive(self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None) -> None:
-        job = worker.job
-        self._read(board, worker, after)
-        if worker.num_done < len(job.places):
+        if not self._read(board, worker, after):
             return
         self._busy.remove(worker)
         worker.num_judged += worker.num_done
@@ -233,13 +229,14 @@ class Pool:
         else:
             self._idle.append(worker)
 
-    def _read(self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None) -> None:
-        ticket, first, outcomes = worker.channel.recv()
-        if ticket != worker.ticket:
-            return
+    def _read(self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None) -> bool:
+        """Take in a message of a worker; return whether it ends the job."""
+        first, outcomes, is_over = worker.channel.recv()
+        # A worker whose job was cut short in the moment in which it went on sends more than is wanted of it.
         for place, outcome in zip(worker.job.places[first:], outcomes, strict=False):
             self._note(board, worker.job.number, place, outcome, after)
             worker.num_done += 1
+        return is_over
 
     def _note(
         self, board: _Board, number: int, place: int, outcome: Outcome,
@@ -290,7 +287,8 @@ class Pool:
         """Leave a worker that is late its present call alone; its other candidates go to others."""
         worker.late = True
         job, at = worker.job, self._progress.at(worker.slot)
-        end = at.start + at.num
+        batch = self._batch_sizes[job.number]
+        end = batch * -(-(at.start + at.num) // batch)  # where the worker looks whether it may go on
         if end < len(job.places):
             worker.job = _Job(job.number, job.places[:end], job.alone)
             self._progress.allow(worker.slot, end)
@@ -306,7 +304,8 @@ class Pool:
                 self._read(board, worker, after)
         status = self._end(worker)
         at = self._progress.at(worker.slot)
-        start, end = max(at.start, worker.num_done), at.start + at.num
+        end = min(at.start + at.num, len(job.places))
+        start = min(max(at.start, worker.num_done), end)
         if hung is not None and hung != at:
             start = end = worker.num_done  # it got over its deadline in the last moment
         elif at.num == 1 and start < end:

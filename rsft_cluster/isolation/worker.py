@@ -18,7 +18,7 @@ FLUSH_S = 0.005
 
 
 def serve(channel: Connection, built: Sequence[Built], progress: Progress, slot: int, memory_bytes: int) -> None:
-    """Judge jobs (ticket, number of the constraint, candidates) until the pool hangs up."""
+    """Judge jobs (number of the constraint, candidates) until the pool hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -26,14 +26,14 @@ def serve(channel: Connection, built: Sequence[Built], progress: Progress, slot:
         Path("/proc/self/oom_score_adj").write_text("1000")
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            ticket, number, candidates = channel.recv()
-            _judge(channel, ticket, built[number], candidates, progress, slot)
+            number, candidates = channel.recv()
+            _judge(channel, built[number], candidates, progress, slot)
 
 
 def _judge(
-    channel: Connection, ticket: int, constraint: Built, candidates: Sequence[Candidate], progress: Progress, slot: int
+    channel: Connection, constraint: Built, candidates: Sequence[Candidate], progress: Progress, slot: int
 ) -> None:
-    """Send outcomes in messages (ticket, place of the first, outcomes), until as many as allowed are done."""
+    """Send outcomes in messages (place of the first, outcomes, whether the job is over), as many as are allowed."""
     size = batch_size(constraint)
     ready: list[Outcome] = []
     start = first = 0
@@ -43,10 +43,9 @@ def _judge(
         ready += outcomes_of(constraint, batch, partial(_begin, progress, slot, start))
         start += len(batch)
         if time.monotonic() - sent_at > FLUSH_S:
-            channel.send((ticket, first, ready))
+            channel.send((first, ready, False))
             ready, first, sent_at = [], start, time.monotonic()
-    if ready:
-        channel.send((ticket, first, ready))
+    channel.send((first, ready, True))
 
 
 def _begin(progress: Progress, slot: int, start: int, i: int, num: int) -> None:
