@@ -1,8 +1,6 @@
 """What `rsft check` finds without a cluster: every fault with its key, all at once, and what a run will ask for."""
 
 import json
-import time
-import json
 import subprocess
 import sys
 
@@ -163,10 +161,8 @@ def test_a_constraint_of_the_users_that_fails_is_a_warning(project, monkeypatch)
     ],
 )
 def test_a_constraint_of_the_users_that_hangs_does_not_hang_the_check(project, monkeypatch, constraint):
-    (project / "checks_user_loops.py").write_text("def for_ever(candidate):
-    while True:
-        pass
-")
+    source = ["def for_ever(candidate):", "    while True:", "        pass", ""]
+    (project / "checks_user_loops.py").write_text("\n".join(source))
     monkeypatch.syspath_prepend(str(project))
     start = time.monotonic()
     warnings = [f for f in checked(project, f"scoring.constraints.1={json.dumps(constraint)}") if f.warns]
