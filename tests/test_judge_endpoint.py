@@ -74,8 +74,8 @@ def test_no_server_is_an_error() -> None:
     ("status", "reason"),
     [
         (400, "EndpointError: HTTP 400: said"),
-        (401, "EndpointError: HTTP 401: said (the key is what the environment variable OPENAI_API_KEY holds)"),
-        (403, "EndpointError: HTTP 403: said (the key is what the environment variable OPENAI_API_KEY holds)"),
+        (401, "EndpointError: HTTP 401: said (no key was sent: endpoint.api_key_env names none)"),
+        (403, "EndpointError: HTTP 403: said (no key was sent: endpoint.api_key_env names none)"),
         (404, "EndpointError: HTTP 404: said"),
     ],
 )
@@ -233,12 +233,16 @@ def test_a_key_that_is_absent_or_cannot_be_sent_is_an_error_that_does_not_show_i
     assert num_requests == 0
 
 
-def test_without_a_key_none_is_sent_unless_the_usual_variable_is_set(monkeypatch) -> None:
+def test_the_usual_key_goes_to_its_own_host_only(monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(lambda asked, _: says(asked, 5)) as endpoint:
         judge(endpoint.url).judge([candidate()])
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        judge(endpoint.url).judge([candidate()])
+        judge(endpoint.url, endpoint={"api_key_env": "OPENAI_API_KEY"}).judge([candidate()])
     assert [asked.headers.get("Authorization") for asked in endpoint.asked] == [None, f"Bearer {KEY}"]
+    usual = Endpoint(base_url="https://api.openai.com/v1", model="m")
+    assert usual.authorization() == {"Authorization": f"Bearer {KEY}"}
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert usual.authorization() == {}
 
 
 def test_redirects_are_not_followed(monkeypatch) -> None:
