@@ -17,6 +17,7 @@ from rsft_cluster.constraints.building import is_isolated
 from rsft_cluster.constraints.judge import client, limits
 from rsft_cluster.constraints.judge.client import backoff_s, retry_after_s
 from rsft_cluster.constraints.judge.constraint import Judge
+from rsft_cluster.constraints.judge.endpoint import Endpoint
 from rsft_cluster.constraints.judge.limits import Limits, Window
 from rsft_cluster.constraints.outcomes import outcomes_of
 
