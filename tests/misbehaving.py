@@ -41,7 +41,7 @@ def _do(what: str) -> bool:  # noqa: PLR0912
     elif what == "abort":
         os.abort()
     elif what == "hoard":
-        hoard = [bytes(2**26) for _ in range(2**12)]
+        hoard = [bytes(2**26) for _ in range(16)]  # 1 GiB
         assert hoard
     elif what == "daemon":
         # Twice forked, in a session of its own: no child of the worker any more.
