@@ -140,7 +140,7 @@ BAD = {
     '{"completion": "x", "answer": "1"}': "neither 'messages' nor 'prompt' is there",
     "{": "not JSON",
     '{"prompt": "p", "answer": "1", "completion": "", "finish_reason": "length"}': "'completion' is empty and was cut",
-    '{"prompt": "p", "answer": "1", "completion": "x", "token_ids": [99999]}': "'token_ids' holds 99999, and the policy",
+    '{"prompt": "p", "answer": "1", "completion": "x", "token_ids": [99999]}': "'token_ids' holds 99999, and",
     '{"prompt": "p", "answer": "1", "completion": "x", "prompt_token_ids": [99999]}': "'prompt_token_ids' holds 99999",
     f'{{"prompt": "p", "answer": "1", "completion": "x", "logprob": -1{"0" * 400}}}': "'logprob' is -inf",
 }

@@ -20,12 +20,12 @@ import pyarrow as pa
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.again.deciding import begun, decided_blocks
 from rsft_cluster.again.groups import in_order
-from rsft_cluster.again.stored import SEALED, StoredRound, StoredUnit, checked_name, refuse_other, stored_round
+from rsft_cluster.again.stored import StoredRound, StoredUnit, claim, new_name, stored_round
 from rsft_cluster.collection.deciding import undecided_table, with_decisions
 from rsft_cluster.collection.plan import Folder, read_prompts_of
 from rsft_cluster.collection.workers import as_candidates
 from rsft_cluster.config import RunConfig, flatten, is_operational
-from rsft_cluster.errors import ConfigError, StageError, StoreError
+from rsft_cluster.errors import StageError, StoreError
 from rsft_cluster.isolation.judge import IsolatedJudge
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.report.progress import Progress
@@ -80,14 +80,10 @@ def rejudge(
     Raises ConfigError where the name stands for other settings, StageError where too many verdicts are errors.
     """
     settings = settings_of(stored, config)
-    name = checked_name(name or f"scoring-{digest(settings)[:8]}", "--name")
-    if name == SEALED:
-        raise ConfigError(f"--name {SEALED}: names the scoring that the round was sealed with; choose another")
+    name = new_name(name or f"scoring-{digest(settings)[:8]}")
     folder = stored.scoring_folder(name)
     Judge(config.scoring.constraints)
-    stored.store.create(folder.at("settings.json"), Settings(settings=settings).to_json())
-    begun_with = stored.store.read_record(folder.at("settings.json"), Settings)
-    refuse_other(f"scoring {name}", begun_with.settings, settings)
+    claim(folder, f"scoring {name}", settings)
     path = folder.at("scoring.json")
     if not stored.store.exists(path):
         job = Job(stored.store.uri, stored.number, name, config.model_dump_json())
@@ -103,12 +99,6 @@ def rejudge(
         with suppress(StoreError):
             stored.store.delete_folder(folder.at(part))
     return stored.store.read_record(path, Scoring)
-
-
-class Settings(Record):
-    """What a scoring was begun with."""
-
-    settings: dict[str, object]
 
 
 def _judge_all(

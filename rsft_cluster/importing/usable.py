@@ -16,9 +16,12 @@ MAY_LACK = ("logprob", "target_logprob")
 
 def asked_of(config: RunConfig, how: Selecting) -> Mapping[str, str]:
     """Return what every candidate must bring, with what asks for it."""
-    losses = {"logprob": f"training.{name}" for name in LOSSES if getattr(config.training, name) is not None}
     needs = getattr(how.rule.load(), "needs", ())
-    return {**losses, **{name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}}
+    asked = {name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}
+    for name in LOSSES:
+        if getattr(config.training, name) is not None:
+            asked.setdefault("logprob", f"training.{name}")
+    return asked
 
 
 def check_asked(answer: Brought, asked: Mapping[str, str], place: str) -> None:
