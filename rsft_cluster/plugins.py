@@ -109,7 +109,8 @@ def load_module(name: str, use: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise PluginError(
-                f"{use}: there is no module {error.name!r} on the import path (the config's folder is on it)"
+                f"{use}: there is no module {error.name!r} on the import path. The folder of a config that is given is "
+                "on it, and for what looks at a run again the folder you stand in"
             ) from error
         raise PluginError(f"{use}: importing {name} failed: {error}") from error
     except Exception as error:

@@ -3,6 +3,12 @@
 from rsft_cluster.records import FileRef, Record
 
 
+class Settings(Record):
+    """What a name stands for from its beginning on. Written first."""
+
+    settings: dict[str, object]
+
+
 class Scoring(Record):
     """A scoring of a sealed round's candidates, made after its seal. Written last."""
 
@@ -136,7 +142,7 @@ class Preview(Record):
 
 
 class ConstraintTrust(Record):
-    """How one constraint does. Rates are of the candidates that it had to judge."""
+    """How one constraint does. Rates and times are of the candidates that it had to judge."""
 
     constraint: str
     required: bool

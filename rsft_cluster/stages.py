@@ -14,7 +14,7 @@ from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import AcceptanceConfig, SamplingConfig, TrainingConfig
-from rsft_cluster.errors import NothingAcceptedError
+from rsft_cluster.errors import ConfigError, NothingAcceptedError
 from rsft_cluster.evaluation import evaluate, evaluate_fairness, evaluation_passes
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.pilot import COLUMNS, choose
@@ -70,9 +70,18 @@ def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
 
 
 def plan_round(run: Run, number: int, prompts: str) -> Plan:
-    """Return the plan of a round, for the incumbent."""
+    """Return the plan of a round, for the incumbent; raises ConfigError where an import of it is not finished."""
+    _refuse_unfinished_import(run, number)
     folder, passes = run.round(number), (_sampled(run.config.sampling),)
     return run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, f"round-{number:04d}", prompts, passes))
+
+
+def _refuse_unfinished_import(run: Run, number: int) -> None:
+    folder = run.round(number)
+    if run.store.exists(folder.imported) and not run.store.exists(folder.manifest):
+        raise ConfigError(
+            f"{run.store.uri}: round {number} is being brought in by `rsft import` and is not sealed; finish that first"
+        )
 
 
 def _sampled(sampling: SamplingConfig) -> Pass:
@@ -105,6 +114,7 @@ def _plan(
 
 def sample_round(run: Run, plan: Plan, reporter: Reporter) -> Manifest:
     """Sample, score and accept what a plan asks for; raises NothingAcceptedError when too little is kept."""
+    _refuse_unfinished_import(run, plan.round)
     acceptance = run.config.acceptance
     folder = run.round(plan.round)
     how = selecting(run.config, plan.round)

@@ -4,6 +4,7 @@ Adversarially checked: waves cut groups across files, and what is decided in blo
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from test_audit import RULES
 from typer.testing import CliRunner
 
 from rsft_cluster.acceptance import decide
-from rsft_cluster.again import groups
+from rsft_cluster.again import accepting, groups
 from rsft_cluster.again.accepting import accept_again, decide_again
 from rsft_cluster.again.deciding import begun, decided_blocks, way_of
 from rsft_cluster.again.export import export
@@ -128,6 +129,21 @@ def test_a_name_stands_for_one_setting(tmp_path) -> None:
         accept_again(stored, other(stored), name="../two")
 
 
+def test_a_name_is_claimed_before_anything_is_written(tmp_path, monkeypatch) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    one, two = (other(stored, said={"acceptance.max_per_prompt": cap}) for cap in (2, 3))
+
+    def overtaken(stored):
+        monkeypatch.setattr(accepting, "begun", begun)
+        with pytest.raises(ConfigError, match="max_per_prompt: was 2, is 3"):
+            accept_again(stored, two, name="x")
+        return begun(stored)
+
+    monkeypatch.setattr(accepting, "begun", overtaken)
+    made = accept_again(stored, one, name="x")
+    assert len(rows_of(stored.store, made.accepted)) == made.change.num_after
+
+
 def test_a_decision_that_was_killed_is_made_again(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
     how = other(stored, said={"acceptance.max_per_prompt": 3})
@@ -186,10 +202,64 @@ def test_the_command_decides_prints_and_refuses(tmp_path) -> None:
         (["--set", "scoring.workers=2"], "only keys of acceptance can be set"),
         (["--round", "3"], "round 3 is not sealed; sealed rounds: 1"),
         (["--scoring", "new"], "round 1 has sealed"),
+        (["--name", "sealed"], "--name sealed: names what the round was sealed with"),
+        (["--name", "../d"], "make a name"),
     ]:
         failed = run.invoke(app, ["accept", root, "--dry-run", *arguments])
         assert isinstance(failed.exception, ConfigError)
         assert message in str(failed.exception)
+
+
+def test_the_sealed_decision_has_its_name_alone(tmp_path) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    with pytest.raises(ConfigError, match="--name sealed: names what the round was sealed with"):
+        accept_again(stored, other(stored), name="sealed")
+
+
+BESIDE = """
+import pyarrow as pa
+
+from rsft_cluster.acceptance.base import rule
+
+
+@rule(target="x", scope="group")
+def all_of_them(judged: pa.Table) -> pa.Array:
+    return pa.array([1.0] * judged.num_rows, pa.float64())
+"""
+
+
+def test_a_rule_beside_the_config_is_found_from_there(tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(tmp_path)
+        (tmp_path / "rules_beside.py").write_text(BESIDE)
+        with rounds(tmp_path) as do:
+            do(rule="rules_beside:all_of_them")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for command in (["accept", "--dry-run"], ["preview"]):
+        sys.modules.pop("rules_beside", None)
+        failed = CliRunner().invoke(app, [command[0], str(tmp_path / "runs" / "waves"), *command[1:]])
+        assert "the folder you stand in" in str(failed.exception)
+    monkeypatch.chdir(tmp_path)
+    for command in (["accept", "--dry-run"], ["preview"]):
+        assert CliRunner().invoke(app, [command[0], "runs/waves", *command[1:]]).exit_code == 0
+
+
+def test_a_damaged_input_is_not_told_as_an_output(tmp_path) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    path = next(ref.path for ref in stored.manifest.accepted if ref.num_rows)
+    stored.store.write(path, b"")
+    with pytest.raises(StoreError, match="damaged") as caught:
+        export(stored, tmp_path / "a.jsonl")
+    assert "cannot be written" not in str(caught.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be written"):
+        export(stored, tmp_path / "file" / "a.jsonl")
+
+
+def test_that_nothing_is_sealed_is_said_so(tmp_path) -> None:
+    for number in (None, 1):
+        with pytest.raises(ConfigError, match="no round is sealed yet"):
+            stored_round(Store(str(tmp_path)), number)
 
 
 @pytest.mark.parametrize(

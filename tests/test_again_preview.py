@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from rich.console import Console
 from scipy.stats import spearmanr
@@ -17,11 +18,14 @@ from rsft_cluster.again.deciding import way_of
 from rsft_cluster.again.preview import asked, grid, preview
 from rsft_cluster.again.stored import stored_round
 from rsft_cluster.again.trust import trust
+from rsft_cluster.again.verdicts import verdicts_of
 from rsft_cluster.cli import app
-from rsft_cluster.config import AcceptanceConfig, Plugin
+from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.report.previews import show_preview
 from rsft_cluster.report.trust import show_trust
+from rsft_cluster.revisions import ConstraintTrust
+from rsft_cluster.schemas import SCORE
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,23 @@ def test_the_command_previews_the_grid_or_what_is_asked_for(stored) -> None:
     assert "parameter beta is 0" in str(failed.exception)
 
 
+def test_the_command_takes_all_values_or_says_what_is_wrong(stored) -> None:
+    run, root = CliRunner(), stored.store.root
+    twice = ["--rule", "boltzmann", "--param", "beta=0.1", "--param", "beta=0.5"]
+    both = run.invoke(app, ["preview", root, *twice, "--json"])
+    settings = [f["setting"] for f in json.loads(both.stdout)["forecasts"]]
+    assert settings[1:] == ["boltzmann beta=0.1", "boltzmann beta=0.5"]
+    for arguments, message in [
+        (["--rule", "boltzmann", "--param", "beta"], "--param beta: expected name=values, like beta=0.1,0.2"),
+        (["--rule", "boltzmann", "--thresholds", "0.5"], "--thresholds are scores for the rule threshold"),
+    ]:
+        failed = run.invoke(app, ["preview", root, *arguments])
+        assert isinstance(failed.exception, ConfigError)
+        assert message in str(failed.exception)
+    said = run.invoke(app, ["preview", root, "--rule", "threshold", "--thresholds", "0.5", "--json"])
+    assert len(json.loads(said.stdout)["forecasts"]) == 2
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_previews_and_reports_fit_into_the_terminal(stored, width) -> None:
     for show, found in (
@@ -125,7 +146,7 @@ def test_trust_counts_what_the_rows_say(stored, rows) -> None:
     ]
     assert strict.num_rejected_alone == sum(alone) > 0
     assert slow.num_rejected_alone == 0
-    times = [v["slow"]["duration_s"] for v in verdicts]
+    times = [v["slow"]["duration_s"] for v in verdicts if v["slow"]["score"] is not None]
     assert slow.mean_s == pytest.approx(np.mean(times))
     assert slow.p95_s == pytest.approx(np.percentile(times, 95))
     assert slow.max_s == max(times)
@@ -133,6 +154,38 @@ def test_trust_counts_what_the_rows_say(stored, rows) -> None:
     rho = spearmanr([v["strict"]["score"] for v in verdicts], [r["num_tokens"] for r in rows]).statistic
     assert strict.length_correlation == pytest.approx(rho)
     assert lenient.length_correlation is None
+
+
+def counted(*verdicts: dict) -> ConstraintTrust:
+    """What is said of one constraint after such verdicts."""
+    whole = {"constraint": "judge", "score": None, "passed": None, "reason": "", "error": None, "fatal_at": None}
+    rows = pa.array([[{**whole, **verdict}] for verdict in verdicts], SCORE.field("verdicts").type)
+    found = trusting._Counted(1, np.array([True]))
+    found.add(verdicts_of(pa.table({"verdicts": rows}), ["judge"]), np.ones(len(verdicts), dtype=np.int64), 1)
+    return found.constraint(0, Constraint(use="finished", name="judge"))
+
+
+def test_times_are_those_of_candidates_that_were_judged() -> None:
+    asked, silent = {"score": 1.0, "passed": True, "duration_s": 2.0}, {"duration_s": 0.0}
+    found = counted(asked, *[silent] * 19, {"error": "ValueError: x", "duration_s": 4.0})
+    assert (found.num_verdicts, found.num_inapplicable) == (1, 19)
+    assert (found.mean_s, found.max_s) == (3.0, 4.0)
+    assert found.p95_s == pytest.approx(3.9)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_late"),
+    [
+        ("TimeoutError: judge took over 5 s and was killed", True),
+        ("Traceback (most recent call last):\n  File 'a.py'\n    ask()\nhttpx.ReadTimeout: slow", True),
+        ("Traceback (most recent call last):\n  File 'a.py'\n    ask()\nsubprocess.TimeoutExpired: 5 s\n", True),
+        ("Traceback (most recent call last):\n  File 'a.py'\n    ask()\nTimeoutError", True),
+        ("Traceback (most recent call last):\n    get(url, timeout=10)\nConnectionError: refused", False),
+        ("ValueError: the deadline of the contract is not a date", False),
+    ],
+)
+def test_a_time_out_is_told_by_its_exception(error, is_late) -> None:
+    assert counted({"error": error, "duration_s": 1.0}).num_timeouts == is_late
 
 
 def test_agreement_is_told_beyond_chance(stored) -> None:
@@ -144,9 +197,9 @@ def test_agreement_is_told_beyond_chance(stored) -> None:
 
 def test_kappa_of_a_table_by_hand() -> None:
     # Cohen 1960: 45 both yes, 15 and 25 apart, 15 both no; observed 0.6, by chance 0.54.
-    counted = trusting._Counted(2, np.array([True, True]))
-    counted.both[:, 0, 1] = [45, 15, 25, 15]
-    found = counted.agreement(1, 0, ["a", "b"])
+    table = trusting._Counted(2, np.array([True, True]))
+    table.both[:, 0, 1] = [45, 15, 25, 15]
+    found = table.agreement(1, 0, ["a", "b"])
     assert (found.first, found.second, found.num_both) == ("a", "b", 100)
     assert found.agreement == pytest.approx(0.6)
     assert found.kappa == pytest.approx((0.6 - 0.54) / 0.46)

@@ -4,9 +4,12 @@ Adversarially checked: the constraints of the seal give its verdicts again, deci
 """
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from factories import write_jsonl
+from sealed import rounds
 from stored import stored_run
 from test_again_accepting import files_of, sealed
 from test_audit import RULES
@@ -22,8 +25,9 @@ from rsft_cluster.again.stored import stored_round
 from rsft_cluster.again.trust import trust
 from rsft_cluster.cli import app
 from rsft_cluster.cli.options import load_again
-from rsft_cluster.errors import ConfigError, StageError
+from rsft_cluster.errors import ConfigError, StageError, StoreError
 from rsft_cluster.schemas import SCORE
+from rsft_cluster.store import Store
 
 SECTIONS = ("scoring", "acceptance")
 
@@ -160,6 +164,92 @@ def test_too_many_errors_stop_it_and_the_units_are_judged_anew_when_mended(tmp_p
     flag.unlink()
     made = judged(stored, config)
     assert (made.num_errors, made.num_passed) == (0, made.num_candidates)
+
+
+def untouched(stored, made) -> bool:
+    """Say whether every file of a scoring holds what its record says."""
+    return all(stored.store.read_table(ref).num_rows == ref.num_rows for ref in made.scores)
+
+
+def test_of_two_at_once_the_first_to_finish_stands(tmp_path, monkeypatch) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    judge, first = rejudging._Worker.judge, None
+
+    def overtaken(worker, unit):
+        nonlocal first
+        monkeypatch.setattr(rejudging._Worker, "judge", judge)
+        first = judged(stored, stored.config)
+        return judge(worker, unit)
+
+    monkeypatch.setattr(rejudging._Worker, "judge", overtaken)
+    assert judged(stored, stored.config) == first
+    assert untouched(stored, first)
+
+
+def test_who_is_overtaken_while_deciding_gets_what_stands(tmp_path, monkeypatch) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    decided, first = rejudging._decided, None
+
+    def overtaken(*arguments):
+        nonlocal first
+        monkeypatch.setattr(rejudging, "_decided", decided)
+        first = judged(stored, stored.config)
+        return decided(*arguments)
+
+    monkeypatch.setattr(rejudging, "_decided", overtaken)
+    assert judged(stored, stored.config) == first
+    assert untouched(stored, first)
+
+
+def test_a_damaged_store_is_told_where_nobody_was_first(tmp_path, monkeypatch) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    decided = rejudging._decided
+
+    def robbed(*arguments):
+        stored.store.delete_folder("rounds/0001/scorings/new/judged")
+        return decided(*arguments)
+
+    monkeypatch.setattr(rejudging, "_decided", robbed)
+    with pytest.raises(StoreError, match="judged"):
+        judged(stored, stored.config)
+
+
+def test_a_unit_counts_as_it_was_committed_first(tmp_path) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    job = rejudging.Job(stored.store.uri, stored.number, "new", stored.config.model_dump_json())
+    unit = next(stored.units())
+    with closing(rejudging._Worker(job)) as one, closing(rejudging._Worker(job)) as two:
+        assert one.judge(unit) == two.judge(unit)
+
+
+def test_a_commit_that_another_removes_is_no_error(tmp_path, monkeypatch) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    path = f"rounds/0001/scorings/new/commits/{next(stored.units()).name}{rejudging.FAULTY}"
+    stored.store.write(path, b"{}")
+    delete = stored.store.delete
+
+    def twice(path):
+        delete(path)
+        delete(path)
+
+    monkeypatch.setattr(stored.store, "delete", twice)
+    assert judged(stored, stored.config).num_errors == 0
+
+
+@pytest.mark.parametrize("budget", [{}, {"budget": {"wave_size": 2, "until_accepted": 3}}])
+def test_units_without_a_candidate_are_judged_too(tmp_path, budget) -> None:
+    # The first unit's prompts have no scripted answer.
+    answers = [{"prompt": f"{i} + 1", "completions": [str(i + 1), "x"]} for i in range(4, 12)]
+    generator = {"use": "scripted", "params": {"answers": str(write_jsonl(tmp_path / "a.jsonl", answers))}}
+    sampling = {"generator": generator, "num_candidates": 8, "unit_size": 4, "max_tokens": 64}
+    with rounds(tmp_path) as do:
+        do(sampling=sampling, **budget)
+    stored = stored_round(Store(str(tmp_path / "runs" / "waves")), 1)
+    assert stored.manifest.candidates[0].num_rows == 0
+    made = judged(stored, stored.config)
+    assert [ref.num_rows for ref in made.scores] == [ref.num_rows for ref in stored.manifest.candidates]
+    assert compare(stored, "new").num_candidates == stored.manifest.totals.num_candidates
+    assert untouched(stored, made)
 
 
 def test_several_processes_judge_as_one_does(tmp_path) -> None:

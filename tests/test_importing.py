@@ -30,9 +30,9 @@ from rsft_cluster.config_file import load_config
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.encoding import decode, load_tokenizer
-from rsft_cluster.importing.bring import bring
+from rsft_cluster.importing.bring import QUARANTINE, Imported, bring
 from rsft_cluster.inspection import Filter, inspect
-from rsft_cluster.records import AuditHead, PromptSet
+from rsft_cluster.records import AuditHead, Plan, PromptSet
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.rounds import opened
 from rsft_cluster.runs import summary, take_in
@@ -139,6 +139,10 @@ BAD = {
     '{"prompt": "p", "completion": "x"}': "'answer' is not there",
     '{"completion": "x", "answer": "1"}': "neither 'messages' nor 'prompt' is there",
     "{": "not JSON",
+    '{"prompt": "p", "answer": "1", "completion": "", "finish_reason": "length"}': "'completion' is empty and was cut",
+    '{"prompt": "p", "answer": "1", "completion": "x", "token_ids": [99999]}': "'token_ids' holds 99999, and",
+    '{"prompt": "p", "answer": "1", "completion": "x", "prompt_token_ids": [99999]}': "'prompt_token_ids' holds 99999",
+    f'{{"prompt": "p", "answer": "1", "completion": "x", "logprob": -1{"0" * 400}}}': "'logprob' is -inf",
 }
 
 
@@ -161,12 +165,19 @@ def test_few_bad_lines_are_set_aside_with_their_reasons(project) -> None:
     assert [line["line"] for line in kept] == [21, 22]
 
 
-@pytest.mark.parametrize("num_done", [0, 1, 2])
-@pytest.mark.parametrize("rule", ["all_passed", {"use": "top_share", "params": {"share": 0.5}}])
-def test_what_was_killed_goes_on_to_the_same_end(project, monkeypatch, num_done, rule) -> None:
-    configure(project, acceptance__rule=rule)
-    file = write_jsonl(project / "a.jsonl", answers())
-    judge, left = ScoreAndCommit.__call__, num_done
+def test_an_empty_completion_that_ended_is_learned_as_its_end(project, model) -> None:
+    rows = [
+        {"prompt": "1 + 1 =", "answer": "2", "completion": ""},
+        {"prompt": "1 + 1 =", "answer": "2", "completion": "", "finish_reason": "length", "token_ids": [7]},
+    ]
+    _, manifest = brought(project, write_jsonl(project / "a.jsonl", rows))
+    stored = store_of(project).read_table(manifest.candidates[0]).to_pylist()
+    assert [row["token_ids"] for row in stored] == [[load_tokenizer(PolicySpec(str(model))).eos_token_id], [7]]
+
+
+def killed_after(monkeypatch, num_units) -> None:
+    """Import what stands in a.jsonl until so many units are committed."""
+    judge, left = ScoreAndCommit.__call__, num_units
 
     def dies(self, batch):
         nonlocal left
@@ -178,7 +189,76 @@ def test_what_was_killed_goes_on_to_the_same_end(project, monkeypatch, num_done,
     with monkeypatch.context() as patched:
         patched.setattr(ScoreAndCommit, "__call__", dies)
         with pytest.raises(KeyboardInterrupt):
-            brought(project, file)
+            brought(Path(), Path("a.jsonl"))
+
+
+@pytest.mark.parametrize("num_done", [0, 1])
+def test_a_run_does_not_go_on_with_an_import_that_was_killed(project, monkeypatch, num_done) -> None:
+    write_jsonl(project / "a.jsonl", answers())
+    killed_after(monkeypatch, num_done)
+    with run_of(project) as run:
+        plan = run.store.read_record(run.round(1).plan, Plan)
+        for goes_on in (lambda: plan_round(run, 1, "p"), lambda: sample_round(run, plan, Reporter(quiet=True))):
+            with pytest.raises(ConfigError, match=r"round 1 is being brought in by `rsft import` and is not sealed"):
+                goes_on()
+    assert brought(project, project / "a.jsonl")[1].totals.num_candidates == 20
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_round_that_is_planned_for_sampling_is_refused(project, is_begun) -> None:
+    write_jsonl(project / "a.jsonl", answers())
+    with run_of(project) as run:
+        prompts = take_in(run)[0].path
+        run.log.append(action="start", policy=run.base, reason="", round_number=0, epoch=run.lease.epoch)
+        plan_round(run, 1, prompts)
+    if is_begun:
+        store_of(project).write("rounds/0001/imported.json", IMPORTED.to_json())
+    with pytest.raises(ConfigError, match="round 1 was sampled"):
+        brought(project, project / "a.jsonl")
+
+
+IMPORTED = Imported(files=("a.jsonl",), num_lines=20, num_bad=0, num_prompts=10, num_candidates=20, content="")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"acceptance__rule": {"use": "off_policy", "params": {"log_bound": 1.0}}},
+            "acceptance.rule: .*off_policy needs the logprob",
+        ),
+        ({"training__rejection": {}}, "training.rejection needs the logprob"),
+        ({"training__unlikelihood": {}}, "training.unlikelihood needs the logprob"),
+    ],
+)
+def test_what_rule_and_losses_need_is_asked_for_before_anything_is_kept(project, changes, message) -> None:
+    configure(project, **changes)
+    known = answers(3, logprob=-2.0, target_logprob=-1.0)
+    file = write_jsonl(project / "a.jsonl", [*known, *answers(3)])
+    with pytest.raises(ConfigError, match=rf"{file}:7: {message} of every candidate, and this one has none"):
+        brought(project, file)
+    assert not store_of(project).files("rounds", recursive=True)
+    assert brought(project, write_jsonl(project / "b.jsonl", known))[0].num_candidates == 6
+
+
+def test_bad_lines_of_other_files_leave_those_of_the_import_alone(project) -> None:
+    configure(project, prompts__max_bad_rate=0.5)
+    brought(project, write_jsonl(project / "a.jsonl", [*answers(), "{"]))
+    before = (project / "runs/sums" / QUARANTINE).read_bytes()
+    with pytest.raises(ConfigError, match=r"holds the candidates of .*a\.jsonl"):
+        brought(project, write_jsonl(project / "b.jsonl", [*answers(3), "[", "["]))
+    with pytest.raises(ConfigError, match="unusable") as caught:
+        brought(project, write_jsonl(project / "b.jsonl", [answers()[0], "[", "["]))
+    assert "all of them" not in str(caught.value)
+    assert (project / "runs/sums" / QUARANTINE).read_bytes() == before
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 2])
+@pytest.mark.parametrize("rule", ["all_passed", {"use": "top_share", "params": {"share": 0.5}}])
+def test_what_was_killed_goes_on_to_the_same_end(project, monkeypatch, num_done, rule) -> None:
+    configure(project, acceptance__rule=rule)
+    file = write_jsonl(project / "a.jsonl", answers())
+    killed_after(monkeypatch, num_done)
     _, manifest = brought(project, file)
     assert manifest.totals.num_candidates == 20
     assert 0 < manifest.totals.num_accepted <= manifest.totals.num_passed == 10

@@ -14,7 +14,7 @@ from rsft_cluster.acceptance import target_of
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.again.deciding import Outcome, begun, decided_blocks
 from rsft_cluster.again.groups import Block, Piece, ahead
-from rsft_cluster.again.stored import SEALED, StoredRound, checked_name, refuse_other
+from rsft_cluster.again.stored import SEALED, StoredRound, checked_name, claim, new_name
 from rsft_cluster.collection.plan import Folder, read_prompts_of
 from rsft_cluster.collection.workers import accepted_table
 from rsft_cluster.config import flatten
@@ -72,11 +72,12 @@ def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, nam
     """Decide, and write what is kept; opens the decision where it stands already.
 
     Deciding is a pure function of stored facts: killed and done again, the same bytes go to the same names. Raises
-    ConfigError where the name stands for other settings.
+    ConfigError where the name stands for other settings, or for the sealed decision.
     """
     settings = settings_of(stored, how, scoring)
-    name = checked_name(name or default_name(settings), "--name")
+    name = new_name(name or default_name(settings))
     folder = folder_of(stored, name)
+    claim(folder, f"decision {name}", settings)
     path = folder.at("decision.json")
     if not stored.store.exists(path):
         outcome, accepted = begun(stored), []
@@ -95,9 +96,7 @@ def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, nam
             chosen=outcome.chosen,
         )
         stored.store.create(path, made.to_json())
-    found = stored.store.read_record(path, DecisionSet)
-    refuse_other(f"decision {name}", found.settings, settings)
-    return found
+    return stored.store.read_record(path, DecisionSet)
 
 
 def _write(stored: StoredRound, folder: Folder, block: Block, decided: pa.Table) -> Iterator[FileRef]:

@@ -31,12 +31,15 @@ def export(stored: StoredRound, to: Path, decision: str = SEALED) -> int:
     aside = to.with_name(f".aside-{uuid.uuid4().hex}")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        num_rows = _lines(stored, refs, aside) if to.suffix == ".jsonl" else _rows(stored, refs, aside)
-        aside.replace(to)
+        try:
+            num_rows = _lines(stored, refs, aside) if to.suffix == ".jsonl" else _rows(stored, refs, aside)
+            aside.replace(to)
+        finally:
+            aside.unlink(missing_ok=True)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"{to}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return num_rows
 
 

@@ -2,13 +2,14 @@
 
 Processes of this machine judge: a constraint wants CPUs and no cluster, and whatever may hang or crash in it is caught
 where it runs. Every unit is committed when it is judged, so what is killed goes on with the units that are missing.
-Then all is decided, as `rsft accept` decides, and the record is written last.
+Then all is decided, as `rsft accept` decides, and the record is written last. Two that make the same scoring write to
+names of their own; the first record stands.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
@@ -19,12 +20,12 @@ import pyarrow as pa
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.again.deciding import begun, decided_blocks
 from rsft_cluster.again.groups import in_order
-from rsft_cluster.again.stored import SEALED, StoredRound, StoredUnit, checked_name, refuse_other, stored_round
+from rsft_cluster.again.stored import StoredRound, StoredUnit, claim, new_name, stored_round
 from rsft_cluster.collection.deciding import undecided_table, with_decisions
 from rsft_cluster.collection.plan import Folder, read_prompts_of
 from rsft_cluster.collection.workers import as_candidates
 from rsft_cluster.config import RunConfig, flatten, is_operational
-from rsft_cluster.errors import ConfigError, StageError
+from rsft_cluster.errors import StageError, StoreError
 from rsft_cluster.isolation.judge import IsolatedJudge
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.report.progress import Progress
@@ -79,28 +80,25 @@ def rejudge(
     Raises ConfigError where the name stands for other settings, StageError where too many verdicts are errors.
     """
     settings = settings_of(stored, config)
-    name = checked_name(name or f"scoring-{digest(settings)[:8]}", "--name")
-    if name == SEALED:
-        raise ConfigError(f"--name {SEALED}: names the scoring that the round was sealed with; choose another")
+    name = new_name(name or f"scoring-{digest(settings)[:8]}")
     folder = stored.scoring_folder(name)
     Judge(config.scoring.constraints)
-    stored.store.create(folder.at("settings.json"), Settings(settings=settings).to_json())
-    begun_with = stored.store.read_record(folder.at("settings.json"), Settings)
-    refuse_other(f"scoring {name}", begun_with.settings, settings)
+    claim(folder, f"scoring {name}", settings)
     path = folder.at("scoring.json")
     if not stored.store.exists(path):
         job = Job(stored.store.uri, stored.number, name, config.model_dump_json())
-        judged = _judge_all(stored, config, job, workers, report)
-        stored.store.create(path, _decided(stored, folder, name, settings, judged, how).to_json())
+        try:
+            judged = _judge_all(stored, config, job, workers, report)
+            stored.store.create(path, _decided(stored, folder, name, settings, judged, how).to_json())
+        except StoreError:
+            # Who is done first removes what was judged, under all who are not done.
+            if not stored.store.exists(path):
+                raise
     for part in ("judged", "commits"):
-        stored.store.delete_folder(folder.at(part))
+        # What another process removes or writes just now is of no use to anybody, and goes when this is opened next.
+        with suppress(StoreError):
+            stored.store.delete_folder(folder.at(part))
     return stored.store.read_record(path, Scoring)
-
-
-class Settings(Record):
-    """What a scoring was begun with."""
-
-    settings: dict[str, object]
 
 
 def _judge_all(
@@ -110,7 +108,7 @@ def _judge_all(
     folder, units = stored.scoring_folder(job.name), list(stored.units())
     for path in stored.store.files(folder.at("commits")):
         if path.endswith(FAULTY):
-            stored.store.delete(path)
+            _remove(stored.store, path)
     there = set(stored.store.files(folder.at("commits")))
     done = {u.name: stored.store.read_record(p, JudgedFile) for u in units if (p := _commit_path(folder, u)) in there}
     progress = Progress(sum(u.judged.unit.num_prompts for u in units))
@@ -126,6 +124,15 @@ def _judge_all(
         report(progress)
     budget.spend(num_verdicts=0, num_errors=0, final=True)
     return done
+
+
+def _remove(store: Store, path: str) -> None:
+    """Remove a file that another process may have removed meanwhile."""
+    try:
+        store.delete(path)
+    except StoreError:
+        if store.exists(path):
+            raise
 
 
 def _count(progress: Progress, budget: ErrorBudget, unit: StoredUnit, judged: JudgedFile) -> None:
@@ -175,7 +182,7 @@ class _Worker:
         self._judge.close()
 
     def judge(self, unit: StoredUnit) -> JudgedFile:
-        """Judge a unit and commit it."""
+        """Judge a unit and commit it; return what is committed, by whomever."""
         store = self._stored.store
         prompts, candidates = read_prompts_of(store, unit.judged.unit), store.read_table(unit.judged.candidates)
         judgements = self._judge.judge(as_candidates(prompts, candidates))
@@ -193,8 +200,9 @@ class _Worker:
         )
         faulty = judged.num_errors > self._config.scoring.max_error_rate * judged.num_verdicts
         path = _commit_path(self._folder, unit)
-        store.create(path.removesuffix(".json") + FAULTY if faulty else path, judged.to_json())
-        return judged
+        if store.create(path.removesuffix(".json") + FAULTY if faulty else path, judged.to_json()) or faulty:
+            return judged
+        return store.read_record(path, JudgedFile)
 
 
 def _commit_path(folder: Folder, unit: StoredUnit) -> str:
@@ -224,8 +232,10 @@ def _decided(
             if sum(part.num_rows for part in parts) == piece.unit.judged.candidates.num_rows:
                 rows = pa.concat_tables(waiting.pop(piece.unit.name))
                 scores = with_decisions(stored.store.read_table(piece.unit.judged.scores), rows)
-                path = folder.at("scores", f"{piece.unit.name}.parquet")
-                written[piece.unit.name] = stored.store.write_table(path, scores, SCORE)
+                written[piece.unit.name] = _write(stored.store, folder, piece.unit, scores)
+    for unit in units:
+        if unit.name not in written and not unit.judged.candidates.num_rows:
+            written[unit.name] = _write(stored.store, folder, unit, SCORE.empty_table())
     return Scoring(
         name=name,
         settings=settings,
@@ -237,3 +247,8 @@ def _decided(
         num_errors=sum(one.num_errors for one in judged.values()),
         chosen=outcome.chosen,
     )
+
+
+def _write(store: Store, folder: Folder, unit: StoredUnit, scores: pa.Table) -> FileRef:
+    """Write scores to a name that no other process writes to."""
+    return store.write_table(folder.at("scores", f"{unit.name}.{uuid4().hex[:12]}.parquet"), scores, SCORE)

@@ -10,7 +10,7 @@ from rsft_cluster.collection.settle import JudgedUnit
 from rsft_cluster.config import RUN_NAME, Constraint, RunConfig, ScoringConfig
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import FileRef, Manifest, Plan, Unit
-from rsft_cluster.revisions import Scoring
+from rsft_cluster.revisions import Scoring, Settings
 from rsft_cluster.runs import config_of
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
@@ -88,11 +88,12 @@ def stored_round(store: Store, number: int | None) -> StoredRound:
     """Return a sealed round, by default the newest; raises ConfigError where it is not sealed."""
     numbers = sorted(int(path.split("/")[1]) for path in store.folders("rounds"))
     sealed = [n for n in numbers if store.exists(f"rounds/{n:04d}/manifest.json")]
+    if not sealed:
+        raise ConfigError(f"{store.uri}: no round is sealed yet")
     if number is None:
-        number = max(sealed, default=0)
+        number = sealed[-1]
     if number not in sealed:
-        there = ", ".join(map(str, sealed)) or "none"
-        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
+        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {', '.join(map(str, sealed))}")
     folder = Folder(store, f"rounds/{number:04d}")
     plan, manifest = store.read_record(folder.plan, Plan), store.read_record(folder.manifest, Manifest)
     return StoredRound(store, number, config_of(store, number), plan, manifest)
@@ -113,8 +114,21 @@ def checked_name(name: str, option: str) -> str:
     return name
 
 
-def refuse_other(what: str, recorded: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    """Raise ConfigError naming the settings in which what stands under a name differs from what is asked for."""
+def new_name(name: str) -> str:
+    """Return a name that `--name` may give; raises ConfigError for another, and for that of what was sealed."""
+    if name == SEALED:
+        raise ConfigError(f"--name {SEALED}: names what the round was sealed with; choose another")
+    return checked_name(name, "--name")
+
+
+def claim(folder: Folder, what: str, wanted: Mapping[str, object]) -> None:
+    """Let a folder stand for settings, whoever comes first.
+
+    Raises ConfigError naming the settings in which it stands for others.
+    """
+    path = folder.at("settings.json")
+    folder.store.create(path, Settings(settings=dict(wanted)).to_json())
+    recorded = folder.store.read_record(path, Settings).settings
     differing = [k for k in sorted(recorded.keys() | wanted.keys()) if recorded.get(k) != wanted.get(k)]
     if differing:
         lines = [f"  {k}: was {recorded.get(k, 'absent')}, is {wanted.get(k, 'absent')}" for k in differing]

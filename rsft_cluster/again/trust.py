@@ -110,7 +110,7 @@ class _Counted:
             pass_rate=passed / (passed + failed) if passed + failed else None,
             error_rate=errors / asked if asked else 0.0,
             num_timeouts=int(self.num_late[i]),
-            mean_s=float(self.total_s[i]) / max(asked + int(self.num[SILENT][i]), 1),
+            mean_s=float(self.total_s[i]) / max(asked, 1),
             p95_s=float(np.percentile(took, 95)) if len(took) else 0.0,
             max_s=float(self.most_s[i]),
             time_share=float(self.total_s[i] / self.total_s.sum()) if self.total_s.sum() else 0.0,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 PASSED, FAILED, ERROR, SILENT, ABSENT = 1, 0, -1, -2, -3
 """SILENT: neither score nor error, it does not apply to this prompt. ABSENT: there is no verdict of this name."""
-TIMEOUT = r"(?i)time.?out|timed out|took longer|deadline"
-"""What an error says where a constraint took too long."""
+TIMEOUT = r"(?m)^[\w.]*[Tt]ime[Oo]ut\w*(:|$)"
+"""The exception that an error tells of where a constraint took too long: `TimeoutError: ...`, `httpx.ReadTimeout`."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Verdicts:
     score: NDArray[np.float64]
     """NaN where there is none."""
     duration_s: NDArray[np.float64]
+    """NaN where there is no verdict, or a silent one."""
     timed_out: NDArray[np.bool_]
 
 
@@ -45,6 +46,8 @@ def verdicts_of(scores: pa.Table, names: Sequence[str]) -> Verdicts:
     says[error.is_valid().to_numpy(zero_copy_only=False)] = ERROR
     late = pc.fill_null(pc.match_substring_regex(error, TIMEOUT), False).to_numpy(zero_copy_only=False)
 
+    duration_s = flat.field("duration_s").to_numpy(zero_copy_only=False)
+
     def placed(values: NDArray, empty: float) -> NDArray:
         whole = np.full(shape, empty, dtype=values.dtype)
         whole[at] = values[ours]
@@ -53,6 +56,6 @@ def verdicts_of(scores: pa.Table, names: Sequence[str]) -> Verdicts:
     return Verdicts(
         placed(says, ABSENT),
         placed(flat.field("score").to_numpy(zero_copy_only=False), np.nan),
-        placed(flat.field("duration_s").to_numpy(zero_copy_only=False), np.nan),
+        placed(np.where(says == SILENT, np.nan, duration_s), np.nan),
         placed(late, False),
     )

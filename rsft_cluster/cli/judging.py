@@ -1,6 +1,7 @@
 """Commands that look again at a sealed round: decide, judge, forecast; nothing is sampled, and no seal is touched."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rsft_cluster.cli.options import (
     TrustRemoteCode,
     count,
     find_run,
+    import_from,
     load,
     load_again,
     parameters,
@@ -86,8 +88,11 @@ def accept(
     """Decide again on stored scores, beside the sealed decision."""
     from rsft_cluster.again.accepting import accept_again, decide_again
     from rsft_cluster.again.deciding import way_of
+    from rsft_cluster.again.stored import new_name
 
     stored = _stored(run_uri, round_)
+    if name is not None:
+        new_name(name)
     said = {} if max_per_prompt is None else {"acceptance.max_per_prompt": max_per_prompt}
     config = load_again(
         stored.config, ("acceptance",), stored.number, path=acceptance, rule=rule, params=parameters(param),
@@ -127,9 +132,9 @@ def preview(
     current = load_again(stored.config, ("acceptance",), stored.number)
     is_asked = bool(rule or param or thresholds or max_per_prompt)
     if is_asked:
-        params = [f"min_score={thresholds}", *(param or ())] if thresholds else list(param or ())
-        named = [p.partition("=") for p in params]
-        ways = {name: [_value(f"{name}={v}") for v in values(rest)] for name, _, rest in named}
+        if thresholds and rule not in (None, "threshold"):
+            raise ConfigError(f"--rule {rule}: --thresholds are scores for the rule threshold; leave one of them out")
+        ways = _ways([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
         caps = [count(v) for v in values(max_per_prompt)] if max_per_prompt else []
         settings = asked("threshold" if thresholds else rule, ways, caps)
     else:
@@ -181,13 +186,22 @@ def options_of(setting: "Setting") -> dict[str, Any]:
     return {"rule": setting.get("rule"), "params": setting.get("params"), "said": cap}
 
 
-def _value(said: str) -> object:
-    return next(iter(parameters([said]).values()))
+def _ways(said: Sequence[str]) -> dict[str, list[object]]:
+    """Return all values of each parameter, in the order in which they are given."""
+    found: dict[str, list[object]] = {}
+    for text in said:
+        name, separator, rest = text.partition("=")
+        if not separator:
+            raise ConfigError(f"--param {text}: expected name=values, like beta=0.1,0.2")
+        found.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
+    return found
 
 
 def _stored(run_uri: str, number: int | None) -> "StoredRound":
+    """Return a round; modules of the run's own are looked for where the user stands."""
     from rsft_cluster.again.stored import stored_round
 
+    import_from(Path.cwd())
     return stored_round(find_run(run_uri), number)
 
 

@@ -40,14 +40,14 @@ def count(text: str) -> int:
 
 def load(path: Path, overrides: list[str] | None) -> RunConfig:
     """Load a config, with the folder it lies in on the import path so that its own modules are found."""
-    _import_beside(path)
+    import_from(path.parent)
     return load_config(path, overrides or ())
 
 
-def _import_beside(path: Path) -> None:
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def import_from(folder: Path) -> None:
+    """Put a folder on the import path."""
+    if (place := str(folder.resolve())) not in sys.path:
+        sys.path.insert(0, place)
 
 
 def load_again(
@@ -68,7 +68,7 @@ def load_again(
     from rsft_cluster.acceptance import scheduled
 
     if path is not None:
-        _import_beside(path)
+        import_from(path.parent)
     acceptance = config.acceptance
     acceptance = acceptance.model_copy(update={"rule": scheduled(acceptance, number), "schedule": {}})
     keys = dict(said or {})

@@ -57,6 +57,11 @@ class Folder:
         """The seal."""
         return self.at("manifest.json")
 
+    @property
+    def imported(self) -> str:
+        """The record of what was brought in, where a round's candidates are from elsewhere."""
+        return self.at("imported.json")
+
 
 def write_plan(
     folder: Folder,

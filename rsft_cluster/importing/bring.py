@@ -22,6 +22,7 @@ from rsft_cluster.generators.encoding import UnencodablePromptError
 from rsft_cluster.importing.rows import NAMES, Brought, brought
 from rsft_cluster.importing.spool import Spool, spool
 from rsft_cluster.importing.tokens import Encoder
+from rsft_cluster.importing.usable import asked_of, check_asked, check_tokens
 from rsft_cluster.plugins import Bound
 from rsft_cluster.policies import policy_spec
 from rsft_cluster.prompts import BadLine, to_messages
@@ -31,7 +32,7 @@ from rsft_cluster.prompts.rows import Refused
 from rsft_cluster.prompts.source import prompt_row, read_rows
 from rsft_cluster.records import Manifest, Plan, Record
 from rsft_cluster.report.progress import Progress, Reporter
-from rsft_cluster.runs import Run, message_digests, take_in, watched
+from rsft_cluster.runs import Run, message_digests, read_record, take_in, watched
 from rsft_cluster.sampling import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table
 from rsft_cluster.scoring import ErrorBudget
@@ -60,26 +61,30 @@ def bring(run: Run, files: Sequence[str], reporter: Reporter) -> tuple[Imported,
     """Make the candidates of some files the first round of a run, sealed; return what was brought, and the manifest.
 
     Raises ConfigError where the run's first round was sampled or holds other candidates, where its settings ask for
-    what candidates from elsewhere cannot have, or where more than `prompts.max_bad_rate` of the lines are unusable.
+    what these candidates do not have, or where more than `prompts.max_bad_rate` of the lines are unusable.
     """
     _check(run)
     folder, how = run.round(NUMBER), selecting(run.config, NUMBER)
+    encoder = Encoder(
+        policy_spec(run.base, run.config.policy, trust_remote_code=run.trust_remote_code, threads=1, gpu=False)
+    )
     with reporter.stage("read the files"), spool() as spooled:
-        imported = _read(run, files, spooled)
-        record = run.keep(folder.at("imported.json"), Imported, lambda: _keep_prompts(run, spooled, imported))
+        imported = _read(run, files, spooled, how, encoder)
+        record = run.keep(folder.imported, Imported, lambda: _keep_prompts(run, spooled, imported))
         if record.content != imported.content:
             raise ConfigError(
                 f"{run.store.uri}: round {NUMBER} holds the candidates of {', '.join(record.files)}; give these a run "
                 "of their own"
             )
         if not run.store.exists(folder.manifest):
-            _judge_and_seal(run, folder, spooled, imported, how, reporter)
+            _judge_and_seal(run, folder, spooled, imported, how, encoder, reporter)
     return record, run.store.read_record(folder.manifest, Manifest)
 
 
 def _check(run: Run) -> None:
     config, folder = run.config, run.round(NUMBER)
-    if run.store.exists(folder.plan) and not run.store.exists(folder.at("imported.json")):
+    plan = read_record(run.store, folder.plan, Plan)
+    if plan is not None and (plan.passes or not run.store.exists(folder.imported)):
         raise ConfigError(f"{run.store.uri}: round {NUMBER} was sampled; candidates from elsewhere need a new run")
     if config.pilot is not None:
         raise ConfigError(
@@ -92,13 +97,14 @@ def _check(run: Run) -> None:
         )
 
 
-def _read(run: Run, files: Sequence[str], spooled: Spool) -> Imported:
-    """Put the rows of all files into the spool, bad lines into quarantine."""
-    mapping, found = ColumnMapping(run.config.prompts), find_files(files)
+def _read(run: Run, files: Sequence[str], spooled: Spool, how: Selecting, encoder: Encoder) -> Imported:
+    """Put the rows of all files into the spool, bad lines into quarantine: that of an import stays with it."""
+    mapping, found, asked = ColumnMapping(run.config.prompts), find_files(files), asked_of(run.config, how)
+    is_first = not run.store.exists(run.round(NUMBER).imported)
     names = list(dict.fromkeys([*mapping.names, *NAMES]))
     num_lines = 0
     with tempfile.TemporaryFile() as quarantine:
-        bad = _Bad(run, files, quarantine.write)
+        bad = _Bad(run, files, quarantine.write, is_kept=is_first)
         try:
             for file in found:
                 for row in read_rows(file, names):
@@ -108,13 +114,17 @@ def _read(run: Run, files: Sequence[str], spooled: Spool) -> Imported:
                         continue
                     try:
                         prompt, answers = brought(row, mapping)
+                        for answer in answers:
+                            check_tokens(answer, encoder)
                     except Refused as refused:
                         bad.note(BadLine.of_row(row, file=file.name, reason=str(refused)), num_lines)
                     else:
+                        for answer in answers:
+                            check_asked(answer, asked, f"{file.name}:{row.line}")
                         spooled.put(prompt_row(prompt, file.name, row.line), answers)
             bad.check(num_lines)
         finally:
-            if bad.number:
+            if bad.number and is_first:
                 quarantine.seek(0)
                 run.store.write(QUARANTINE, quarantine.read())
     if not spooled.num_candidates:
@@ -132,10 +142,10 @@ def _read(run: Run, files: Sequence[str], spooled: Spool) -> Imported:
 class _Bad:
     """The lines that cannot be used: kept, counted, and limited as those of prompts are."""
 
-    def __init__(self, run: Run, files: Sequence[str], write: Callable[[bytes], object]) -> None:
+    def __init__(self, run: Run, files: Sequence[str], write: Callable[[bytes], object], *, is_kept: bool) -> None:
         self.number = 0
         self._first: list[BadLine] = []
-        self._run, self._files, self._write = run, files, write
+        self._run, self._files, self._write, self._is_kept = run, files, write, is_kept
 
     def note(self, line: BadLine, num_lines: int) -> None:
         """Keep a line; raises ConfigError when they are too many already."""
@@ -150,10 +160,10 @@ class _Bad:
         allowed = self._run.config.prompts.max_bad_rate
         if self.number > allowed * num_lines:
             examples = "".join(f"\n  {bad.file}:{bad.line}: {bad.reason}" for bad in self._first)
+            kept = f"\n  all of them, with content: {self._run.store.uri_of(QUARANTINE)}" if self._is_kept else ""
             raise ConfigError(
                 f"{self.number} of {num_lines} lines read of {', '.join(self._files)} are unusable; "
-                f"prompts.max_bad_rate allows {100 * allowed:.3g} %{examples}\n  all of them, with content: "
-                f"{self._run.store.uri_of(QUARANTINE)}"
+                f"prompts.max_bad_rate allows {100 * allowed:.3g} %{examples}{kept}"
             )
 
 
@@ -167,7 +177,7 @@ def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
 
 
 def _judge_and_seal(
-    run: Run, folder: Folder, spooled: Spool, imported: Imported, how: Selecting, reporter: Reporter
+    run: Run, folder: Folder, spooled: Spool, imported: Imported, how: Selecting, encoder: Encoder, reporter: Reporter
 ) -> None:
     """Decide unit by unit where that can be, else all at once as one wave, like a round that is sampled."""
     generator = Bound("imported", {"files": list(imported.files), "content": imported.content})
@@ -180,7 +190,7 @@ def _judge_and_seal(
         folder=at.path,
         session=run.lease.session,
         plan=planned,
-        policy=policy_spec(run.base, run.config.policy, trust_remote_code=run.trust_remote_code, threads=1, gpu=False),
+        policy=encoder.policy,
         generator=generator,
         scoring=run.config.scoring,
         how=how,
@@ -188,7 +198,7 @@ def _judge_and_seal(
         unit_timeout_s=run.config.sampling.unit_timeout_s,
     )
     if not run.store.exists(at.manifest):
-        _commit_units(work, spooled, reporter)
+        _commit_units(work, spooled, encoder, reporter)
         run.lease.check()
         sealed = seal(at, planned, target=target_of(how.rule), generator=generator.describe())
         run.store.create(at.manifest, sealed.to_json())
@@ -215,8 +225,8 @@ def _plan(run: Run, folder: Folder) -> Plan:
     return run.keep(folder.plan, Plan, make)
 
 
-def _commit_units(work: Work, spooled: Spool, reporter: Reporter) -> None:
-    folder, encoder, judge = work.open(), Encoder(work.policy), ScoreAndCommit(work)
+def _commit_units(work: Work, spooled: Spool, encoder: Encoder, reporter: Reporter) -> None:
+    folder, judge = work.open(), ScoreAndCommit(work)
     state, progress = survey(folder), Progress(work.plan.num_prompts)
     budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
     for unit in planned_units(folder, work.plan):

@@ -70,6 +70,8 @@ def _completion(fields: Mapping[str, object], where: str) -> Brought:
         raise Refused(f"'{where}completion' is {kind(text)}, not text")
     if finish is not None and finish not in FINISH_REASONS:
         raise Refused(f"'{where}finish_reason' is {finish!r}; expected one of {', '.join(FINISH_REASONS)}")
+    if not text and finish == "length" and fields.get("token_ids") is None:
+        raise Refused(f"'{where}completion' is empty and was cut off: without token_ids there is nothing of it")
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise Refused(f"'{where}model' is {kind(model)}, not text")
@@ -102,6 +104,10 @@ def _logprob(fields: Mapping[str, object], name: str, where: str) -> float | Non
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Refused(f"'{where}{name}' is {kind(value)}, not a number")
-    if not math.isfinite(value) or value > 0:
-        raise Refused(f"'{where}{name}' is {value}; the logarithm of a probability is finite and at most 0")
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # JSON writes whole numbers of any size
+        found = math.inf if value > 0 else -math.inf
+    if not math.isfinite(found) or found > 0:
+        raise Refused(f"'{where}{name}' is {found}; the logarithm of a probability is finite and at most 0")
+    return found
