@@ -30,7 +30,7 @@ from rsft_cluster.testing import check_cases
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
 CONSTRAINTS = PROJECT["project"]["entry-points"]["rsft_cluster.constraints"]
-NEEDS_A_MODEL = {"classifier", "reward_model"}
+NEEDS_A_MODEL = {"classifier", "judge", "reward_model"}
 
 
 def judged(constraint: BatchConstraint, completion: str, **more) -> Verdict:
