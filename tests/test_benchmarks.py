@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from jobs.benchmarks import workload
+from jobs.benchmarks import scoring, workload
 from jobs.benchmarks.results import RATIOS
+from rsft_cluster.config import Plugin
+from rsft_cluster.constraints.building import build
+from rsft_cluster.constraints.outcomes import outcomes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = workload.SHAPES["tiny"]
@@ -64,3 +68,23 @@ def test_two_contestants_on_two_prompts(tmp_path):
         assert [r["number"] for r in contestant["repetitions"]] == [1, 2]
         assert all(4 <= r["useful_tokens"] <= 2 * 2 * 8 for r in contestant["repetitions"])
     assert all(name in done.stdout for name in ("generate", "rsft", "tok/s"))
+
+
+def test_a_small_run_of_the_scoring_benchmark_writes_what_is_read_from_it(tmp_path):
+    out = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "jobs.benchmarks.scoring", "--repetitions", "1", "--candidates", "50"]
+    done = subprocess.run(
+        [*command, "--only", "finished", "similarity", "--out", str(out)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in rows] == ["finished", "similarity"]
+    assert all(row["bare"][0] > 0 and row["isolated"][0] > 0 for row in rows)
+    assert "cost of isolation" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(scoring.SETTINGS))
+def test_the_settings_of_the_scoring_benchmark_are_usable(name):
+    candidates = scoring.solutions(40)
+    outcomes = outcomes_of(build(Plugin(use=name, params=scoring.SETTINGS[name]), name=name), candidates)
+    assert not [o.error for o in outcomes if o.error]

@@ -2,13 +2,14 @@
 
     make bench-scoring                           # or python -m jobs.benchmarks.scoring --repetitions 5
 
-Every constraint judges the same worked solutions, in this process and in one process of the pool, in turns: their
-ratio is the cost of isolation. Then a call of known length, the same with one call in ten that hangs, and code in the
-sandbox. Figures are medians of the repetitions; all of them are in bench-scoring.json.
+Every constraint judges the same worked solutions, in this process and in one process of the pool, in turns and on one
+core: their ratio is the cost of isolation. Then a call of known length, programs in the sandbox, and, on all cores,
+what remains of the speed when one call in ten hangs. Figures are medians; all repetitions are in bench-scoring.json.
 """
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,6 @@ from rsft_cluster.report import results
 MEMORY_BYTES = 4 * 2**30
 SETTINGS: dict[str, dict[str, Any]] = {
     "answer_matches": {},
-    "choice": {"options": ["A", "B", "C", "D"]},
     "finished": {},
     "format": {},
     "json_schema": {"schema": {"type": "object"}, "extract": "first"},
@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pii": {},
     "repetition": {},
     "safety_words": {"lexicon": {"violence": ["kill", "bomb"], "drugs": ["heroin"]}},
-    "similarity": {},
+    "similarity": {"at_least": 0.3},
     "words": {"forbidden": ["as an AI", "cannot"]},
 }
 TYPICAL = ("math_equal", "finished", "length", "language", "repetition", "words")
@@ -95,6 +95,13 @@ def solutions(num: int) -> list[Candidate]:
     return found
 
 
+def programs(num: int) -> list[Candidate]:
+    """Return programs with two tests each: two statements that run in a second sandbox."""
+    tests = json.dumps(["assert add(2, 3) == 5", "assert add(-1, 1) == 0"])
+    text = "```python\ndef add(a, b):\n    return a + b\n```"
+    return [Candidate(text, reference=tests, candidate_id=str(i)) for i in range(num)]
+
+
 def compare(name: str, constraints: Sequence[Constraint], candidates: Sequence[Candidate], repetitions: int) -> Row:
     """Judge in this process and in one process of the pool, in turns."""
     built = [build(constraint, name=constraint.name) for constraint in constraints]
@@ -135,7 +142,7 @@ def _busy(work_s: float) -> Constraint:
 
 def table(rows: Sequence[Row]) -> Table:
     """Return the rows for the terminal."""
-    shown = Table(box=box.SIMPLE_HEAD, title="Scoring, one process", title_justify="left")
+    shown = Table(box=box.SIMPLE_HEAD, title="Scoring on one core", title_justify="left")
     for column in ("constraint", "us a candidate", "candidates/s", "isolated", "cost of isolation"):
         shown.add_column(column, justify="left" if column == "constraint" else "right")
     for row in rows:
@@ -160,11 +167,14 @@ def main() -> None:
     if not arguments.only:
         sets["typical set: " + ", ".join(TYPICAL)] = [Constraint(use=n, params=SETTINGS[n]) for n in TYPICAL]
         sets |= {f"a call of {ms} ms": [_busy(ms / 1000)] for ms in (1, 5)}
-    rows = []
+        sets["code"] = [Constraint(use="code")]
+    rows, cores = [], os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
     for name, constraints in sets.items():
         progress.print(f"{name} ...")
-        some = candidates[:400] if name.startswith("a call") else candidates
+        some = programs(60) if name == "code" else candidates[:400] if name.startswith("a call") else candidates
         rows.append(compare(name, constraints, some, repetitions))
+    os.sched_setaffinity(0, cores)
     console.print(table(rows))
     shares = {}
     for how in () if arguments.only else ("sleep", "spin"):
