@@ -30,7 +30,9 @@ FIRST_JOB = 4
 """Candidates of a job of a constraint whose speed is not known yet."""
 LATE, OVERDUE = 1.5, 4
 """Multiples of a constraint's mean. A call that is late does not keep others waiting: they go to another process. One
-that has taken so much of the processor that it is overdue goes on at the lowest priority."""
+that has taken so much of the processor that it is overdue goes on at the lowest priority, where calls do hang."""
+PLAGUED = 0.02
+"""Share of killed calls from which on slow ones are taken for hanging."""
 MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.05
 SPARE = 8
 """Late calls that others pass by, for each process of the pool; more are waited for."""
@@ -71,6 +73,8 @@ class _Speed:
 
     num: int = 0
     total_s: float = 0.0
+    num_killed: int = 0
+    """Calls that were killed at their deadline."""
     hanging_s: float = 0.0
     """What calls that were killed had taken before they were late."""
 
@@ -268,12 +272,18 @@ class Pool:
             if elapsed_s > timeout_s:
                 self._lost(board, worker, after, hung=at)
                 continue
-            if not worker.overdue and elapsed_s > overdue_s and _cpu_s(worker.pid) - at.cpu_s > overdue_s:
+            is_over = elapsed_s > overdue_s and self._is_plagued(worker.job.number)
+            if is_over and not worker.overdue and _cpu_s(worker.pid) - at.cpu_s > overdue_s:
                 worker.overdue = True
                 with suppress(OSError):
                     os.setpriority(os.PRIO_PGRP, worker.pid, 19)
             if elapsed_s > late_s and not worker.late:
                 self._relieve(board, worker)
+
+    def _is_plagued(self, number: int) -> bool:
+        """Say whether calls hang: only then may a slow one lose its priority, which may cost it its deadline."""
+        speed, num_late = self._speed[number], sum(worker.late for worker in self._busy)
+        return speed.num_killed > PLAGUED * speed.num or num_late >= 4 * self._num_processes
 
     def _limits(self, number: int, num_candidates: int) -> tuple[float, float, float]:
         """Return after how many seconds a call about so many candidates is late, overdue and killed."""
@@ -314,6 +324,7 @@ class Pool:
             outcome = Outcome(None, time.monotonic() - at.since, error, error)
             self._note(board, job.number, job.places[start], outcome, after)
             if hung:
+                self._speed[job.number].num_killed += 1
                 self._speed[job.number].hanging_s += min(self._limits(job.number, 1))
         elif start < end:
             board.pending.appendleft(_Job(job.number, job.places[start:end], alone=True))
