@@ -84,7 +84,8 @@ def _fork(
     status = 1
     try:
         pool.close()
-        os.setsid()
+        # A group, and no session: the kernel shares the processor between sessions first, whatever their priorities.
+        os.setpgid(0, 0)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == nursery:
             serve(channel, built, progress, slot, memory_bytes)

@@ -28,12 +28,12 @@ JOB_S = 0.25
 MAX_JOB = 256
 FIRST_JOB = 4
 """Candidates of a job of a constraint whose speed is not known yet."""
-LATE, OVERDUE = 1.5, 4
+LATE, OVERDUE = 1.5, 2
 """Multiples of a constraint's mean. A call that is late does not keep others waiting: they go to another process. One
 that has taken so much of the processor that it is overdue goes on at the lowest priority, where calls do hang."""
 PLAGUED = 0.02
 """Share of killed calls from which on slow ones are taken for hanging."""
-MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.05
+MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.03
 SPARE = 8
 """Late calls that others pass by, for each process of the pool; more are waited for."""
 MIN_LOOK_S, MAX_LOOK_S = 0.002, 0.1
