@@ -13,6 +13,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 import regex
 from pydantic import Field
 
+from rsft_cluster.constraints._text import shown
+
 Extract = Literal["auto", "hash", "boxed", "phrase", "number", "whole"]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -205,5 +207,4 @@ def _read(found: regex.Match[str]) -> Number | None:
 
 def short(text: str) -> str:
     """Return a text as a reason quotes it."""
-    text = text.strip()
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return shown(text.strip())

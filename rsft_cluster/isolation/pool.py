@@ -102,7 +102,6 @@ class Pool:
         self.constraints = tuple(constraints)
         self._num_processes = num_processes
         self._max_processes = min(SLOTS, num_processes * (1 + SPARE))
-        self._memory_bytes = memory_bytes
         self._speed = [_Speed() for _ in constraints]
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
