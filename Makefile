@@ -34,7 +34,7 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(READY) ## Tests that need no cluster
-	$(BIN)/python -m pytest -m 'not ray and not gpu'
+	$(BIN)/python -m pytest -m 'not ray and not gpu and not timing'
 
 test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
 	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \

@@ -178,6 +178,7 @@ pool.judge([candidate("sleep"), candidate("spin")], [range(2)])
     assert len(gone) == 3
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("hang", ["sleep", "spin"])
 def test_hanging_calls_leave_most_of_the_throughput(hang) -> None:
     """One call in ten hangs until its deadline; 80 % of the others' speed has to remain."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rich.table import Table
 from rsft_cluster.config.parts import Constraint
 from rsft_cluster.constraints.base import Candidate, Message
 from rsft_cluster.constraints.building import build
-from rsft_cluster.constraints.outcomes import outcomes_of
+from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
 from rsft_cluster.isolation.pool import Pool
 from rsft_cluster.report import results
 
@@ -116,19 +117,35 @@ def compare(name: str, constraints: Sequence[Constraint], candidates: Sequence[C
 
 
 def hanging(how: str, work_s: float, repetitions: int) -> list[float]:
-    """Return the share of the useful calls' speed that remains when one call in ten hangs, a repetition each."""
-    useful = [Candidate("", candidate_id=str(i)) for i in range(900)]
+    """Return the share of the useful calls' speed that remains when one call in ten hangs, a repetition each.
+
+    A speed is that until the last useful call is over; a judged unit then waits for the deadline of its last hang.
+    """
+    useful = [Candidate("", candidate_id=str(i)) for i in range(round(18 / work_s))]
     mixed = [c for i, one in enumerate(useful) for c in ((one, Candidate(how)) if i % 9 == 8 else (one,))]
     constraint = Constraint(use="jobs.benchmarks.scoring:busy", params={"work_s": work_s}, timeout_s=1.0)
     shares = []
     for _ in range(repetitions):
         with closing(Pool([constraint], num_processes=2, memory_bytes=MEMORY_BYTES)) as pool:
-            pool.judge(useful[:40], [range(40)])
-            plain = _rate(lambda pool=pool: pool.judge(useful, [range(len(useful))]), len(useful))
-            pool.judge(mixed[:200], [range(200)])  # from now on it is known that calls hang
-            with_hangs = _rate(lambda pool=pool: pool.judge(mixed, [range(len(mixed))]), len(useful))
-        shares.append(with_hangs / plain)
+            pool.judge(useful[:20], [range(20)])
+            plain = _useful_s(pool, useful)
+            pool.judge(mixed[:100], [range(100)])  # from now on it is known that calls hang
+            with_hangs = _useful_s(pool, mixed)
+        shares.append(plain / with_hangs)
     return shares
+
+
+def _useful_s(pool: Pool, candidates: Sequence[Candidate]) -> float:
+    """Return the seconds until the last call that comes back is over."""
+    start = last = time.perf_counter()
+
+    def after(_number: int, outcome: Outcome) -> None:
+        nonlocal last
+        if outcome.error is None:
+            last = time.perf_counter()
+
+    pool.judge(candidates, [range(len(candidates))], after=after)
+    return last - start
 
 
 def _rate(judge: Callable[[], object], num: int) -> float:
@@ -178,12 +195,11 @@ def main() -> None:
     os.sched_setaffinity(0, cores)
     console.print(table(rows))
     shares = {}
-    for how in () if arguments.only else ("sleep", "spin"):
-        progress.print(f"one call in ten that hangs: {how} ...")
-        shares[how] = hanging(how, 0.02, max(1, repetitions // 2))
-        console.print(
-            f"one call of 20 ms in ten hangs ({how}): {statistics.median(shares[how]):.0%} of the speed remains"
-        )
+    for how, work_ms in () if arguments.only else product(("sleep", "spin"), (20, 100)):
+        case = f"one call of {work_ms} ms in ten hangs ({how})"
+        progress.print(f"{case} ...")
+        shares[case] = hanging(how, work_ms / 1000, max(1, repetitions // 2))
+        console.print(f"{case}: {statistics.median(shares[case]):.0%} of the speed remains")
     figures = {"rows": [asdict(row) | {"cost": row.cost} for row in rows], "hanging": shares}
     arguments.out.write_text(json.dumps(figures, indent=1))
     progress.print(f"every repetition is in {arguments.out}")

@@ -5,6 +5,7 @@ the worker started, without a race on process numbers. It ends when the pool's p
 """
 
 import ctypes
+import gc
 import os
 import pickle
 import signal
@@ -24,6 +25,8 @@ from rsft_cluster.isolation.progress import Progress
 from rsft_cluster.isolation.worker import batch_size, longest_s, serve
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+REAP_S = 0.05
+"""How often the nursery looks whether a killed worker has died."""
 
 
 def main(control_fd: int, progress_fd: int) -> None:
@@ -39,25 +42,31 @@ def main(control_fd: int, progress_fd: int) -> None:
         pool.send_bytes(pickle.dumps(error))
         return
     pool.send_bytes(pickle.dumps([(batch_size(one), longest_s(one)) for one in built]))
+    gc.freeze()  # a collection in a worker would otherwise touch, and so copy, all that was built here
     # What constraints started here, for all workers to use, is no stray of a worker.
-    workers, kept = set[int](), _children()
+    workers, kept, dying = dict[int, int](), _children(), set[int]()
     try:
         while True:
-            message, number = pool.recv()
+            while dying and not pool.poll(REAP_S):
+                _reap(dying, kept | set(workers.values()))
+            message, slot = pool.recv()
             if message == "fork":
-                channel = recv_handle(pool)
-                pid = _fork(pool, Connection(channel), built, progress, number, memory_bytes)
-                workers.add(pid)
-                pool.send(pid)
+                channel = Connection(recv_handle(pool))
+                workers[slot] = _fork(pool, channel, built, progress, slot, memory_bytes)
+            elif message == "kill":  # it may wait long for the processor in which to die
+                pid = workers.pop(slot)
+                dying.add(pid)
+                _kill(pid)
             else:
-                workers.discard(number)
-                pool.send(_end(number, workers | kept))
+                pid = workers.pop(slot)
+                pool.send(_end(pid, kept | dying | set(workers.values())))
     except EOFError:
         pass
     finally:
-        for pid in workers.copy():
-            workers.discard(pid)
-            _end(pid, workers)  # and what the constraints started, with the first of them
+        ending = dying | set(workers.values())
+        for pid in ending.copy():
+            ending.discard(pid)
+            _end(pid, ending)  # and what the constraints started, with the first of them
         for pid in _children():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -103,14 +112,33 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _end(pid: int, others: set[int]) -> int:
-    """Kill a worker with its group, and every child that is none of the others: orphans; return its wait status."""
+def _kill(pid: int) -> None:
+    """Kill a worker with its group."""
     # The leader is not reaped yet, so that its number is its own.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def _end(pid: int, others: set[int]) -> int:
+    """Kill a worker with its group, and what it left behind; return its wait status."""
+    _kill(pid)
     _, status = os.waitpid(pid, 0)
+    _kill_strays(others)
+    return status
+
+
+def _reap(dying: set[int], others: set[int]) -> None:
+    """Take leave of the workers that have died meanwhile, and kill what they left behind."""
+    for pid in dying.copy():
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            dying.discard(pid)
+            _kill_strays(others | dying)
+
+
+def _kill_strays(others: set[int]) -> None:
+    """Kill every child that is none of the others: orphans of workers."""
     for _ in range(100):
         strays = _children() - others
         if not strays:
@@ -120,7 +148,6 @@ def _end(pid: int, others: set[int]) -> int:
                 os.kill(stray, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(stray, 0)
-    return status
 
 
 def _children() -> set[int]:

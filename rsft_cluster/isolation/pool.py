@@ -19,6 +19,7 @@ from rsft_cluster.config.parts import Constraint
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.constraints.outcomes import Outcome
 from rsft_cluster.errors import StageError
+from rsft_cluster.isolation.priority import cpu_s, give_way
 from rsft_cluster.isolation.progress import NUM_BYTES, SLOTS, At, Progress
 
 START_S = 300
@@ -28,12 +29,13 @@ JOB_S = 0.25
 MAX_JOB = 256
 FIRST_JOB = 4
 """Candidates of a job of a constraint whose speed is not known yet."""
-LATE, OVERDUE = 1.5, 2
-"""Multiples of a constraint's mean. A call that is late does not keep others waiting: they go to another process. One
-that has taken so much of the processor that it is overdue goes on at the lowest priority, where calls do hang."""
+LATE, OVERDUE = 1.5, 1.1
+"""A call that takes so many times the mean is late and does not keep others waiting: they go to another process. One
+that has taken so many times what any took of the processor that came back is overdue: it goes on at the lowest
+priority, where calls do hang."""
 PLAGUED = 0.02
 """Share of killed calls from which on slow ones are taken for hanging."""
-MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.03
+MIN_LATE_S, MIN_OVERDUE_S = 0.02, 0.02
 SPARE = 8
 """Late calls that others pass by, for each process of the pool; more are waited for."""
 MIN_LOOK_S, MAX_LOOK_S = 0.002, 0.1
@@ -54,7 +56,6 @@ class _Job:
 
 @dataclass
 class _Worker:
-    pid: int
     channel: Connection
     slot: int
     job: _Job
@@ -73,6 +74,8 @@ class _Speed:
 
     num: int = 0
     total_s: float = 0.0
+    longest_s: float = 0.0
+    """The most that one candidate took of the processor and yet came back."""
     num_killed: int = 0
     """Calls that were killed at their deadline."""
     hanging_s: float = 0.0
@@ -105,7 +108,8 @@ class Pool:
         self._speed = [_Speed() for _ in constraints]
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
-        self._free_slots = list(range(SLOTS))
+        self._look_at = 0.0  # when the first worker may be past something
+        self._free_slots = deque(range(SLOTS))
         with tempfile.TemporaryFile() as table:
             table.truncate(NUM_BYTES)
             self._progress = Progress(table.fileno())
@@ -212,10 +216,11 @@ class Pool:
                 board.pending.appendleft(job)
                 continue
             self._busy.append(worker)
+            self._look_at = 0.0  # what is new may be late before all others
 
     def _take_in(self, board: _Board, after: Callable[[int, Outcome], None] | None) -> None:
         by_channel = {w.channel: w for w in self._busy}
-        for channel in wait(list(by_channel), timeout=self._until_next_look()):
+        for channel in wait(list(by_channel), timeout=max(self._look_at - time.monotonic(), 0.0)):
             worker = by_channel[channel]  # type: ignore[index]
             try:
                 self._receive(board, worker, after)
@@ -234,7 +239,9 @@ class Pool:
 
     def _read(self, board: _Board, worker: _Worker, after: Callable[[int, Outcome], None] | None) -> bool:
         """Take in a message of a worker; return whether it ends the job."""
-        first, outcomes, is_over = worker.channel.recv()
+        first, outcomes, longest_s, is_over = worker.channel.recv()
+        speed = self._speed[worker.job.number]
+        speed.longest_s = max(speed.longest_s, longest_s)
         # A worker whose job was cut short in the moment in which it went on sends more than is wanted of it.
         for place, outcome in zip(worker.job.places[first:], outcomes, strict=False):
             self._note(board, worker.job.number, place, outcome, after)
@@ -252,32 +259,35 @@ class Pool:
         if after is not None:
             after(number, outcome)
 
-    def _until_next_look(self) -> float:
-        """Return the seconds until the first worker is past something."""
-        waits = []
-        for worker in self._busy:
-            at = self._progress.at(worker.slot)
-            late_s, overdue_s, timeout_s = self._limits(worker.job.number, at.num)
-            limit_s = timeout_s if worker.overdue else overdue_s if worker.late else late_s
-            waits.append(limit_s - time.monotonic() + at.since)
-        return min(max(min(waits, default=0.0), MIN_LOOK_S), MAX_LOOK_S)
-
     def _look(self, board: _Board, after: Callable[[int, Outcome], None] | None) -> None:
         """End what is past its deadline, and let what is late or overdue give way to others."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + MAX_LOOK_S
         for worker in self._busy.copy():
             at = self._progress.at(worker.slot)
             late_s, overdue_s, timeout_s = self._limits(worker.job.number, at.num)
-            elapsed_s = time.monotonic() - at.since
+            elapsed_s = now - at.since
             if elapsed_s > timeout_s:
                 self._lost(board, worker, after, hung=at)
                 continue
-            is_over = elapsed_s > overdue_s and self._is_plagued(worker.job.number)
-            if is_over and not worker.overdue and _cpu_s(worker.pid) - at.cpu_s > overdue_s:
-                worker.overdue = True
-                with suppress(OSError):
-                    os.setpriority(os.PRIO_PGRP, worker.pid, 19)
             if elapsed_s > late_s and not worker.late:
                 self._relieve(board, worker)
+            wait_s = (timeout_s if worker.late else late_s) - elapsed_s
+            if worker.late and not worker.overdue and self._is_plagued(worker.job.number):
+                wait_s = min(wait_s, self._until_overdue(worker, at, overdue_s))
+            self._look_at = min(self._look_at, now + max(wait_s, MIN_LOOK_S))
+
+    def _until_overdue(self, worker: _Worker, at: At, overdue_s: float) -> float:
+        """Return for how long at least a call is not overdue; infinite where it is, and so has lost its priority."""
+        pid = self._progress.pid(worker.slot)
+        left_s = overdue_s - (cpu_s(pid) - at.cpu_s if pid else 0.0)
+        if left_s > 0:
+            return left_s
+        worker.overdue = True
+        give_way(pid)
+        return math.inf
 
     def _is_plagued(self, number: int) -> bool:
         """Say whether calls hang: only then may a slow one lose its priority, which may cost it its deadline."""
@@ -286,11 +296,11 @@ class Pool:
 
     def _limits(self, number: int, num_candidates: int) -> tuple[float, float, float]:
         """Return after how many seconds a call about so many candidates is late, overdue and killed."""
-        mean_s, timeout_s = self._speed[number].mean_s, self._timeouts_s[number]
-        if mean_s is None:
-            return float("inf"), float("inf"), timeout_s
-        call_s = mean_s * num_candidates
-        return max(MIN_LATE_S, LATE * call_s), max(MIN_OVERDUE_S, OVERDUE * call_s), timeout_s
+        speed, timeout_s = self._speed[number], self._timeouts_s[number]
+        if speed.mean_s is None:
+            return math.inf, math.inf, timeout_s
+        late_s = max(MIN_LATE_S, LATE * speed.mean_s * num_candidates)
+        return late_s, max(MIN_OVERDUE_S, OVERDUE * speed.longest_s * num_candidates), timeout_s
 
     def _relieve(self, board: _Board, worker: _Worker) -> None:
         """Leave a worker that is late its present call alone; its other candidates go to others."""
@@ -311,7 +321,7 @@ class Pool:
         with suppress(EOFError, OSError):
             while worker.channel.poll():
                 self._read(board, worker, after)
-        status = self._end(worker)
+        status = self._end(worker, and_wait=not hung)
         at = self._progress.at(worker.slot)
         end = min(at.start + at.num, len(job.places))
         start = min(max(at.start, worker.num_done), end)
@@ -333,31 +343,29 @@ class Pool:
 
     def _fork(self, job: _Job) -> _Worker:
         mine, theirs = Pipe()
-        slot = self._free_slots.pop()
+        slot = self._free_slots.popleft()
+        self._progress.clear(slot)
         self._ask(("fork", slot))
         send_handle(self._control, theirs.fileno(), self._nursery.pid)
         theirs.close()
-        return _Worker(self._answer(), mine, slot, job)
+        return _Worker(mine, slot, job)
 
-    def _end(self, worker: _Worker) -> int:
-        """End a worker and all that it started; return its wait status."""
+    def _end(self, worker: _Worker, *, and_wait: bool = True) -> int:
+        """End a worker and all that it started; return its wait status, 0 where it is not waited for."""
         worker.channel.close()
         self._busy = [w for w in self._busy if w is not worker]
         self._free_slots.append(worker.slot)
-        self._ask(("end", worker.pid))
-        return self._answer()
+        self._ask(("end" if and_wait else "kill", worker.slot))
+        try:
+            return self._control.recv() if and_wait else 0
+        except EOFError as error:
+            raise StageError("the process that forks the constraints' workers died") from error
 
     def _ask(self, message: object) -> None:
         try:
             self._control.send(message)
         except OSError as error:
             raise StageError(f"the process that forks the constraints' workers died: {error}") from error
-
-    def _answer(self) -> int:
-        try:
-            return self._control.recv()
-        except EOFError as error:
-            raise StageError("the process that forks the constraints' workers died") from error
 
 
 def _start_nursery(table: int) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -372,16 +380,6 @@ def _start_nursery(table: int) -> tuple[subprocess.Popen[bytes], Connection]:
     )
     theirs.close()
     return process, mine
-
-
-def _cpu_s(pid: int) -> float:
-    """Return what a process has taken of the processor, 0 where that is not told."""
-    if sys.platform != "linux":
-        return 0.0
-    try:
-        return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
-    except OSError:
-        return 0.0
 
 
 def _past_deadline(constraint: Constraint, timeout_s: float) -> str:

@@ -2,14 +2,16 @@
 
 import math
 import mmap
+import os
 import struct
 import time
 from typing import NamedTuple
 
 SLOTS = 256
 """Workers alive at once, at most."""
-_ENTRY, _LIMIT = struct.Struct("qqdd"), struct.Struct("q")
-_SIZE = _ENTRY.size + _LIMIT.size
+_ENTRY, _NUMBER = struct.Struct("qqdd"), struct.Struct("q")
+_LIMIT, _PID = _ENTRY.size, _ENTRY.size + _NUMBER.size
+_SIZE = _PID + _NUMBER.size
 NUM_BYTES = SLOTS * _SIZE
 
 
@@ -41,11 +43,23 @@ class Progress:
 
     def allow(self, slot: int, limit: int) -> None:
         """Let a worker judge the first `limit` candidates of its job, and no more."""
-        _LIMIT.pack_into(self._map, slot * _SIZE + _ENTRY.size, limit)
+        _NUMBER.pack_into(self._map, slot * _SIZE + _LIMIT, limit)
 
     def limit(self, slot: int) -> int:
         """Return how many candidates of its job a worker is to judge."""
-        return int(_LIMIT.unpack_from(self._map, slot * _SIZE + _ENTRY.size)[0])
+        return int(_NUMBER.unpack_from(self._map, slot * _SIZE + _LIMIT)[0])
+
+    def clear(self, slot: int) -> None:
+        """Make a slot ready for another worker."""
+        _NUMBER.pack_into(self._map, slot * _SIZE + _PID, 0)
+
+    def enter(self, slot: int) -> None:
+        """Note which process a worker is; by itself."""
+        _NUMBER.pack_into(self._map, slot * _SIZE + _PID, os.getpid())
+
+    def pid(self, slot: int) -> int:
+        """Return which process a worker is, 0 where it has not begun."""
+        return int(_NUMBER.unpack_from(self._map, slot * _SIZE + _PID)[0])
 
     def give(self, slot: int, count: int) -> None:
         """Start the clock of a worker's first call, whether or not it gets to begin it."""

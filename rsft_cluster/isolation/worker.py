@@ -24,6 +24,7 @@ def serve(channel: Connection, built: Sequence[Built], progress: Progress, slot:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):  # the kernel's first choice, should the node run out of memory all the same
         Path("/proc/self/oom_score_adj").write_text("1000")
+    progress.enter(slot)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             number, candidates = channel.recv()
@@ -33,19 +34,25 @@ def serve(channel: Connection, built: Sequence[Built], progress: Progress, slot:
 def _judge(
     channel: Connection, constraint: Built, candidates: Sequence[Candidate], progress: Progress, slot: int
 ) -> None:
-    """Send outcomes in messages (place of the first, outcomes, whether the job is over), as many as are allowed."""
+    """Send messages, as many outcomes as are allowed.
+
+    A message is the place of the first, the outcomes, the most that one took of the processor, whether the job is over.
+    """
     size = batch_size(constraint)
     ready: list[Outcome] = []
     start = first = 0
+    longest_s = 0.0
     sent_at = time.monotonic()
     while start < min(len(candidates), progress.limit(slot)):
         batch = candidates[start : start + size]
+        cpu_s = time.process_time()
         ready += outcomes_of(constraint, batch, partial(_begin, progress, slot, start))
+        longest_s = max(longest_s, (time.process_time() - cpu_s) / len(batch))
         start += len(batch)
         if time.monotonic() - sent_at > FLUSH_S:
-            channel.send((first, ready, False))
+            channel.send((first, ready, longest_s, False))
             ready, first, sent_at = [], start, time.monotonic()
-    channel.send((first, ready, True))
+    channel.send((first, ready, longest_s, True))
 
 
 def _begin(progress: Progress, slot: int, start: int, i: int, num: int) -> None:
