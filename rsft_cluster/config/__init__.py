@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
+from rsft_cluster.config.nightly import NightlyConfig
 from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
 from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, PilotConfig, SamplingConfig
@@ -32,6 +33,7 @@ __all__ = [
     "EvaluationConfig",
     "FairnessConfig",
     "HealthConfig",
+    "NightlyConfig",
     "Part",
     "PilotConfig",
     "Plugin",
@@ -155,6 +157,7 @@ class RunConfig(Part):
     promotion: PromotionConfig = PromotionConfig()
     controls: ControlsField = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    nightly: NightlyConfig = NightlyConfig()
 
     @model_validator(mode="after")
     def _adapters_are_merged_whole(self) -> Self:
@@ -231,6 +234,7 @@ OPERATIONAL = frozenset(
         "store",
         "rounds",
         "cluster",
+        "nightly",
         "sampling.workers",
         "sampling.num_cpus",
         "sampling.num_gpus",

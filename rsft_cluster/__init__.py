@@ -1,0 +1,1 @@
+"""Rejection sampling fine-tuning on Ray: sample, score, accept, train, evaluate, promote; again and again."""
