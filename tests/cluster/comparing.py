@@ -33,10 +33,19 @@ def num_commits(run: Path) -> int:
     return len({path.name.split(".")[0] for path in (run / "rounds" / "0001").glob("commits/*.json")})
 
 
-def workers_of_commits(run: Path) -> Counter[str]:
-    """Return how many units of round 1 each host has committed."""
-    found = (json.loads(path.read_text()) for path in (run / "rounds" / "0001").glob("commits/*.json"))
-    return Counter(commit["sampled_on"] for commit in found)
+def started_on(run: Path) -> set[str]:
+    """Return the hosts on which a unit of round 1 was begun."""
+    return _hosts(run, "attempts", "host")
+
+
+def sampled_on(run: Path) -> set[str]:
+    """Return the hosts that sampled what is committed of round 1."""
+    return _hosts(run, "commits", "sampled_on")
+
+
+def _hosts(run: Path, part: str, key: str) -> set[str]:
+    found = (run / "rounds" / "0001").glob(f"{part}/*.json")
+    return {json.loads(path.read_text())[key] for path in found if not path.name.endswith(".failed.json")}
 
 
 def accepted(run: Path) -> list[dict]:

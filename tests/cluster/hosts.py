@@ -99,18 +99,24 @@ class Host(Space):
             f"mount --bind {folder}/hosts /etc/hosts; mount --bind {folder}/nsswitch.conf /etc/nsswitch.conf",
         )
 
-    def popen(self, command: Sequence[object], *, env: Mapping[str, str] | None = None, **how) -> subprocess.Popen:
-        """Start a process here, in the environment of this host alone; it ends with this one."""
+    def popen(
+        self, command: Sequence[object], *, env: Mapping[str, str | None] | None = None, **how
+    ) -> subprocess.Popen:
+        """Start a process here. It has this host's environment alone, and `env`, where None takes a name away."""
         whole = {
             "PATH": os.environ["PATH"], "HOME": str(self.tmp), "TMPDIR": str(self.tmp), "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1", **self.environment, **(env or {}),
         }  # fmt: skip
         return subprocess.Popen(
-            self.entering(command), env=whole, stdin=subprocess.DEVNULL, start_new_session=True, **how
+            self.entering(command),
+            env={name: value for name, value in whole.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **how,
         )
 
     def run(
-        self, command: Sequence[object], *, timeout: float, env: Mapping[str, str] | None = None
+        self, command: Sequence[object], *, timeout: float, env: Mapping[str, str | None] | None = None
     ) -> subprocess.CompletedProcess:
         """Run a command to its end; one that takes longer is killed with its children and raises TimeoutExpired."""
         process = self.popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

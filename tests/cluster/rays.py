@@ -29,6 +29,9 @@ class RayCluster:
 
     def __init__(self, network: Network, num_cpus: dict[str, int]) -> None:
         self._network = network
+        self.folder = network.folder
+        self.printed: list[str] = []
+        """All that commands and the dashboard have answered at the desk."""
         self.token = secrets.token_hex(32)
         self.token_file = network.folder / "token"
         self.token_file.touch(mode=0o600)
@@ -61,7 +64,13 @@ class RayCluster:
         host.environment = self.settings | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         # As deploy/README.md has it; the dashboard is bound to an address that the desk can reach.
         where = (
-            ["--head", "--port=6379", f"--dashboard-host={host.address}", f"--temp-dir={host.tmp}/ray"]
+            [
+                "--head",
+                "--port=6379",
+                f"--dashboard-host={host.address}",
+                f"--temp-dir={host.tmp}/ray",
+                '--resources={"driver": 1}',
+            ]
             if name == "head"
             else [f"--address={self.gcs}", f"--temp-dir={host.tmp}/ray"]
         )
@@ -91,13 +100,16 @@ class RayCluster:
             env={"ASKING_TOKEN": token or ""}, timeout=COMMAND_TIMEOUT_S,
         )  # fmt: skip
         status, _, text = done.stdout.partition("\n")
+        self.printed += [text, done.stderr]
         return int(status or 0), text or done.stderr
 
     def rsft(self, *arguments: object, host: Host | None = None, token: bool = True, timeout=COMMAND_TIMEOUT_S, **env):
         """Run `rsft` at the desk, or on another host, with the token or without."""
         shown = {"RAY_AUTH_TOKEN_PATH": str(self.token_file)} if token else {}
         command = [sys.executable, "-m", "rsft_cluster", *arguments]
-        return (host or self.desk).run(command, timeout=timeout, env={**IMPORTS, **shown, **env})
+        done = (host or self.desk).run(command, timeout=timeout, env={**IMPORTS, **shown, **env})
+        self.printed += [done.stdout, done.stderr]
+        return done
 
 
 IMPORTS = {"PYTHONPATH": str(REPOSITORY)}
