@@ -7,7 +7,6 @@ sent once; a host that is cut off or dies in the middle of sampling changes noth
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import hosts
@@ -73,32 +72,35 @@ JOIN = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('IN',
 CLIENT = "import ray, sys; ray.init('ray://' + sys.argv[1]); print('IN', ray.cluster_resources())"
 
 
-@pytest.mark.parametrize(
-    "shown",
-    [
-        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
-        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None},
-        {"RAY_AUTH_MODE": "disabled"},
-    ],
-)
-@pytest.mark.parametrize(("program", "port"), [(JOIN, 6379), (CLIENT, 10001)])
-def test_nobody_joins_without_the_token(cluster, program, port, shown):
-    """From a node of the cluster, whose own Ray is in: what is refused is the newcomer alone."""
+WRONG = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+
+
+def join(cluster: RayCluster, program: str, port: int, **shown: str | None) -> subprocess.CompletedProcess:
+    """Join from a node of the cluster, whose own Ray is in: what is refused can be the newcomer alone."""
     command = [sys.executable, "-c", program, f"{cluster.head.address}:{port}"]
-    outside = {"RAY_AUTH_TOKEN_PATH": None, "RAY_gcs_server_port_wait_time_s": "3", **shown}
-    began = time.monotonic()
-    done = cluster.nodes["worker1"].run(command, env=outside, timeout=120)
+    return cluster.nodes["worker1"].run(command, env={"RAY_gcs_server_port_wait_time_s": "3", **shown}, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "shown", [WRONG, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "disabled"}], ids=["wrong", "none", "disabled"]
+)
+def test_nobody_joins_without_the_token(cluster, shown):
+    done = join(cluster, JOIN, 6379, RAY_AUTH_TOKEN_PATH=None, **shown)
     assert done.returncode != 0
     assert "IN {" not in done.stdout
-    assert "oken" in done.stderr or "Unauthenticated" in done.stderr
-    assert time.monotonic() - began < 60
+    assert "token" in done.stderr.lower() or "Unauthenticated" in done.stderr
 
 
-def test_whoever_has_the_token_joins(cluster):
-    for program, port in ((JOIN, 6379), (CLIENT, 10001)):
-        command = [sys.executable, "-c", program, f"{cluster.head.address}:{port}"]
-        done = cluster.nodes["worker1"].run(command, timeout=120)
-        assert "IN {" in done.stdout, done.stderr
+def test_nobody_connects_as_a_client_without_the_token(cluster):
+    done = join(cluster, CLIENT, 10001, RAY_AUTH_TOKEN_PATH=None, **WRONG)
+    assert done.returncode != 0
+    assert "IN {" not in done.stdout
+
+
+@pytest.mark.parametrize(("program", "port"), [(JOIN, 6379), (CLIENT, 10001)], ids=["node", "client"])
+def test_whoever_has_the_token_gets_in(cluster, program, port):
+    done = join(cluster, program, port)
+    assert "IN {" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(("shown", "said"), [(None, "asks for a token"), ("0" * 64, "refused the token")])

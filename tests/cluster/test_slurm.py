@@ -57,6 +57,7 @@ def test_a_stopped_job_is_requeued_and_ends_with_the_same_result(slurm, project,
     assert 2 <= before < NUM_UNITS
     said = printed(config, job)
     assert "the driver is asked to stop" in said
+    assert "the driver ended with exit code 143" in said
     assert "back into the queue" in said
     assert slurm.wait(job, ENDED, RUN_TIMEOUT_S) == "COMPLETED", printed(config, job)
     assert accepted(run) == undisturbed
