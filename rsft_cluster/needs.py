@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rsft_cluster.config import RunConfig
+from rsft_cluster.config import RunConfig, SamplingConfig, ScoringConfig
 
 SPARE_CPUS = 1
 """Left over beside the actors: Ray Train's controller and Ray Data's own tasks run there."""
@@ -18,6 +18,26 @@ class Needs:
     def describe(self) -> str:
         """Return the needs in words."""
         return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+
+
+def fitting(sampling: SamplingConfig, scoring: ScoringConfig, there: Needs) -> tuple[int, int]:
+    """Return how many samplers and scorers can work at once on what is there; all that are asked for where they can.
+
+    Where they cannot, both are fewer in the same proportion, one at least: samplers that take every CPU that is left
+    would wait for a scorer that never begins.
+    """
+    samplers, scorers = sampling.workers, scoring.workers
+
+    def fit() -> bool:
+        cpus = samplers * sampling.num_cpus + scorers * scoring.num_cpus + SPARE_CPUS
+        return cpus <= there.num_cpus and samplers * sampling.num_gpus + scorers * scoring.num_gpus <= there.num_gpus
+
+    while samplers + scorers > 2 and not fit():
+        if scorers == 1 or (samplers > 1 and samplers / sampling.workers >= scorers / scoring.workers):
+            samplers -= 1
+        else:
+            scorers -= 1
+    return samplers, scorers
 
 
 def needs(config: RunConfig) -> Needs:

@@ -103,6 +103,10 @@ class RayCluster:
         self.printed += [text, done.stderr]
         return int(status or 0), text or done.stderr
 
+    def submitted(self) -> list[dict]:
+        """Return the jobs that somebody has sent, as the job API tells them; it lists those who joined, too."""
+        return [job for job in json.loads(self.ask("/api/jobs/", token=self.token)[1]) if job["type"] == "SUBMISSION"]
+
     def rsft(self, *arguments: object, host: Host | None = None, token: bool = True, timeout=COMMAND_TIMEOUT_S, **env):
         """Run `rsft` at the desk, or on another host, with the token or without."""
         shown = {"RAY_AUTH_TOKEN_PATH": str(self.token_file)} if token else {}

@@ -65,7 +65,7 @@ def test_nobody_sends_or_stops_jobs_without_the_token(cluster):
     assert cluster.ask("/api/jobs/", method="POST", body=job, token="0" * 64)[0] == 403
     assert cluster.ask("/api/jobs/x/stop", method="POST")[0] == 401
     assert cluster.ask("/api/jobs/x", method="DELETE")[0] == 401
-    assert json.loads(cluster.ask("/api/jobs/", token=cluster.token)[1]) == []
+    assert cluster.submitted() == []
 
 
 JOIN = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('IN', ray.cluster_resources())"
@@ -112,7 +112,7 @@ def test_without_the_right_token_nothing_is_sent(cluster, project, shown, said):
         assert done.returncode == 2, command
         assert f"the cluster {said}" in done.stderr
         assert "Traceback" not in done.stderr
-    assert json.loads(cluster.ask("/api/jobs/", token=cluster.token)[1]) == []
+    assert cluster.submitted() == []
 
 
 def test_a_run_does_not_join_without_the_right_token(cluster, project):
@@ -130,7 +130,7 @@ def test_the_same_run_sent_twice_at_once_is_one_job(cluster, project, undisturbe
     dry = cluster.rsft("submit", config, "--address", cluster.dashboard, "--dry-run")
     sent = json.loads(dry.stdout)
     assert sent["files"] == ["config.json"]
-    assert json.loads(cluster.ask("/api/jobs/", token=cluster.token)[1]) == []
+    assert cluster.submitted() == []
 
     both = [
         cluster.desk.popen(
@@ -149,7 +149,7 @@ def test_the_same_run_sent_twice_at_once_is_one_job(cluster, project, undisturbe
     (second,) = [pair for process, pair in zip(both, told, strict=True) if process.returncode == 75]
     assert "job rsft-twice is already" in second[1]
 
-    (job,) = json.loads(cluster.ask("/api/jobs/", token=cluster.token)[1])
+    (job,) = cluster.submitted()
     assert job["submission_id"] == sent["submission_id"] == "rsft-twice"
     assert job["entrypoint"] == sent["entrypoint"]
     assert job["driver_info"]["node_ip_address"] == cluster.head.address
