@@ -132,6 +132,10 @@ class Commit(Record):
     """Candidates judged twice."""
     disagreements: dict[str, int] = {}
     """How many of those each constraint judged otherwise the second time."""
+    sampled_on: str = ""
+    """Host that sampled the unit: where odd results come from one machine, this tells which."""
+    judged_on: str = ""
+    """Host that judged and committed it."""
 
 
 class Totals(Record):

@@ -29,9 +29,11 @@ def submit(
     with jobs.packed(loaded, config, trust_remote_code=trust_remote_code) as submission:
         if dry_run:
             sent = {
-                "address": address, "submission_id": submission.submission_id, "entrypoint": submission.entrypoint,
-                "runtime_env": submission.runtime_env(), "config": loaded.model_dump(mode="json"),
-            }  # fmt: skip
+                "address": address,
+                **submission.request(),
+                "files": submission.files(),
+                "config": loaded.model_dump(mode="json"),
+            }
             typer.echo(json.dumps(sent, indent=1, ensure_ascii=False))
             return
         job = jobs.submit(submission, address)
