@@ -12,7 +12,7 @@ from typing import IO, TypeVar
 
 import pyarrow as pa
 
-from rsft_cluster.collection.plan import Folder
+from rsft_cluster.collection.plan import Folder, write_prompts
 from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
@@ -174,7 +174,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
             whole = hashlib.sha256()
             batches = watched(intake, whole, held_out)
             try:
-                run.store.write_batches(path, batches, PROMPT, rows=run.config.sampling.unit_size)
+                write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
             finally:
                 if bad.tell():
                     bad.seek(0)
@@ -200,8 +200,7 @@ def watched(
 ) -> Iterator[pa.RecordBatch]:
     """Pass batches of PROMPT on, their ids taken into a digest; ConfigError for one that is held out."""
     for batch in batches:
-        for prompt in batch.column("prompt_id").to_pylist():
-            whole.update(prompt.encode())
+        whole.update("".join(batch.column("prompt_id").to_pylist()).encode())
         if held_out:
             for row in batch.select(["messages", "source"]).to_pylist():
                 if digest(row["messages"]) in held_out:

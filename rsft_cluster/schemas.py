@@ -7,12 +7,14 @@ Ids are digests of content, never positions, so that they survive a change of sh
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring as quoted
 
 import pyarrow as pa
 
 from rsft_cluster.errors import SchemaError
 
 SCHEMA_VERSION = 3
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _schema(name: str, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -171,13 +173,22 @@ def rows_to_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa
 
 def digest(*parts: object) -> str:
     """Return 32 hex digits that identify the parts: sha256 over their canonical JSON."""
-    canonical = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _digest_of(_CANONICAL.encode(parts))
+
+
+def prompt_id(messages: Sequence[Mapping[str, str]], reference: str | None, attributes: Mapping[str, str]) -> str:
+    """Return the id of a prompt: a digest of its content and of nothing else.
+
+    The same as `digest("prompt", messages, reference, attributes)`, written out, since every line that is read asks.
+    """
+    texts = [f'{{"content":{quoted(m["content"])},"role":{quoted(m["role"])}}}' for m in messages]
+    others = _CANONICAL.encode(dict(attributes)) if attributes else "{}"
+    answer = "null" if reference is None else quoted(reference)
+    return _digest_of(f'["prompt",[{",".join(texts)}],{answer},{others}]')
+
+
+def _digest_of(canonical: str) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
-
-
-def prompt_id(messages: object, reference: str | None, attributes: Mapping[str, str]) -> str:
-    """Return the id of a prompt: a digest of its content and of nothing else."""
-    return digest("prompt", messages, reference, dict(attributes))
 
 
 def candidate_id(prompt: str, round_number: int, index: int) -> str:

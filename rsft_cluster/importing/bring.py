@@ -13,7 +13,15 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance import selecting, target_of
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.plan import Folder, is_done, planned_units, read_prompts_of, survey, write_plan
+from rsft_cluster.collection.plan import (
+    Folder,
+    is_done,
+    planned_units,
+    read_prompts_of,
+    survey,
+    write_plan,
+    write_prompts,
+)
 from rsft_cluster.collection.seal import seal
 from rsft_cluster.collection.settle import decide_waves, load_wave, settle
 from rsft_cluster.collection.workers import ScoreAndCommit, Work, sampled_row
@@ -172,7 +180,7 @@ def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
     _, held_out = take_in(run)
     known = frozenset(message_digests(run.store, held_out.path))
     batches = watched(spooled.prompts(), hashlib.sha256(), known)
-    run.store.write_batches(PROMPTS, batches, PROMPT, rows=run.config.sampling.unit_size)
+    write_prompts(run.store, PROMPTS, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
 
 
