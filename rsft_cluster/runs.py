@@ -30,7 +30,7 @@ from rsft_cluster.records import (
     TrainingResult,
 )
 from rsft_cluster.report.tables import RoundSummary
-from rsft_cluster.schemas import PROMPT, digest
+from rsft_cluster.schemas import PROMPT, message_digests
 from rsft_cluster.store import Store
 
 R = TypeVar("R", bound=Record)
@@ -157,7 +157,7 @@ def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
     Raises ConfigError when a held-out prompt also stands among the training prompts.
     """
     held_out = _take_in(run, "held_out", run.config.evaluation.prompts, frozenset())
-    known = frozenset(message_digests(run.store, held_out.path))
+    known = messages_of(run.store, held_out.path)
     return _take_in(run, "train", run.config.prompts, known), held_out
 
 
@@ -202,9 +202,9 @@ def watched(
     for batch in batches:
         whole.update("".join(batch.column("prompt_id").to_pylist()).encode())
         if held_out:
-            for row in batch.select(["messages", "source"]).to_pylist():
-                if digest(row["messages"]) in held_out:
-                    source = row["source"]
+            for place, found in enumerate(message_digests(batch.column("messages"))):
+                if found in held_out:
+                    source = batch.column("source")[place].as_py()
                     raise ConfigError(
                         f"{source['file']}:{source['line']}: this prompt also stands among the held-out prompts; a "
                         "policy must not be trained on what it is evaluated on"
@@ -212,8 +212,7 @@ def watched(
         yield batch
 
 
-def message_digests(store: Store, path: str) -> Iterator[str]:
-    """Yield a digest of the messages of every prompt in a file."""
-    for batch in store.read_batches(path, ["messages"]):
-        for messages in batch.column(0).to_pylist():
-            yield digest(messages)
+def messages_of(store: Store, path: str) -> frozenset[str]:
+    """Return digests of the messages of all prompts in a file."""
+    batches = store.read_batches(path, ["messages"])
+    return frozenset(found for batch in batches for found in message_digests(batch.column(0)))

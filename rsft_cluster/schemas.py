@@ -7,6 +7,7 @@ Ids are digests of content, never positions, so that they survive a change of sh
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from json.encoder import encode_basestring as quoted
 
 import pyarrow as pa
@@ -181,10 +182,22 @@ def prompt_id(messages: Sequence[Mapping[str, str]], reference: str | None, attr
 
     The same as `digest("prompt", messages, reference, attributes)`, written out, since every line that is read asks.
     """
-    texts = [f'{{"content":{quoted(m["content"])},"role":{quoted(m["role"])}}}' for m in messages]
+    texts = [_message_text(m["role"], m["content"]) for m in messages]
     others = _CANONICAL.encode(dict(attributes)) if attributes else "{}"
     answer = "null" if reference is None else quoted(reference)
     return _digest_of(f'["prompt",[{",".join(texts)}],{answer},{others}]')
+
+
+def message_digests(messages: pa.ListArray) -> list[str]:
+    """Return `digest(messages)` of every prompt of a column."""
+    ends, values = messages.offsets.to_pylist(), messages.values
+    roles, contents = (values.field(name).to_pylist() for name in ("role", "content"))
+    texts = [_message_text(role, content) for role, content in zip(roles, contents, strict=True)]
+    return [_digest_of(f"[[{','.join(texts[start:end])}]]") for start, end in pairwise(ends)]
+
+
+def _message_text(role: str, content: str) -> str:
+    return f'{{"content":{quoted(content)},"role":{quoted(role)}}}'
 
 
 def _digest_of(canonical: str) -> str:

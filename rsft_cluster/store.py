@@ -311,15 +311,13 @@ def _regroup(batches: Iterable[pa.RecordBatch], rows: int, most_lots: int) -> It
         held.append(batch)
         num_held += batch.num_rows
         num_bytes += batch.nbytes
-        while num_held >= rows:
-            fitting = most_lots if num_bytes <= MAX_GROUP_BYTES else num_held * MAX_GROUP_BYTES // (num_bytes * rows)
-            cut = rows * max(1, min(most_lots, fitting))
-            if num_held < cut:
-                break
-            table = pa.Table.from_batches(held)
-            yield table.slice(0, cut)
-            held = table.slice(cut).to_batches()
-            num_held, num_bytes = num_held - cut, sum(b.nbytes for b in held)
+        while num_held >= rows and (num_held >= rows * most_lots or num_bytes > MAX_GROUP_BYTES):
+            table, lots = pa.Table.from_batches(held), min(most_lots, num_held // rows)
+            while lots > 1 and table.slice(0, lots * rows).nbytes > MAX_GROUP_BYTES:
+                lots //= 2
+            yield table.slice(0, lots * rows)
+            held = table.slice(lots * rows).to_batches()
+            num_held, num_bytes = num_held - lots * rows, sum(b.nbytes for b in held)
     if num_held:
         yield pa.Table.from_batches(held)
 

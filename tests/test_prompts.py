@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,10 @@ from rsft_cluster.prompts import BadLine, files, read_prompts, to_messages
 from rsft_cluster.prompts.digests import DigestSet
 from rsft_cluster.prompts.source import BATCH_ROWS
 from rsft_cluster.prompts.source_ids import SourceIds
-from rsft_cluster.schemas import PROMPT, prompt_id, rows_to_table
+from rsft_cluster.schemas import MESSAGES as MESSAGES_TYPE
+from rsft_cluster.schemas import PROMPT, digest, message_digests, prompt_id, rows_to_table
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # Rows become prompts
 
@@ -190,6 +195,36 @@ def test_the_map_of_source_ids_answers_like_a_dictionary(batches):
         expected = [known.setdefault(one, content) != content for one, content in batch]
         columns = [np.array(column, dtype=np.uint64) for column in (zip(*batch, strict=True) if batch else ((), ()))]
         assert ids.clashes(*columns).tolist() == expected
+
+
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["raw", "user"]), "content": st.text()}), max_size=3)
+ATTRIBUTES = st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)
+
+
+@given(MESSAGES, st.none() | st.text(), ATTRIBUTES)
+def test_the_id_of_a_prompt_is_the_digest_of_its_content(messages, reference, attributes):
+    assert prompt_id(messages, reference, attributes) == digest("prompt", messages, reference, attributes)
+
+
+@given(st.lists(MESSAGES, min_size=1), st.integers(0, 3))
+def test_messages_are_digested_by_column_as_one_by_one(prompts, start):
+    column = pa.array(prompts, MESSAGES_TYPE).slice(min(start, len(prompts)))
+    assert message_digests(column) == [digest(messages) for messages in column.to_pylist()]
+
+
+def read_and_planned(folder, num_prompts):
+    command = [sys.executable, "-m", "jobs.benchmarks.planning", "--prompts", str(num_prompts), "--folder", str(folder)]
+    subprocess.run([*command, "--out", str(folder / "out.json")], check=True, cwd=ROOT, capture_output=True)
+    return {figures["kind"]: figures for figures in json.loads((folder / "out.json").read_text())}
+
+
+def test_the_memory_of_reading_and_planning_hardly_grows_with_the_prompts(tmp_path):
+    """24 bytes a prompt stay, which are 4 MiB here; a dictionary a prompt would take hundreds."""
+    few, many = read_and_planned(tmp_path, 20_000), read_and_planned(tmp_path, 200_000)
+    for kind in ("parquet", "jsonl"):
+        assert many[kind]["num_prompts"] == 200_000
+        assert many[kind]["num_units"] == 3125
+        assert many[kind]["peak_mib"] < few[kind]["peak_mib"] + 40
 
 
 def test_one_source_id_with_two_contents_is_found_far_apart(tmp_path):
