@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rsft_cluster.records import Commit, Pass, Plan, PolicyRef, PromptState, Unit
 from rsft_cluster.schemas import digest
@@ -76,7 +75,7 @@ def write_plan(
 ) -> Plan:
     """List the units of a prompts file, one a row group, and return the plan. Memory does not grow with units."""
     store = folder.store
-    sizes = _row_group_sizes(store, prompts)
+    sizes = store.row_group_sizes(prompts)
     num_units, num_prompts = 0, 0
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -222,9 +221,3 @@ def read_prompts_of(store: Store, unit: Unit) -> pa.Table:
 
 def _parts(path: str) -> list[str]:
     return path.rsplit("/", 1)[-1].removesuffix(".json").split(".")
-
-
-def _row_group_sizes(store: Store, path: str) -> list[int]:
-    with store.filesystem.open_input_file(f"{store.root}/{path}") as file:
-        metadata = pq.read_metadata(file)
-    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
