@@ -3,6 +3,6 @@
 from rsft_cluster.store.filesystem import open_uri
 from rsft_cluster.store.folders import localise, upload_folder
 from rsft_cluster.store.store import Store
-from rsft_cluster.store.uris import join_uri, place_of
+from rsft_cluster.uris import join_uri, place_of
 
 __all__ = ["Store", "join_uri", "localise", "open_uri", "place_of", "upload_folder"]

@@ -13,7 +13,7 @@ from rsft_cluster.store.disk import copy_durably
 from rsft_cluster.store.filesystem import open_uri
 from rsft_cluster.store.objects import Objects
 from rsft_cluster.store.patience import timeout_s
-from rsft_cluster.store.uris import place_of
+from rsft_cluster.uris import place_of
 
 
 def localise(uri: str) -> Path:

@@ -68,12 +68,13 @@ class Objects:
         return self._patiently(lambda: any(obstore.list(self._client, key or None, chunk_size=1)), key)
 
     def listed(self, key: str, *, recursive: bool) -> tuple[list[Found], list[str]]:
-        """Return the objects and the folders below a key; folders are not said where all objects are."""
+        """Return the objects and the folders below a key: in it, or at any depth."""
 
         def attempt() -> tuple[list[Found], list[str]]:
             if recursive:
                 found = [_found(m) for chunk in obstore.list(self._client, key or None, chunk_size=1000) for m in chunk]
-                return _without_markers(found, _parents(found)), []
+                folders = _parents(found, key)
+                return _without_markers(found, {*folders, key}), sorted(folders)
             both = obstore.list_with_delimiter(self._client, key or None)
             folders = sorted(both["common_prefixes"])
             return _without_markers([_found(m) for m in both["objects"]], {*folders, key}), folders
@@ -161,5 +162,12 @@ def _without_markers(found: Sequence[Found], folders: Collection[str]) -> list[F
     return sorted((f for f in found if f.size or f.key not in folders), key=lambda f: f.key)
 
 
-def _parents(found: Sequence[Found]) -> set[str]:
-    return {f.key.rpartition("/")[0] for f in found}
+def _parents(found: Sequence[Found], root: str) -> set[str]:
+    """Return the folders between objects and the one that they were found in."""
+    folders: set[str] = set()
+    for f in found:
+        folder = f.key.rpartition("/")[0]
+        while len(folder) > len(root) and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return folders

@@ -25,6 +25,7 @@ from obstore.exceptions import (
 )
 
 from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.uris import without_userinfo
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
@@ -44,8 +45,7 @@ Kind = Literal["absent", "denied", "no credentials", "unsupported", "full", "ref
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_METADATA = re.compile(r"169\.254\.169\.254|169\.254\.170\.2\b|fd00:ec2::254|metadata\.google\.internal")
-_USERINFO = re.compile(r"//[^/@\s]+@")
+_METADATA = re.compile(r"/latest/(api/token|meta-data)|//169\.254\.1|//metadata\.google\.internal|/metadata/identity/")
 _PASSING = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "OperationAborted"})
 """Codes that come with a status of 4xx and pass all the same."""
 _FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "EntityQuotaExceeded"})
@@ -123,7 +123,7 @@ def patiently(attempt: Callable[[], T], uri: str, timeout_s: float) -> T:
 def diagnose(error: Exception) -> Trouble:
     """Return what an error of a remote store means."""
     whole = str(error)
-    first = _USERINFO.sub("//", whole.split("\n\nDebug source", 1)[0])
+    first = without_userinfo(whole.split("\n\nDebug source", 1)[0])
     found = _STATUS.search(first)
     status = int(found[1]) if found else None
     named = _CODE.search(whole)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rsft_cluster.errors import StoreError
 from rsft_cluster.store.clients import endpoint
 from rsft_cluster.store.patience import Trouble, diagnose
-from rsft_cluster.store.uris import place_of, shown
+from rsft_cluster.uris import place_of, shown
 
 if TYPE_CHECKING:
     from rsft_cluster.store.store import Store
@@ -68,9 +68,12 @@ def _of_disk(step: str, cause: Exception) -> str:
     said = os.strerror(number) if number else str(cause)
     if number in FULL:
         return f"the disk is full ({said}); make room, or name a folder elsewhere"
+    problem = (
+        f"cannot be written to ({said})" if step == "created" else f"a file can be created and not {step} ({said})"
+    )
     if number in READ_ONLY:
-        return f"a file cannot be {step} there ({said}); expected a folder that this user may write to, on every node"
-    return f"a file cannot be {step} there ({said}); expected a folder or URI that every node may write to"
+        return f"{problem}; expected a folder that this user may write to, here and on every node"
+    return f"{problem}; expected a folder or URI that every node may write to"
 
 
 def _of_rights(store: "Store", step: str, trouble: Trouble) -> str:

@@ -25,7 +25,7 @@ from rsft_cluster.store.filesystem import ObjectFilesystem
 from rsft_cluster.store.objects import Objects
 from rsft_cluster.store.patience import timeout_s
 from rsft_cluster.store.probing import START_S, probe
-from rsft_cluster.store.uris import join_uri, place_of
+from rsft_cluster.uris import join_uri, place_of
 
 R = TypeVar("R", bound=Record)
 

@@ -3,11 +3,12 @@
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from rsft_cluster.errors import ConfigError
 
 SCHEMES = ("file", "s3", "gs", "abfs")
+_SECRET = re.compile(r"^(?!https?:)[a-z][a-z0-9+.-]*://[^/\s@]*:[^/\s@]*@|^(s3|gs)://[^/\s@]*@", re.IGNORECASE)
+_USERINFO = re.compile(r"://[^/\s]+@")
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,13 @@ def check_uri(uri: str) -> None:
     """
     if "://" not in uri or uri.startswith("file://"):
         return
-    scheme, rest = uri.split("://", 1)
-    before, at, _ = rest.partition("/")[0].rpartition("@")
-    # abfs://container@account is the form of a place; container:secret@account is not.
-    if at and (":" in before or scheme != "abfs"):
+    if holds_secret(uri):
         raise ConfigError(
             f"{shown(uri)}: credentials stood in this URI (removed here); expected them in the environment: "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3, GOOGLE_APPLICATION_CREDENTIALS for gs, "
             "AZURE_STORAGE_ACCOUNT_KEY for abfs"
         )
-    if "?" in rest or "#" in rest:
+    if "?" in uri or "#" in uri:
         raise ConfigError(
             f"{shown(uri)}: a storage URI has no options; expected scheme://bucket/folder, with the endpoint in the "
             "environment (AWS_ENDPOINT_URL for s3)"
@@ -66,8 +64,17 @@ def check_uri(uri: str) -> None:
 
 def shown(uri: str) -> str:
     """Return a URI without what may be secret in it."""
-    parts = urlsplit(re.sub(r"[?#].*", "", uri))
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in uri else uri
+    return re.sub(r"[?#].*", "", without_userinfo(uri)) if "://" in uri else uri
+
+
+def without_userinfo(text: str) -> str:
+    """Return a text without what stands before an `@` in its URIs."""
+    return _USERINFO.sub("://", text)
+
+
+def holds_secret(uri: str) -> bool:
+    """Say whether a storage URI holds credentials. `abfs://container@account` does not: it is a place."""
+    return _SECRET.match(uri) is not None
 
 
 def join_uri(uri: str, *parts: str) -> str:
