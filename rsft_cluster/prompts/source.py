@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.config import PromptsConfig
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.prompts.jsonl import read_jsonl
 from rsft_cluster.prompts.mapping import ColumnMapping, MappedPrompt
 from rsft_cluster.prompts.parquet import read_parquet
@@ -66,6 +66,8 @@ def read_rows(file: PromptFile, names: Sequence[str]) -> Iterator[Row | BadLine]
     while True:
         try:
             row = next(rows, None)
+        except StoreError:
+            raise
         except (OSError, pa.ArrowException) as error:
             raise ConfigError(f"{file.name}: cannot be read after line {line}: {error}") from error
         if row is None:

@@ -1,4 +1,4 @@
-"""Where a run's artefacts live: any pyarrow filesystem, addressed by URI.
+"""Where a run's artefacts live: a folder on a disk, on NFS or in an object store, addressed by URI.
 
 Bytes and tables in, checksummed files out. Files appear whole or not at all; `create` is put-if-absent, the only
 primitive that two processes may race on. What the files mean is not known here.
@@ -6,7 +6,6 @@ primitive that two processes may race on. What the files mean is not known here.
 
 import hashlib
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -14,86 +13,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import obstore
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
 
-from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.errors import StoreError
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.schemas import conform
+from rsft_cluster.store.disk import once_more, sync, write_durably
+from rsft_cluster.store.filesystem import ObjectFilesystem
+from rsft_cluster.store.objects import Objects
+from rsft_cluster.store.patience import timeout_s
+from rsft_cluster.store.probing import START_S, probe
+from rsft_cluster.uris import join_uri, place_of
 
 R = TypeVar("R", bound=Record)
-SCHEMES = ("file", "s3", "gs", "abfs")
 TOGETHER = b"rsft_rows_together"
 """Metadata of a Parquet file whose row groups are multiples of so many rows."""
 MAX_GROUP_BYTES = 8 << 20
 """A row group of several lots takes no more of Arrow memory than this: who wants one lot reads the group."""
 
 
-def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return the filesystem of a URI or local path, and the path on it.
-
-    Raises ConfigError for a scheme that is not one of SCHEMES.
-    """
-    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    if scheme not in SCHEMES:
-        raise ConfigError(f"{uri}: unknown storage scheme {scheme!r}; one of {', '.join(SCHEMES)} is supported")
-    if scheme == "file":
-        return pafs.LocalFileSystem(), os.path.abspath(uri.removeprefix("file://"))  # noqa: PTH100 no symlinks
-    try:
-        return pafs.FileSystem.from_uri(uri)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{uri}: cannot be opened: {error}") from error
-
-
-def join_uri(uri: str, *parts: str) -> str:
-    """Return a URI below another."""
-    return "/".join([uri.rstrip("/"), *parts])
-
-
-def localise(uri: str) -> Path:
-    """Return a local folder with the content of `uri`: itself when it is local, else a cached download."""
-    filesystem, path = open_uri(uri)
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        return Path(path)
-    files = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    stamp = hashlib.sha256("\n".join(sorted(f"{f.path} {f.size} {f.mtime_ns}" for f in files)).encode())
-    target = Path(tempfile.gettempdir()) / f"rsft-{os.getuid()}" / stamp.hexdigest()[:32]
-    if target.exists():
-        return target
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
-    aside.mkdir()
-    pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
-    try:
-        aside.rename(target)
-    except OSError:
-        shutil.rmtree(aside)  # another worker of this node was first
-    return target
-
-
-def upload_folder(local: Path, uri: str) -> None:
-    """Copy a local folder's files below `uri`, each whole or not at all on a local filesystem."""
-    filesystem, path = open_uri(uri)
-    for file in sorted(p for p in local.rglob("*") if p.is_file()):
-        target = f"{path}/{file.relative_to(local).as_posix()}"
-        if isinstance(filesystem, pafs.LocalFileSystem):
-            _copy_durably(file, Path(target))
-        else:
-            pafs.copy_files(
-                str(file), target, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem
-            )
-
-
 class Store:
-    """One folder of artefacts. Paths are relative to it; every failure is a StoreError naming the file."""
+    """One folder of artefacts. Paths are relative to it; every failure is a StoreError naming the file.
 
-    def __init__(self, uri: str) -> None:
+    A remote one is asked again until RSFT_STORE_TIMEOUT_S is over, or for as long as is said here.
+    """
+
+    def __init__(self, uri: str, *, timeout: float | None = None) -> None:
+        place = place_of(uri)
         self.uri = uri
-        self.filesystem, self.root = open_uri(uri)
-        self._local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        self._objects: Objects | None = None
+        self._prefix = place.path
+        if place.bucket is None:
+            self.filesystem, self.root = pafs.LocalFileSystem(), place.path
+        else:
+            self._objects = Objects(place.bucket, timeout_s() if timeout is None else timeout)
+            handler = ObjectFilesystem(self._objects)
+            self.filesystem, self.root = pafs.PyFileSystem(handler), f"{handler.root}/{place.path}".rstrip("/")
         self._last_footer: tuple[tuple[str, int, int], pq.FileMetaData] | None = None
         self._last_group: tuple[tuple[str, int, int, int], pa.Table] | None = None
 
@@ -101,12 +58,18 @@ class Store:
         """Return the URI of a file or folder of this store."""
         return join_uri(self.uri, path)
 
+    @property
+    def timeout_s(self) -> float:
+        """For how long a remote store is asked again."""
+        return self._objects.timeout_s if self._objects else 0.0
+
     def probe(self) -> None:
         """Write, create twice, read and delete a file; raises StoreError where the store cannot do that."""
-        path = f".probe-{uuid.uuid4().hex}"
-        if not self.create(path, b"1") or self.create(path, b"2") or self.read(path) != b"1":
-            raise StoreError(f"{self.uri}: the store does not honour put-if-absent; runs would not be safe on it")
-        self.delete(path)
+        probe(self.within(START_S))
+
+    def within(self, seconds: float) -> "Store":
+        """Return the same store, asked for no longer than so: for what is of no use when it comes later."""
+        return Store(self.uri, timeout=min(seconds, timeout_s()))
 
     def exists(self, path: str) -> bool:
         """Say whether there is a file or folder."""
@@ -136,8 +99,9 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file."""
-        with self._explaining(path), self.filesystem.open_input_stream(self._full(path)) as stream:
-            return stream.read()
+        with self._explaining(path):
+            full = self._full(path)
+            return self._objects.read(self._key(path)) if self._objects else once_more(lambda: _read(full))
 
     def read_record(self, path: str, kind: type[R]) -> R:
         """Return the record in a JSON file; raises StoreError naming the file when it holds no such record."""
@@ -150,18 +114,20 @@ class Store:
     def write(self, path: str, payload: bytes) -> None:
         """Put a file, replacing what is there; readers see the old bytes or the new ones."""
         with self._explaining(path):
-            if self._local:
-                _write_durably(Path(self._full(path)), payload, exclusive=False)
+            if self._objects:
+                self._objects.write(self._key(path), payload)
             else:
-                with self.filesystem.open_output_stream(self._full(path)) as stream:
-                    stream.write(payload)
+                write_durably(Path(self._full(path)), payload, exclusive=False)
 
     def create(self, path: str, payload: bytes) -> bool:
-        """Put a file if there is none; return whether this call put it. Atomic between processes."""
+        """Put a file if there is none; return whether this call put it. Atomic between processes.
+
+        A reply that is lost on the way changes nothing: the one that put the file knows it.
+        """
         with self._explaining(path):
-            if self._local:
-                return _write_durably(Path(self._full(path)), payload, exclusive=True)
-            return self._create_object(path, payload)
+            if self._objects:
+                return self._objects.create(self._key(path), payload)
+            return write_durably(Path(self._full(path)), payload, exclusive=True)
 
     def delete(self, path: str) -> None:
         """Remove a file that is there."""
@@ -207,9 +173,7 @@ class Store:
         with (
             self._explaining(path),
             self._aside(path) as aside,
-            pq.ParquetWriter(
-                aside, schema, filesystem=self.filesystem, compression="zstd", write_page_checksum=True
-            ) as writer,
+            pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             writer.add_key_value_metadata({TOGETHER: str(rows)})
             for table in _regroup(batches, rows, max(1, most_rows // rows)):
@@ -263,35 +227,29 @@ class Store:
             raise StoreError(f"{path}: leads out of the store")
         return f"{self.root}/{path}" if path else self.root
 
+    def _key(self, path: str) -> str:
+        self._full(path)
+        return "/".join(part for part in (self._prefix, path) if part)
+
     @contextmanager
-    def _aside(self, path: str) -> Iterator[str]:
-        """Yield a path to write to, and move it into place when the block ends well."""
-        full = self._full(path)
-        if not self._local:
-            yield full
+    def _aside(self, path: str) -> Iterator[Path]:
+        """Yield a local file to write to, and move it into place when the block ends well."""
+        if self._objects:
+            with tempfile.TemporaryDirectory(prefix="rsft-upload-") as folder:
+                aside = Path(folder, "file")
+                yield aside
+                self._objects.write(self._key(path), aside)
             return
-        aside = f"{os.path.dirname(full)}/.aside-{uuid.uuid4().hex}"  # noqa: PTH120
-        Path(aside).parent.mkdir(parents=True, exist_ok=True)
+        full = Path(self._full(path))
+        aside = full.with_name(f".aside-{uuid.uuid4().hex}")
+        aside.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
-            _sync(Path(aside))
-            Path(aside).replace(full)
-            _sync(Path(full).parent)
+            sync(aside)
+            aside.replace(full)
+            sync(full.parent)
         finally:
-            Path(aside).unlink(missing_ok=True)
-
-    def _create_object(self, path: str, payload: bytes) -> bool:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        allow_http = endpoint.startswith("http://")
-        target = obstore.store.from_url(self.uri, client_options={"allow_http": allow_http})
-        try:
-            obstore.put(target, path, payload, mode="create")
-        except AlreadyExistsError:
-            # A lost reply makes the client retry its own put: the bytes tell whether it was ours.
-            return self.read(path) == payload and b"nonce" in payload
-        except BaseError as error:
-            raise OSError(str(error)) from error
-        return True
+            aside.unlink(missing_ok=True)
 
     @contextmanager
     def _explaining(self, path: str) -> Iterator[None]:
@@ -322,39 +280,6 @@ def _regroup(batches: Iterable[pa.RecordBatch], rows: int, most_lots: int) -> It
         yield pa.Table.from_batches(held)
 
 
-def _write_durably(target: Path, payload: bytes, *, exclusive: bool) -> bool:
-    """Write aside, sync, then rename over the target, or link to it where it must not exist."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".aside-{uuid.uuid4().hex}")
-    try:
-        with aside.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
-            try:
-                os.link(aside, target)
-            except FileExistsError:
-                return False
-        else:
-            aside.replace(target)
-        _sync(target.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-    return True
-
-
-def _copy_durably(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".aside-{uuid.uuid4().hex}")
-    shutil.copyfile(source, aside)
-    _sync(aside)
-    aside.replace(target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _read(path: str) -> bytes:
+    with pafs.LocalFileSystem().open_input_stream(path) as stream:
+        return stream.read()
