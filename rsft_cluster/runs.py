@@ -7,6 +7,7 @@ Nothing here needs a cluster; reading a run's state needs this module alone.
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
@@ -163,22 +164,11 @@ def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
 
 def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str]) -> PromptSet:
     def make() -> PromptSet:
-        path, quarantine = f"prompts/{name}.parquet", f"prompts/{name}.quarantine.jsonl"
-        with tempfile.TemporaryFile() as bad:
-            intake = read_prompts(
-                config,
-                on_bad=lambda line: _append(bad, line),
-                quarantine=run.store.uri_of(quarantine),
-                fairness=run.config.fairness,
-            )
-            whole = hashlib.sha256()
+        path, whole = f"prompts/{name}.parquet", hashlib.sha256()
+        with quarantine(run.store, f"prompts/{name}.quarantine.jsonl") as (on_bad, where):
+            intake = read_prompts(config, on_bad=on_bad, quarantine=where, fairness=run.config.fairness)
             batches = watched(intake, whole, held_out)
-            try:
-                run.store.write_batches(path, batches, PROMPT, rows=run.config.sampling.unit_size)
-            finally:
-                if bad.tell():
-                    bad.seek(0)
-                    run.store.write(quarantine, bad.read())
+            run.store.write_batches(path, batches, PROMPT, rows=run.config.sampling.unit_size)
         return PromptSet(
             path=path,
             num_lines=intake.num_lines,
@@ -189,6 +179,18 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
         )
 
     return run.keep(f"prompts/{name}.json", PromptSet, make)
+
+
+@contextmanager
+def quarantine(store: Store, path: str) -> Iterator[tuple[Callable[[BadLine], None], str]]:
+    """Yield what to call for each bad line, and where they are to be found; put them there when the block ends."""
+    with tempfile.TemporaryFile() as bad:
+        try:
+            yield lambda line: _append(bad, line), store.uri_of(path)
+        finally:
+            if bad.tell():
+                bad.seek(0)
+                store.write(path, bad.read())
 
 
 def _append(file: IO[bytes], line: BadLine) -> None:

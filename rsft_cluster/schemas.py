@@ -47,6 +47,9 @@ ASKED = _schema(
 )
 """Prompts that a later wave asks again: which index its candidates begin at, and how many there are to be."""
 
+SEEN = _schema("seen", [_required("prompt_id", pa.string())])
+"""Prompts that a night took."""
+
 SWAP_GROUP = "swap_group"
 """Attribute that prompts share which are the same but for protected values (fairness)."""
 
