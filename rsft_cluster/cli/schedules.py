@@ -38,6 +38,9 @@ def schedule(
     out: Annotated[Path | None, typer.Option(help="Write the files there.", metavar="FOLDER")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Install them, by this machine's own tools.")] = False,
     *,
+    night: Annotated[
+        str | None, typer.Option("--date", help="rayjob: the night, UTC; else tonight's.", metavar="DATE")
+    ] = None,
     image: Annotated[str | None, typer.Option(help="Kubernetes: the image, made of deploy/docker.")] = None,
     namespace: Annotated[str, typer.Option(help="Kubernetes: the namespace.")] = "rsft",
     claim: Annotated[str, typer.Option(help="Kubernetes: the volume claim with the config's local paths.")] = "rsft",
@@ -47,6 +50,8 @@ def schedule(
 ) -> None:
     """Print the files that start `rsft nightly` at the times of `nightly:`; all of them UTC."""
     from rsft_cluster.checks import check_plugins
+    from rsft_cluster.cli.nights import parsed_date
+    from rsft_cluster.nightly.dates import logical_date
     from rsft_cluster.scheduling.installing import install, write
     from rsft_cluster.scheduling.kinds import KINDS
     from rsft_cluster.scheduling.order import Kubernetes, Order
@@ -60,6 +65,7 @@ def schedule(
         words=(*words, *(["--trust-remote-code"] if trust_remote_code else [])),
         python=sys.executable,
         folder=Path.cwd(),
+        night=logical_date(loaded.nightly) if night is None else parsed_date(night),
         kubernetes=Kubernetes(
             image or f"rsft-cluster:{version('rsft-cluster')}", namespace, claim, mount, secret, queue
         ),

@@ -1,12 +1,10 @@
 """Every way of scheduling by its name, and the ready files that it makes of a config."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import yaml
 
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.nightly.dates import logical_date
 from rsft_cluster.scheduling import airflow, cron, kuberay, slurm, systemd
 from rsft_cluster.scheduling.cronjob import cron_job
 from rsft_cluster.scheduling.order import File, Order
@@ -51,8 +49,7 @@ def _ray_cron_job(order: Order) -> list[File]:
 
 
 def _ray_job(order: Order) -> list[File]:
-    night = logical_date(order.config.nightly, datetime.now(UTC))
-    return kubernetes(order, "rayjob", [kuberay.config_map(order), kuberay.ray_job(order, night)])
+    return kubernetes(order, "rayjob", [kuberay.config_map(order), kuberay.ray_job(order, order.night)])
 
 
 def _ray_cluster(order: Order) -> list[File]:

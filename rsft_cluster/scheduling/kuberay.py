@@ -100,7 +100,7 @@ def _submitter(to: Kubernetes) -> Manifest:
 
 
 def ray_cron_job(order: Order) -> Manifest:
-    """Return the nights as KubeRay's own cron job, which is alpha: it forbids no overlap, and makes up for every lost tick."""
+    """Return the nights as KubeRay's own cron job, which is alpha: it forbids no overlap, makes up for lost ticks."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCronJob",

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from rsft_cluster.config import NightlyConfig, RunConfig
@@ -46,6 +47,8 @@ class Order:
     folder: Path
     """Where the command was given; a relative store lies there."""
     kubernetes: Kubernetes
+    night: date
+    """The night that a single job is for."""
 
     @property
     def run(self) -> str:
