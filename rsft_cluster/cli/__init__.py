@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from rsft_cluster.cli import audits, clusters, constraints, doctor, judging, nights, runs
+from rsft_cluster.cli import audits, clusters, constraints, doctor, judging, nights, runs, schedules
 from rsft_cluster.errors import RsftError, StoreError
 from rsft_cluster.report.candidates import visible
 
@@ -28,6 +28,7 @@ for command in (
     *judging.COMMANDS,
     *audits.COMMANDS,
     *clusters.COMMANDS,
+    *schedules.COMMANDS,
     *doctor.COMMANDS,
 ):
     app.command()(command)

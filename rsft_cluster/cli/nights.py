@@ -23,7 +23,7 @@ def nightly(
     from rsft_cluster.nightly.night import EXIT_CODES, nightly
 
     loaded, reporter = load(config, set_), Reporter(quiet=quiet)
-    tonight = logical_date(loaded.nightly) if night is None else _date(night)
+    tonight = logical_date(loaded.nightly) if night is None else parsed_date(night)
     for finding in run_checks(loaded):
         if finding.warns:
             reporter.note(f"warning: {finding.about}: {finding.says}")
@@ -35,7 +35,8 @@ def nightly(
     raise typer.Exit(EXIT_CODES.get(record.outcome, 0))
 
 
-def _date(text: str) -> date:
+def parsed_date(text: str) -> date:
+    """Parse a date of the command line."""
     try:
         return date.fromisoformat(text)
     except ValueError as error:
