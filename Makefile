@@ -9,7 +9,7 @@ SOURCES := rsft_cluster jobs tests
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-method test-ray test-cluster test-all demo test-constraints bench-sampling bench-scoring clean
+.PHONY: help setup format check test test-method test-ray test-cluster test-all demo test-constraints bench-sampling bench-scoring bench-planning bench-scaling clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -69,6 +69,12 @@ bench-sampling: $(READY) ## Sampling beside generate, continuous batching and vL
 
 bench-scoring: $(READY) ## Candidates a second of each constraint, and what isolation costs; options in BENCH=
 	$(BIN)/python -m jobs.benchmarks.scoring $(BENCH)
+
+bench-planning: $(READY) ## Reading and planning ten million prompts: seconds and peak memory; options in BENCH=
+	$(BIN)/python -m jobs.benchmarks.planning $(BENCH)
+
+bench-scaling: $(READY) ## Sampling workers from 1 to 64 with a generator that waits as a GPU would; options in BENCH=
+	$(BIN)/python -m jobs.benchmarks.scaling $(BENCH)
 
 clean: ## Remove what these targets made
 	rm -rf $(VENV) demo build dist bench-*.json *.egg-info .pytest_cache .ruff_cache .hypothesis

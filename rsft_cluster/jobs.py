@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,8 +68,10 @@ class Submission:
 
 
 @contextmanager
-def packed(config: RunConfig, config_path: Path, *, trust_remote_code: bool = False) -> Iterator[Submission]:
-    """Gather what travels in a folder that lasts as long as the block."""
+def packed(
+    config: RunConfig, config_path: Path, *, night: date | None = None, trust_remote_code: bool = False
+) -> Iterator[Submission]:
+    """Gather what travels in a folder that lasts as long as the block; of a run, or of its night of a date."""
     with tempfile.TemporaryDirectory(prefix="rsft-submit-") as folder:
         for module in sorted(config_path.resolve().parent.glob("*.py")):
             shutil.copy(module, folder)
@@ -76,8 +79,9 @@ def packed(config: RunConfig, config_path: Path, *, trust_remote_code: bool = Fa
         flag = " --trust-remote-code" if trust_remote_code else ""
         package = str(Path(__file__).parent)
         # exec: a stop request must reach the run itself, not a shell in front of it.
-        command = f"exec python -m rsft_cluster run config.json{flag}"
-        yield Submission(f"rsft-{config.run}", command, folder, (package,), config.cluster.driver)
+        what = "run config.json" if night is None else f"nightly config.json --date {night}"
+        name = f"rsft-{config.run}" if night is None else f"rsft-{config.run}-{night}"
+        yield Submission(name, f"exec python -m rsft_cluster {what}{flag}", folder, (package,), config.cluster.driver)
 
 
 def submit(submission: Submission, address: str) -> str:

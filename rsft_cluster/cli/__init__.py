@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from rsft_cluster.cli import audits, clusters, constraints, doctor, judging, runs
+from rsft_cluster.cli import audits, clusters, constraints, doctor, judging, nights, runs, schedules
 from rsft_cluster.errors import RsftError, StoreError
 from rsft_cluster.report.candidates import visible
 
@@ -23,7 +23,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Rejection sampling fine-tuning on a Ray cluster.",
 )
-for command in (*runs.COMMANDS, *judging.COMMANDS, *audits.COMMANDS, *clusters.COMMANDS, *doctor.COMMANDS):
+for command in (
+    *runs.COMMANDS,
+    *nights.COMMANDS,
+    *judging.COMMANDS,
+    *audits.COMMANDS,
+    *clusters.COMMANDS,
+    *schedules.COMMANDS,
+    *doctor.COMMANDS,
+):
     app.command()(command)
 app.command("import")(judging.import_)
 app.add_typer(audits.audit, name="audit")
