@@ -74,7 +74,7 @@ def _set_up_ray() -> None:
 
 def _leave_stopped() -> NoReturn:
     """End as a process does that was asked to stop, everything of ours being closed."""
-    sys.stderr.write("stopped; the same command goes on from here\n")
+    sys.stderr.write("stopped\n")
     sys.stdout.flush()
     sys.stderr.flush()
     # Ray Data's threads, still in native code, abort an interpreter that finishes under them.
