@@ -11,7 +11,7 @@ from slurm import TOOLS, Slurm
 
 SCRIPT = REPOSITORY / "deploy" / "slurm" / "rsft.sbatch"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-RUN_TIMEOUT_S = 300
+RUN_TIMEOUT_S = 500
 
 why = hosts.missing({**hosts.TOOLS, **TOOLS})
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(why), reason=why)]
