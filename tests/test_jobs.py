@@ -17,7 +17,7 @@ from projects import write_project
 from rsft_cluster import jobs
 from rsft_cluster.cluster import explain_connection
 from rsft_cluster.config_file import load_config
-from rsft_cluster.errors import AlreadyRunningError, ConfigError
+from rsft_cluster.errors import AlreadyRunningError, ConfigError, StageError
 from rsft_cluster.needs import needs
 
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "c"}
@@ -28,22 +28,34 @@ def job(status="RUNNING", submission_id="rsft-sums"):
 
 
 @contextmanager
-def answering(status=200, jobs_there=(), token=None):
-    """A server that answers as a dashboard does: a version, a list of jobs; yields its URL and what it was asked."""
-    asked = []
+def answering(status=200, jobs_there=(), token=None, rival=None):
+    """A server that answers as a dashboard does: a version, a list of jobs; yields its URL and what it was asked.
+
+    A `rival` is a job that somebody else has sent by the time that ours arrives.
+    """
+    asked, there = [], list(jobs_there)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append((self.command, self.path))
             admitted = token is None or self.headers.get("Authorization") == f"Bearer {token}"
-            body = VERSION if self.path.startswith("/api/version") else list(jobs_there)
+            body = VERSION if self.path.startswith("/api/version") else there
             payload = json.dumps(body if admitted and status == 200 else {"error": "no"}).encode()
             self.send_response(status if admitted else 401)
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
 
-        do_POST = do_DELETE = do_GET
+        do_DELETE = do_GET
+
+        def do_POST(self):
+            if rival is None:
+                self.do_GET()
+                return
+            there.append(rival)
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b"Job with submission_id rsft-sums already exists")
 
         def log_message(self, *_):
             pass
@@ -198,6 +210,14 @@ def test_a_run_that_is_there_already_is_not_sent_twice(submission):
     )
     assert caught.value.exit_code == 75
     assert not [path for method, path in asked if method in ("POST", "DELETE")]
+
+
+def test_a_run_that_somebody_sends_at_the_same_moment_is_not_sent_twice(submission):
+    with answering(rival=job()) as (address, _), pytest.raises(AlreadyRunningError) as caught:
+        jobs.submit(submission, address)
+    assert "job rsft-sums is already running there" in str(caught.value)
+    with answering(rival=job("FAILED")) as (address, _), pytest.raises(StageError, match="already exists"):
+        jobs.submit(submission, address)
 
 
 def test_why_a_cluster_could_not_be_joined_is_told_in_words():
