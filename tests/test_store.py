@@ -1,6 +1,8 @@
 """The store: whole files or none, put-if-absent, damage noticed."""
 
+import errno
 import multiprocessing
+import os
 import random
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Manifest
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store, localise, open_uri, upload_folder
+from rsft_cluster.store.disk import once_more
 
 
 @pytest.fixture
@@ -47,6 +50,36 @@ def test_of_many_processes_that_create_one_wins(tmp_path):
     for worker in workers:
         worker.join()
     assert sorted(outcomes) == [False] * 7 + [True]
+
+
+def test_a_link_whose_reply_nfs_lost_is_known_for_ours(store, monkeypatch):
+    """NFS asks again when a reply is lost, and is told that the name is taken: by the link that it made itself."""
+    link = os.link
+
+    def lossy(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists", str(target))
+
+    monkeypatch.setattr(os, "link", lossy)
+    assert store.create("lease/1.json", b"mine")
+    monkeypatch.undo()
+    assert not store.create("lease/1.json", b"mine")
+
+
+@pytest.mark.parametrize(("number", "is_passing"), [(errno.ESTALE, True), (errno.EIO, True), (errno.EACCES, False)])
+def test_a_passing_error_of_nfs_is_met_once_more(number, is_passing):
+    met = [OSError(number, os.strerror(number))]
+
+    def attempt():
+        if met:
+            raise met.pop()
+        return "read"
+
+    if is_passing:
+        assert once_more(attempt) == "read"
+    else:
+        with pytest.raises(OSError, match="Permission denied"):
+            once_more(attempt)
 
 
 def test_files_lists_nothing_half_written(store):
