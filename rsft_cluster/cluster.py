@@ -150,7 +150,12 @@ def _has_token() -> bool:
 
 
 def _check_capacity(config: RunConfig) -> None:
-    """Raise ConfigError when the cluster, all of it free, could not serve the config."""
+    """Raise ConfigError when the cluster, all of it free, could not serve the config.
+
+    Where an autoscaler brings nodes as they are asked for (RSFT_AUTOSCALED), what is there now says nothing.
+    """
+    if os.environ.get("RSFT_AUTOSCALED"):
+        return
     wanted, deadline = needs(config), time.monotonic() + JOIN_TIMEOUT_S
     while True:
         there = ray.cluster_resources()

@@ -30,6 +30,10 @@ class StageError(RsftError, RuntimeError):
     """A stage failed in a way that running it again does not mend by itself."""
 
 
+class OutOfTimeError(StageError):
+    """A limit of time was reached. Started again, the work goes on where it stopped."""
+
+
 class UnitFailedError(StageError):
     """A generator raised at a unit. Its neighbours may do better: the unit is tried again, then halved."""
 

@@ -76,7 +76,7 @@ class Plan(Record):
     policy: PolicyRef
     passes: tuple[Pass, ...]
     prompts: str
-    """Parquet file of the prompts, relative to the run's folder; one row group a unit."""
+    """Parquet file of the prompts, relative to the run's folder; a row group holds whole units."""
     num_prompts: int
     num_units: int
     fingerprint: str
@@ -97,7 +97,7 @@ class Unit(Record):
     """Parquet file of PROMPT rows, relative to the run's folder."""
     row_group: int
     start: int = 0
-    """First row within the row group; above 0 only for a part of a unit that was split."""
+    """First row within the row group."""
     num_prompts: int
 
 
@@ -132,6 +132,10 @@ class Commit(Record):
     """Candidates judged twice."""
     disagreements: dict[str, int] = {}
     """How many of those each constraint judged otherwise the second time."""
+    sampled_on: str = ""
+    """Host that sampled the unit: where odd results come from one machine, this tells which."""
+    judged_on: str = ""
+    """Host that judged and committed it."""
 
 
 class Totals(Record):
@@ -357,7 +361,7 @@ class PromptSet(Record):
     """What one prompt source gave, and where its prompts stand."""
 
     path: str
-    """Parquet file of PROMPT rows, one row group a unit."""
+    """Parquet file of PROMPT rows; a row group holds whole units."""
     num_lines: int
     num_prompts: int
     num_duplicates: int

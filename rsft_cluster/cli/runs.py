@@ -23,6 +23,7 @@ from rsft_cluster.config import json_schema
 from rsft_cluster.report import results
 from rsft_cluster.report.fairness import fairness_table
 from rsft_cluster.report.findings import show_finding
+from rsft_cluster.report.nights import nights_table
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import as_json, rounds_table
 
@@ -99,24 +100,29 @@ def status(
     job: Annotated[bool, typer.Option("--job", help="RUN is the id of a job on a cluster.")] = False,
     address: Address = "http://127.0.0.1:8265",
 ) -> None:
-    """Show a run's rounds, whether it is running, and which policy is current."""
+    """Show a run's rounds or nights, whether it is running, and which policy is current."""
     if job:
         from rsft_cluster.jobs import describe
 
         typer.echo(json.dumps(describe(address, target)[0], indent=1))
         return
     from rsft_cluster.lease import holder
+    from rsft_cluster.nightly.records import records
     from rsft_cluster.promotion import PromotionLog
     from rsft_cluster.runs import summaries
 
     store = find_run(target)
     rounds, current, running = summaries(store), PromotionLog(store).current(), holder(store)
+    nights = records(store)
     if as_json_:
         policy = current.policy.model_dump() if current else None
-        typer.echo(json.dumps({"running": running, "current": policy, "rounds": as_json(rounds)}, ensure_ascii=False))
+        told = {"running": running, "current": policy, "rounds": as_json(rounds)}
+        typer.echo(json.dumps(told | {"nights": [n.model_dump(mode="json") for n in nights]}, ensure_ascii=False))
         return
     console = results()
-    if rounds:
+    if nights:
+        console.print(nights_table(nights, title=target))
+    elif rounds:
         console.print(rounds_table(rounds, title=target))
     else:
         console.print(f"{target}: no round has begun", markup=False)

@@ -28,6 +28,10 @@ from rsft_cluster.store.probing import START_S, probe
 from rsft_cluster.uris import join_uri, place_of
 
 R = TypeVar("R", bound=Record)
+TOGETHER = b"rsft_rows_together"
+"""Metadata of a Parquet file whose row groups are multiples of so many rows."""
+MAX_GROUP_BYTES = 8 << 20
+"""A row group of several lots takes no more of Arrow memory than this: who wants one lot reads the group."""
 
 
 class Store:
@@ -48,6 +52,7 @@ class Store:
             handler = ObjectFilesystem(self._objects)
             self.filesystem, self.root = pafs.PyFileSystem(handler), f"{handler.root}/{place.path}".rstrip("/")
         self._last_footer: tuple[tuple[str, int, int], pq.FileMetaData] | None = None
+        self._last_group: tuple[tuple[str, int, int, int], pa.Table] | None = None
 
     def uri_of(self, path: str) -> str:
         """Return the URI of a file or folder of this store."""
@@ -155,16 +160,24 @@ class Store:
             )
         return pq.read_table(pa.BufferReader(payload), columns=columns, page_checksum_verification=True)
 
-    def write_batches(self, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, rows: int) -> int:
-        """Stream batches into one Parquet file with `rows` rows a row group; return the number of rows."""
+    def write_batches(
+        self, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, rows: int, most_rows: int = 0
+    ) -> int:
+        """Stream batches into one Parquet file with `rows` rows a row group; return the number of rows.
+
+        With `most_rows`, a row group holds several times `rows` rows, as long as there are no more than that and they
+        are no larger than MAX_GROUP_BYTES: a footer grows with its row groups, and every reader reads it whole. The
+        file says `rows` in its metadata (TOGETHER).
+        """
         num_rows = 0
         with (
             self._explaining(path),
             self._aside(path) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
-            for table in _regroup(batches, schema, rows):
-                writer.write_table(conform(table, schema), row_group_size=rows)
+            writer.add_key_value_metadata({TOGETHER: str(rows)})
+            for table in _regroup(batches, rows, max(1, most_rows // rows)):
+                writer.write_table(conform(table, schema), row_group_size=table.num_rows)
                 num_rows += table.num_rows
         return num_rows
 
@@ -182,25 +195,32 @@ class Store:
                 return
 
     def read_row_group(self, path: str, row_group: int) -> pa.Table:
-        """Read one row group of a Parquet file, its page checksums verified."""
-        with self._explaining(path), self.filesystem.open_input_file(self._full(path)) as file:
-            footer = self._footer(path)
-            return pq.ParquetFile(file, metadata=footer, page_checksum_verification=True).read_row_group(row_group)
-
-    def row_group_sizes(self, path: str) -> list[int]:
-        """Return the number of rows of each row group of a Parquet file."""
+        """Read one row group of a Parquet file, its page checksums verified; the last one read is kept."""
         with self._explaining(path):
-            footer = self._footer(path)
-        return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+            stamp, footer = self._footer(path)
+            known = self._last_group
+            if known is None or known[0] != (*stamp, row_group):
+                with self.filesystem.open_input_file(self._full(path)) as file:
+                    parquet = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
+                    known = self._last_group = ((*stamp, row_group), parquet.read_row_group(row_group))
+            return known[1]
 
-    def _footer(self, path: str) -> pq.FileMetaData:
-        """Return a Parquet file's footer, the last one read kept: it grows with the row groups, and each is read."""
+    def row_groups(self, path: str) -> tuple[list[int], int | None]:
+        """Return how many rows each row group of a Parquet file has, and how many of them belong together."""
+        with self._explaining(path):
+            _, footer = self._footer(path)
+        together = (footer.metadata or {}).get(TOGETHER)
+        sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+        return sizes, None if together is None else int(together)
+
+    def _footer(self, path: str) -> tuple[tuple[str, int, int], pq.FileMetaData]:
+        """Return a Parquet file's stamp and footer, the last one read kept: it grows with the row groups."""
         info = self.filesystem.get_file_info(self._full(path))
         stamp = (path, info.size, info.mtime_ns)
         known = self._last_footer
         if known is None or known[0] != stamp:
             known = self._last_footer = (stamp, pq.read_metadata(self._full(path), filesystem=self.filesystem))
-        return known[1]
+        return known
 
     def _full(self, path: str) -> str:
         if path.startswith("/") or ".." in path.split("/"):
@@ -241,23 +261,23 @@ class Store:
             raise StoreError(f"{join_uri(self.uri, path)}: {error.strerror or error}") from error
 
 
-def _regroup(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
-    """Yield tables of exactly `rows` rows, the last one shorter, over a stream of batches."""
+def _regroup(batches: Iterable[pa.RecordBatch], rows: int, most_lots: int) -> Iterator[pa.Table]:
+    """Yield row groups of a stream: `most_lots` times `rows` rows, or fewer lots where they are large."""
     held: list[pa.RecordBatch] = []
-    num_held = 0
+    num_held, num_bytes = 0, 0
     for batch in batches:
         held.append(batch)
         num_held += batch.num_rows
-        if num_held < rows:
-            continue
-        table = pa.Table.from_batches(held)
-        cut = num_held - num_held % rows
-        for start in range(0, cut, rows):
-            yield table.slice(start, rows)
-        rest = table.slice(cut)
-        held, num_held = rest.to_batches(), rest.num_rows
+        num_bytes += batch.nbytes
+        while num_held >= rows and (num_held >= rows * most_lots or num_bytes > MAX_GROUP_BYTES):
+            table, lots = pa.Table.from_batches(held), min(most_lots, num_held // rows)
+            while lots > 1 and table.slice(0, lots * rows).nbytes > MAX_GROUP_BYTES:
+                lots //= 2
+            yield table.slice(0, lots * rows)
+            held = table.slice(lots * rows).to_batches()
+            num_held, num_bytes = num_held - lots * rows, sum(b.nbytes for b in held)
     if num_held:
-        yield pa.Table.from_batches(held, schema=held[0].schema)
+        yield pa.Table.from_batches(held)
 
 
 def _read(path: str) -> bytes:

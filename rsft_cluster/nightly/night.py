@@ -1,0 +1,252 @@
+"""One night: take what is new, do the rounds, hand the policy on. Safe to start again at any point."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError
+from rsft_cluster.lease import Lease, hold
+from rsft_cluster.night_records import NightPlan, NightRecord
+from rsft_cluster.nightly.dates import missed
+from rsft_cluster.nightly.limits import at_most
+from rsft_cluster.nightly.notices import notify
+from rsft_cluster.nightly.records import record_of, record_path, records
+from rsft_cluster.nightly.retention import prune
+from rsft_cluster.nightly.taking import mark_seen, stored_prompts, take
+from rsft_cluster.policies import BASE, base_policy
+from rsft_cluster.promotion import PromotionLog
+from rsft_cluster.records import PolicyRef
+from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.tables import RoundSummary
+from rsft_cluster.rounds import run_rounds
+from rsft_cluster.runs import open_store, read_record, summaries
+from rsft_cluster.schemas import digest
+from rsft_cluster.store import Store
+
+MAX_STARTS = 3
+"""An earlier night that was started so often without coming to its end is given up."""
+EXIT_CODES = {"nothing_accepted": NothingAcceptedError.exit_code, "diverged": DivergedError.exit_code}
+
+
+@dataclass(frozen=True)
+class _Nights:
+    """The nights of a config, while this process may write to them."""
+
+    config: RunConfig
+    store: Store
+    lease: Lease
+    reporter: Reporter
+    trust_remote_code: bool
+    import_paths: tuple[str, ...]
+
+    @property
+    def log(self) -> PromotionLog:
+        return PromotionLog(self.store)
+
+    @property
+    def current(self) -> PolicyRef:
+        return self.log.entries()[-1].policy
+
+
+def nightly(
+    config: RunConfig,
+    tonight: date,
+    reporter: Reporter,
+    *,
+    trust_remote_code: bool = False,
+    import_paths: tuple[str, ...] = (),
+) -> NightRecord:
+    """Do the night of a date, after what is left of earlier ones; return its record. One that is over stays as it is.
+
+    Raises AlreadyRunningError while another process is at a night of this config, ConfigError where a plain run lies
+    in its folder; whatever else stops a night leaves it unfinished, to be gone on with at the next start.
+    """
+    store = open_store(config)
+    if store.folders("rounds"):
+        raise ConfigError(f"{store.uri}: holds a run of `rsft run`; give the nights a `run` name of their own")
+    with hold(store) as lease:
+        nights = _Nights(config, store, lease, reporter, trust_remote_code, import_paths)
+        found = record_of(store, str(tonight))
+        if found is not None:
+            reporter.note(f"{store.uri}: the night of {tonight} is over ({found.outcome}): {found.reason}")
+            return found
+        _begin(nights)
+        try:
+            with at_most(config.nightly.max_hours):
+                for earlier in _unfinished(store, tonight):
+                    _settle(nights, earlier)
+                return _do(nights, str(tonight))
+        except RsftError as error:
+            notify(config.nightly, {"date": str(tonight), "outcome": "failed", "reason": str(error)}, reporter)
+            raise
+
+
+def _begin(nights: _Nights) -> None:
+    """Note the config of the newest night, and before the first one, the policy that they start from."""
+    nights.store.write("config.json", nights.config.model_dump_json(indent=1).encode())
+    entries = nights.log.entries()
+    if not entries:
+        policy = base_policy(nights.config.policy).model_copy(update={"name": "base"})
+        nights.lease.check()
+        nights.log.append(
+            action="start",
+            policy=policy,
+            reason="the policy that the nights start from",
+            round_number=0,
+            epoch=nights.lease.epoch,
+        )
+    elif entries[0].policy.uri != nights.config.policy.model:
+        raise ConfigError(
+            f"policy.model: {nights.config.policy.model}, but the nights in {nights.store.uri} started from "
+            f"{entries[0].policy.uri}; put that back, or give the nights another `run` name"
+        )
+
+
+def _unfinished(store: Store, tonight: date) -> list[str]:
+    """Return the nights before tonight that began and are not over."""
+    begun = (folder.rpartition("/")[2] for folder in store.folders("nights"))
+    return [night for night in begun if night < str(tonight) and not store.exists(record_path(night))]
+
+
+def _settle(nights: _Nights, night: str) -> None:
+    """Finish an earlier night, or give it up."""
+    store, num_starts = nights.store, len(nights.store.files(f"nights/{night}/starts"))
+    plan = read_record(store, _plan_path(night), NightPlan)
+    if plan is None:  # it took nothing yet
+        store.delete_folder(f"nights/{night}")
+        return
+    why = ""
+    if nights.config.nightly.unfinished == "abandon":
+        why = "it was cut off, and nightly.unfinished is abandon"
+    elif num_starts >= MAX_STARTS:
+        why = f"it was started {num_starts} times and never came to its end"
+    elif plan.policy.digest != nights.current.digest:
+        why = f"it began from {plan.policy.name}, and {nights.current.name} is current now"
+    if not why:
+        try:
+            _do(nights, night)
+        except (NothingAcceptedError, DivergedError) as error:  # on record, and no reason to leave tonight out
+            nights.reporter.note(f"{night}: {error}")
+        except ConfigError as error:
+            why = f"it cannot be gone on with: {error}"
+        else:
+            return
+    if why:
+        _close(nights, _told(nights, night, "abandoned", why, plan), 0.0)
+
+
+def _plan_path(night: str) -> str:
+    return f"nights/{night}/night.json"
+
+
+def _do(nights: _Nights, night: str) -> NightRecord:
+    store, start = nights.store, time.monotonic()
+    plan = _plan(nights, night)
+    wanted = nights.config.nightly.min_prompts
+    if plan.taken.num_prompts < wanted:
+        told = _nothing_new(plan, wanted)
+        store.delete_folder(f"nights/{night}")  # its prompts wait for the next
+        return _close(nights, _told(nights, night, "nothing_new", told, plan), 0.0)
+    store.create(f"nights/{night}/starts/{nights.lease.epoch:06d}.json", b"{}")
+    try:
+        rounds = run_rounds(
+            config_of_night(nights.config, store, night, plan),
+            nights.reporter,
+            trust_remote_code=nights.trust_remote_code,
+            import_paths=nights.import_paths,
+        )
+    except (NothingAcceptedError, DivergedError) as error:
+        outcome = "nothing_accepted" if isinstance(error, NothingAcceptedError) else "diverged"
+        mark_seen(store, night, plan.taken)
+        _close(nights, _told(nights, night, outcome, str(error), plan), time.monotonic() - start)
+        raise
+    outcome, reason = _hand_on(nights, night)
+    mark_seen(store, night, plan.taken)
+    record = _told(nights, night, outcome, reason, plan, rounds)
+    return _close(nights, record, time.monotonic() - start)
+
+
+def _plan(nights: _Nights, night: str) -> NightPlan:
+    store, path = nights.store, _plan_path(night)
+    if not store.exists(path):
+        over = [date.fromisoformat(record.date) for record in records(store)]
+        left_out = missed(nights.config.nightly, max(over, default=None), date.fromisoformat(night))
+        taken = take(nights.config, store, f"nights/{night}")
+        plan = NightPlan(policy=nights.current, taken=taken, missed=tuple(str(day) for day in left_out))
+        nights.lease.check()
+        store.create(path, plan.to_json())
+    return store.read_record(path, NightPlan)
+
+
+def config_of_night(config: RunConfig, store: Store, night: str, plan: NightPlan) -> RunConfig:
+    """Return the config of a night's own run: from the current policy, on the prompts taken, with draws of its own."""
+    policy = {"model": plan.policy.uri, "revision": plan.policy.revision, "adapter": plan.policy.adapter}
+    return config.model_copy(
+        update={
+            "run": night,
+            "store": store.uri_of("nights"),
+            "seed": int(digest(config.seed, night)[:12], 16),
+            "policy": config.policy.model_copy(update=policy),
+            "prompts": stored_prompts(config.prompts, store, plan.taken),
+        }
+    )
+
+
+def _hand_on(nights: _Nights, night: str) -> tuple[str, str]:
+    """Make what the night promoted current, unless that was done before; return the outcome and why."""
+    entry = PromotionLog(Store(nights.store.uri_of(f"nights/{night}"))).entries()[-1]
+    if entry.policy.name == BASE:
+        return "kept", entry.reason
+    promoted = entry.policy.model_copy(update={"name": night})
+    if not any(e.policy.name == night for e in nights.log.entries()):
+        nights.lease.check()
+        nights.log.append(
+            action="promote", policy=promoted, reason=entry.reason, round_number=entry.round, epoch=nights.lease.epoch
+        )
+    return "promoted", entry.reason
+
+
+def _nothing_new(plan: NightPlan, wanted: int) -> str:
+    found = (
+        f"{plan.taken.num_prompts} prompts that no earlier night took" if plan.taken.num_prompts else "no new prompt"
+    )
+    return f"{found}, nightly.min_prompts is {wanted}; {plan.taken.num_seen:,} were taken before"
+
+
+def _told(
+    nights: _Nights, night: str, outcome: str, reason: str, plan: NightPlan, rounds: Sequence[RoundSummary] = ()
+) -> NightRecord:
+    known = {r.round: r for r in rounds or _rounds(nights.store, night)}
+    before = known[0].evaluation if 0 in known else None
+    after = known[max(known)].evaluation if len(known) > 1 else None
+    return NightRecord.model_validate(
+        {
+            "date": night,
+            "outcome": outcome,
+            "reason": reason,
+            "policy": nights.current.name,
+            "num_prompts": plan.taken.num_prompts,
+            "num_accepted": sum(r.manifest.totals.num_accepted for r in known.values() if r.manifest),
+            "before": before and before.pass_at_1,
+            "after": after and after.pass_at_1,
+            "missed": plan.missed,
+            "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+def _rounds(store: Store, night: str) -> list[RoundSummary]:
+    return summaries(Store(store.uri_of(f"nights/{night}")))
+
+
+def _close(nights: _Nights, record: NightRecord, seconds: float) -> NightRecord:
+    """Put the night's record, tell of it, and clear what is old."""
+    record = record.model_copy(update={"hours": round(seconds / 3600, 3)})
+    nights.lease.check()
+    nights.store.create(record_path(record.date), record.to_json())
+    nights.reporter.note(f"{record.date}: {record.outcome}: {record.reason}")
+    notify(nights.config.nightly, record.model_dump(mode="json"), nights.reporter)
+    prune(nights.store, nights.config.nightly, records(nights.store), nights.log.entries())
+    return record

@@ -1,0 +1,51 @@
+"""Telling somebody how a night ended. What goes wrong with that is said, and costs the night nothing."""
+
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Mapping
+
+from rsft_cluster.config import NightlyConfig
+from rsft_cluster.report.progress import Reporter
+
+WEBHOOK = "RSFT_WEBHOOK_URL"
+"""Where the address stands: it often holds a secret, so it is no part of a config, and never printed."""
+COMMAND_TIMEOUT_S = 60
+WEBHOOK_TIMEOUT_S = 15
+
+
+def notify(config: NightlyConfig, told: Mapping[str, object], reporter: Reporter) -> None:
+    """Give the record to the command and the web hook that are named, if any."""
+    payload = json.dumps(told, ensure_ascii=False).encode()
+    if config.notify:
+        try:
+            subprocess.run(  # noqa: S603 the user's own command, without a shell
+                config.notify, input=payload, timeout=COMMAND_TIMEOUT_S, check=True, capture_output=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            reporter.note(f"warning: nightly.notify: {config.notify[0]}: {_why(error)}")
+    if url := os.environ.get(WEBHOOK):
+        try:
+            _post(url, payload)
+        except (OSError, ValueError) as error:
+            reporter.note(f"warning: {WEBHOOK}: the web hook was not reached ({_why(error)})")
+
+
+def _post(url: str, payload: bytes) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("it is no http or https address")
+    request = urllib.request.Request(url, payload, {"Content-Type": "application/json"}, method="POST")  # noqa: S310
+    with urllib.request.urlopen(request, timeout=WEBHOOK_TIMEOUT_S):  # noqa: S310 http or https
+        pass
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        return f"exit code {error.returncode}" + (f": {said[-1]}" if said else "")
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"took over {error.timeout:g} s"
+    code = getattr(error, "code", None)
+    reason = getattr(error, "reason", error)
+    return f"HTTP status {code}" if code else str(getattr(reason, "strerror", None) or type(error).__name__)
