@@ -53,9 +53,9 @@ def finish(process: subprocess.Popen) -> list[dict]:
     return json.loads(out)
 
 
-def wait_for(process: subprocess.Popen, condition) -> None:
+def wait_for(process: subprocess.Popen, condition, *, every_s: float = 0.02) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "the awaited moment never came"
-        time.sleep(0.02)
+        time.sleep(every_s)

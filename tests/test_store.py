@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_no_trace(store):
 
 
 def test_row_groups_hold_several_lots_but_not_too_many_bytes(store, monkeypatch):
-    monkeypatch.setattr("rsft_cluster.store.MAX_GROUP_BYTES", 4000)
+    monkeypatch.setattr("rsft_cluster.store.store.MAX_GROUP_BYTES", 4000)
     texts = ["short"] * 90 + ["long" * 300] * 10 + ["short"] * 17
     rows = [prompt(f"{text} {i}") for i, text in enumerate(texts)]
     batches = rows_to_table(rows, PROMPT).to_batches(max_chunksize=13)

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_a_run_on_a_failing_store_with_its_driver_killed_is_the_undisturbed_one(
         }  # fmt: skip
         for condition in moments.values():
             process = begin(config, environment)
-            wait_for(process, condition)
+            wait_for(process, condition, every_s=0.1)
             os.kill(process.pid, signal.SIGKILL)
             said.extend(process.communicate())
         last = begin(config, environment)
@@ -119,6 +120,7 @@ def test_a_run_on_a_failing_store_with_its_driver_killed_is_the_undisturbed_one(
     assert len(there["candidates"]) == len(set(there["candidates"])) == 4 * NUM_PROMPTS
     assert rounds[1]["num_prompts"] == NUM_PROMPTS
     assert verify_run(store).holds
+    print(f"{len(faults)} faults in {requests} requests: {Counter(map(str, faults))}")
     assert len(faults) > 0.04 * requests
     assert set(faults) >= {"503", "cut", "lost", "failed after", "half"}
 
@@ -126,5 +128,6 @@ def test_a_run_on_a_failing_store_with_its_driver_killed_is_the_undisturbed_one(
     for key in keys(bucket, run):
         payload = bucket.client().get_object(Bucket=bucket.name, Key=key)["Body"].read()
         assert secret.encode() not in payload, key
+    assert len(list(scratch.rglob("*.log"))) > 3
     assert not leaks(scratch, secret.encode())
     assert secret not in "".join(said) + str(rounds)
