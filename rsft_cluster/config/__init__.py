@@ -157,7 +157,10 @@ class RunConfig(Part):
     run: str = Field(pattern=RUN_NAME)
     """Name of the run: lower-case letters, digits, dot, dash and underscore."""
     store: str = "runs"
-    """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it."""
+    """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it.
+
+    How an object store is reached is the environment's to say, on every node: credentials, AWS_REGION,
+    AWS_ENDPOINT_URL, and RSFT_STORE_TIMEOUT_S, the seconds for which what fails there is tried again (900)."""
     seed: int = Field(default=0, ge=0)
     """Fixes every draw and every order."""
     rounds: int = Field(default=1, ge=1)
