@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rsft_cluster.config import RunConfig
+from rsft_cluster.config import RunConfig, fewest
 
 SPARE_CPUS = 1
 """Left over beside the actors: Ray Train's controller and Ray Data's own tasks run there."""
@@ -23,9 +23,9 @@ class Needs:
 def needs(config: RunConfig) -> Needs:
     """Return the CPUs and GPUs that must be free for every stage to be placed."""
     sampling, scoring, training = config.sampling, config.scoring, config.training
-    samplers = max(sampling.workers, config.evaluation.workers or 0)
-    cpus = samplers * sampling.num_cpus + scoring.workers * scoring.num_cpus
-    gpus = samplers * sampling.num_gpus + scoring.workers * scoring.num_gpus
+    samplers, scorers = max(fewest(sampling.workers), config.evaluation.workers or 0), fewest(scoring.workers)
+    cpus = samplers * sampling.num_cpus + scorers * scoring.num_cpus
+    gpus = samplers * sampling.num_gpus + scorers * scoring.num_gpus
     return Needs(
         max(cpus, training.workers * training.num_cpus) + SPARE_CPUS,
         max(gpus, training.workers * training.num_gpus),

@@ -12,7 +12,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
 from rsft_cluster.config.nightly import NightlyConfig
-from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
+from rsft_cluster.config.parts import (
+    Constraint,
+    ConstraintField,
+    Part,
+    Plugin,
+    PluginField,
+    WorkerRange,
+    Workers,
+    fewest,
+    most,
+)
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
 from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, PilotConfig, SamplingConfig
 from rsft_cluster.config.training import TrainingConfig, UnlearningConfig
@@ -46,9 +56,13 @@ __all__ = [
     "ScoringConfig",
     "TrainingConfig",
     "UnlearningConfig",
+    "WorkerRange",
+    "Workers",
+    "fewest",
     "flatten",
     "is_operational",
     "json_schema",
+    "most",
 ]  # fmt: skip
 
 
