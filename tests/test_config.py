@@ -139,7 +139,7 @@ def test_no_bytes_lead_to_anything_but_a_config_or_a_config_error(write):
         (settings(sampling__workers=True), "sampling.workers: expected a whole number, found true"),
         (settings(sampling__workers=1.5), "sampling.workers: expected a whole number, found 1.5"),
         (settings(sampling__workers=0), "sampling.workers: expected a number of at least 1, found 0"),
-        (settings(sampling__workers={"min": 1}), "sampling.workers.max: is missing. Most actors, reached as nodes join"),
+        (settings(sampling__workers={"min": 1}), "sampling.workers.max: is missing. Most actors, reached as"),
         (settings(scoring__workers={"min": 3, "max": 2}), "scoring.workers: min is 3, which is above max = 2"),
         (settings(sampling__workers={"min": 1, "maxx": 2}), "sampling.workers.maxx: unknown key; did you mean max?"),
         (settings(sampling__top_p=0), "sampling.top_p: expected a number above 0, found 0"),
