@@ -141,6 +141,10 @@ class ClusterConfig(Part):
 
     address: str | None = None
     """`auto` or host:port joins a cluster; without it a local one is started, or the job's own is used."""
+    autoscaling: bool = False
+    """The cluster adds nodes on demand. What the run needs is asked for and waited for, instead of being refused."""
+    wait_for_nodes_s: float = Field(default=900, gt=0)
+    """Seconds to wait for nodes where there is autoscaling."""
     max_idle_passes: int = Field(default=20, ge=1)
     """Passes over unfinished units without one done before the stage gives up."""
     crashes_before_split: int = Field(default=3, ge=1)

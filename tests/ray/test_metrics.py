@@ -50,7 +50,7 @@ def free_port() -> int:
 def head(tmp_path_factory):
     """Address and metrics port of a cluster of one node, which reports every second."""
     port, metrics_port = free_port(), free_port()
-    folder = Path(f"/tmp/rsft-{os.getpid()}")  # noqa: S108 sockets below it need a short name
+    folder = Path(f"/tmp/rsft-{os.getpid()}")  # sockets below it need a short name
     environment = os.environ | {
         "RAY_metrics_report_interval_ms": "1000", "RAY_AUTH_MODE": "disabled",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -93,7 +93,8 @@ def series(text: str) -> dict[tuple[str, ...], float]:
     return found
 
 
-def test_every_metric_is_found_on_the_port_of_the_node(head, tmp_path):
+def test_every_metric_is_found_on_the_port_of_the_node(head, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     address, port = head
     (tmp_path / "mine.py").write_text(FLAKY)
     (tmp_path / "mark").touch()
@@ -101,7 +102,8 @@ def test_every_metric_is_found_on_the_port_of_the_node(head, tmp_path):
     constraints = ["finished", "answer_matches", {"use": "mine:broken", "required": False, "weight": 0}]
     config = write_config(
         tmp_path, "measured", cluster={"address": address}, sampling__workers=1, sampling__generator=generator,
-        scoring__constraints=constraints, scoring__max_error_rate=1.0, training__workers=1, promotion={"rule": "always"},
+        scoring__constraints=constraints, scoring__max_error_rate=1.0, training__workers=1,
+        promotion={"rule": "always"},
     )  # fmt: skip
     seen: dict[tuple[str, ...], float] = {}
     process = begin(config)
