@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
-from rsft_cluster.config import SamplingConfig
+from rsft_cluster.config import SamplingConfig, WorkerRange, fewest, most
 from rsft_cluster.records import Unit
 
 UNITS_IN_FLIGHT = 2
@@ -31,7 +31,7 @@ def run_pass(
     A worker decodes `at_once` units together, fewer where some workers would have none. Each leaves it by itself, so
     that nothing is buffered between a unit's end and its commit.
     """
-    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * sampling.workers)))
+    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * most(sampling.workers))))
     _configure()
     with warnings.catch_warnings():
         # The only way in this range of Ray versions to bound restarts and retries; see the pin in pyproject.toml.
@@ -50,7 +50,7 @@ def _pipeline(work: Work, units: Sequence[Unit], sampling: SamplingConfig, at_on
     return ray.data.from_arrow(blocks).map_batches(Sample, **samplers).map_batches(ScoreAndCommit, **scorers)
 
 
-def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
+def _pool(work: Work, workers: int | WorkerRange, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
     """Return how one stage's actors are made.
 
     Restarts are Ray's and free; repeats of a unit are ours and counted, so Ray repeats a task once at most.
@@ -59,7 +59,11 @@ def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: f
         "fn_constructor_args": (work,),
         "batch_size": 1,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=min(workers, num_units), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT),
+        "compute": ActorPoolStrategy(
+            min_size=min(fewest(workers), num_units),
+            max_size=min(most(workers), num_units),
+            max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT,
+        ),
         "num_cpus": num_cpus,
         "num_gpus": num_gpus or None,
         "max_restarts": -1,
