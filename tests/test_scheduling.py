@@ -8,6 +8,7 @@ import ast
 import http.server
 import json
 import os
+import re
 import shlex
 import shutil
 import ssl
@@ -53,7 +54,7 @@ def made(kind: str, **changes) -> dict[str, str]:
     return {file.name: file.text for file in KINDS[kind](example(**changes))}
 
 
-# ---- times --------------------------------------------------------------------------------------------------------------
+# ---- times -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,18 @@ def test_a_crontab_begins_each_night_once_at_its_time_in_utc_in_every_zone(zone,
     assert began == [datetime(2026, 10, 24, 1, 10, tzinfo=UTC), datetime(2026, 10, 27, 1, 10, tzinfo=UTC)]
 
 
+def test_cron_itself_reads_the_crontab(tmp_path):
+    if not shutil.which("crontab"):
+        pytest.skip("needs crontab")
+    usage = subprocess.run(["crontab", "--help"], capture_output=True, text=True)
+    if "[-n]" not in usage.stderr + usage.stdout:
+        pytest.skip("this crontab does not only look (-n)")
+    ((name, text),) = made("cron", config=config(), folder=ODD).items()
+    for content, reads in [(text, True), (text.replace("0,15,30,45", "0,15,30,65"), False)]:
+        (tmp_path / name).write_text(content)
+        assert (subprocess.run(["crontab", "-n", tmp_path / name], capture_output=True).returncode == 0) == reads
+
+
 def test_a_crontabs_command_runs_as_it_was_given(tmp_path, clock):
     folder = tmp_path / "our runs 100% $HOME it's"
     folder.mkdir()
@@ -129,7 +142,7 @@ def test_a_crontabs_command_runs_as_it_was_given(tmp_path, clock):
     ]  # fmt: skip
 
 
-# ---- systemd, Airflow, Slurm ----------------------------------------------------------------------------------------------
+# ---- systemd, Airflow, Slurm -------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -192,7 +205,7 @@ def test_airflow_loads_the_dag(tmp_path):
 
 def directives(script: str) -> dict[str, str]:
     lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
-    return dict((line.split("=", 1) + [""])[:2] for line in lines)
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def test_a_batch_script_asks_for_what_the_config_needs():
@@ -224,7 +237,7 @@ def test_a_batch_script_hands_on_odd_paths_and_words(tmp_path):
     assert done.stdout.splitlines()[-3:] == ["--set", "a={b: 1}", "--quiet"]
 
 
-# ---- Kubernetes -----------------------------------------------------------------------------------------------------------
+# ---- Kubernetes --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("run", ["a", "credit.night", "x" * 63, "0-1_2", "ends-", f"{'y' * 62}."])
@@ -306,7 +319,7 @@ def test_modules_beside_the_config_travel_with_it(tmp_path):
         kuberay.config_map(example(path=tmp_path / "n.yaml"))
 
 
-# ---- the pod that starts a night ------------------------------------------------------------------------------------------
+# ---- the pod that starts a night ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +448,7 @@ def test_the_starter_ends_with_the_exit_code_of_what_went_wrong(authority, monke
     assert "cannot be reached" in done.stderr
 
 
-# ---- the command, and installing ------------------------------------------------------------------------------------------
+# ---- the command, and installing ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -466,7 +479,7 @@ def test_the_command_prints_what_can_be_read_again(kind, rsft, tmp_path):
     code, listed, _ = rsft("schedule", "run.yaml", "--kind", kind, "--out", tmp_path / "out", *PLACES)
     written = [Path(line) for line in listed.splitlines()]
     assert code == 0
-    assert written == [tmp_path / "out" / name for name in sorted(os.listdir(tmp_path / "out"), key=listed.index)]
+    assert sorted(written) == sorted((tmp_path / "out").iterdir())
     assert all(path.read_text() in out for path in written)
 
 
@@ -483,7 +496,7 @@ def test_the_command_prints_what_can_be_read_again(kind, rsft, tmp_path):
 def test_what_cannot_be_is_refused_with_exit_code_2(words, said, rsft):
     code, out, err = rsft("schedule", "run.yaml", *words)
     assert (code, out) == (2, "")
-    assert pytest.importorskip("re").search(said, err), err
+    assert re.search(said, err), err
 
 
 def options_of(command: str) -> set[str]:
@@ -583,5 +596,5 @@ def test_installing_units_writes_them_and_turns_the_timer_on(tools, tmp_path, mo
     order = example()
     install(order, "systemd", KINDS["systemd"](order))
     written = tmp_path / ".config" / "systemd" / "user"
-    assert sorted(os.listdir(written)) == ["rsft-example.service", "rsft-example.timer"]
+    assert sorted(path.name for path in written.iterdir()) == ["rsft-example.service", "rsft-example.timer"]
     assert (tmp_path / "got").read_text().splitlines()[-1] == "--user enable --now rsft-example.timer"
