@@ -724,11 +724,12 @@ def allocation(tmp_path):
 
 @pytest.mark.ray
 def test_a_batch_job_ends_with_its_drivers_exit_code(allocation, tmp_path):
-    config = write_config(tmp_path, "batch", sampling__generator="scripted", scoring__constraints=["answer_matches"])
+    never = {"use": "length", "params": {"min": 1000, "unit": "tokens"}}
+    config = write_config(tmp_path, "batch", sampling__generator="scripted", scoring__constraints=[never])
     done = allocation(config, RSFT_COMMAND="sample", RSFT_OPTIONS="--set 'seed=4' --quiet")
     _, err = done.communicate(timeout=400)
     assert "2 nodes joined" in err
-    # The canned answers are no right sums: the driver says so with an exit code of its own.
+    # Nothing is accepted: the driver says so with an exit code of its own.
     assert f"the driver ended with exit code {done.returncode}" in err
     assert done.returncode == 65, err
     assert json.loads((tmp_path / "runs" / "batch" / "config.json").read_text())["seed"] == 4

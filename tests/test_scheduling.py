@@ -188,7 +188,7 @@ def test_the_dag_is_python_and_says_only_what_airflow_knows():
     said = {k.arg: k.value for k in calls["BashOperator"].keywords}
     assert ast.literal_eval(said["cwd"]) == str(ODD)
     assert ast.literal_eval(said["skip_on_exit_code"]) == 75
-    assert "{{ data_interval_end | ds }}" in text
+    assert "{% if data_interval_end %} --date {{ data_interval_end | ds }}{% endif %}" in text
     assert "timedelta(hours=3.5)" in text
 
 
