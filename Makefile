@@ -9,7 +9,7 @@ SOURCES := rsft_cluster jobs tests
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-method test-ray test-all demo test-constraints bench-sampling bench-scoring clean
+.PHONY: help setup format check test test-method test-ray test-cluster test-all demo test-constraints bench-sampling bench-scoring bench-planning bench-scaling clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -34,7 +34,7 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(READY) ## Tests that need no cluster
-	$(BIN)/python -m pytest -m 'not ray and not gpu and not timing'
+	$(BIN)/python -m pytest -m 'not ray and not gpu and not cluster and not timing'
 
 test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
 	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
@@ -51,6 +51,9 @@ test-constraints: $(READY) ## Constraints: isolation, the library, the sandbox, 
 test-ray: $(READY) ## Tests on local Ray clusters, with processes killed
 	$(BIN)/python -m pytest -m ray tests
 
+test-cluster: $(READY) ## Several hosts by network namespaces: nodes cut off and killed, tokens, Slurm; skips without root
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
 test-gpu: $(READY) ## Tests on a GPU: exactness, determinism, speed, one round; skips where there is none
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
@@ -66,6 +69,12 @@ bench-sampling: $(READY) ## Sampling beside generate, continuous batching and vL
 
 bench-scoring: $(READY) ## Candidates a second of each constraint, and what isolation costs; options in BENCH=
 	$(BIN)/python -m jobs.benchmarks.scoring $(BENCH)
+
+bench-planning: $(READY) ## Reading and planning ten million prompts: seconds and peak memory; options in BENCH=
+	$(BIN)/python -m jobs.benchmarks.planning $(BENCH)
+
+bench-scaling: $(READY) ## Sampling workers from 1 to 64 with a generator that waits as a GPU would; options in BENCH=
+	$(BIN)/python -m jobs.benchmarks.scaling $(BENCH)
 
 clean: ## Remove what these targets made
 	rm -rf $(VENV) demo build dist bench-*.json *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from rsft_cluster import strict_yaml
 from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.strict_yaml import Location
+from rsft_cluster.uris import check_uri, holds_secret, without_userinfo
 from rsft_cluster.validation import explain, shown
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -71,6 +72,7 @@ def parse_config(raw: object, *, places: Mapping[Location, str], base: Path) -> 
 
     Types are meant as they are written: `4` is a number and `"4"` is text.
     """
+    _refuse_secrets(raw, places)
     try:
         config = RunConfig.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
@@ -82,10 +84,24 @@ def parse_config(raw: object, *, places: Mapping[Location, str], base: Path) -> 
 
 
 def check_place(uri: str) -> None:
-    """Raise ConfigError for a URI that has a scheme and names nothing."""
+    """Raise ConfigError for a URI that has a scheme and names nothing, or more than a place."""
     scheme, separator, rest = uri.partition("://")
     if separator and not rest.strip("/"):
         raise ConfigError(f"{uri}: names no place; expected something like {scheme}://bucket/folder")
+    check_uri(uri)
+
+
+def _refuse_secrets(node: object, places: Mapping[Location, str], location: Location = ()) -> None:
+    """Raise ConfigError for credentials in a URI, before anything repeats or stores them."""
+    if isinstance(node, str) and holds_secret(node):
+        raise ConfigError(
+            f"{without_userinfo(_place(places, location))}: {'.'.join(map(str, location))}: credentials stand in this "
+            "URI; expected scheme://bucket/folder, and the credentials in the environment of every node "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)"
+        )
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        _refuse_secrets(child, places, (*location, key))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Places]:

@@ -77,6 +77,8 @@ def _sha256(filesystem: pafs.FileSystem, path: str) -> str:
         with filesystem.open_input_stream(path, compression=None) as stream:
             while chunk := stream.read(1 << 22):
                 whole.update(chunk)
+    except StoreError:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     return whole.hexdigest()

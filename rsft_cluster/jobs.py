@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from rsft_cluster.config import RunConfig
+from rsft_cluster.config import DriverConfig, RunConfig
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, RsftError, StageError
 
 TIMEOUT_S = 5.0
@@ -40,6 +41,26 @@ class Submission:
     entrypoint: str
     working_dir: str
     py_modules: tuple[str, ...]
+    driver: DriverConfig
+
+    def request(self) -> dict[str, Any]:
+        """Return what the job API is asked for, as Ray's client takes it."""
+        asked = {
+            "entrypoint_num_cpus": self.driver.num_cpus,
+            "entrypoint_memory": self.driver.memory_bytes,
+            "entrypoint_resources": self.driver.resources,
+        }
+        return {
+            "submission_id": self.submission_id,
+            "entrypoint": self.entrypoint,
+            "runtime_env": self.runtime_env(),
+            # Ray runs the driver on the head unless something is asked for.
+            **{name: value for name, value in asked.items() if value},
+        }
+
+    def files(self) -> list[str]:
+        """Return the files that travel beside this package."""
+        return sorted(path.name for path in Path(self.working_dir).iterdir())
 
     def runtime_env(self) -> dict[str, Any]:
         """Return Ray's description of what travels with the job. It holds no secret: everybody can read it."""
@@ -47,8 +68,10 @@ class Submission:
 
 
 @contextmanager
-def packed(config: RunConfig, config_path: Path, *, trust_remote_code: bool = False) -> Iterator[Submission]:
-    """Gather what travels in a folder that lasts as long as the block."""
+def packed(
+    config: RunConfig, config_path: Path, *, night: date | None = None, trust_remote_code: bool = False
+) -> Iterator[Submission]:
+    """Gather what travels in a folder that lasts as long as the block; of a run, or of its night of a date."""
     with tempfile.TemporaryDirectory(prefix="rsft-submit-") as folder:
         for module in sorted(config_path.resolve().parent.glob("*.py")):
             shutil.copy(module, folder)
@@ -56,7 +79,9 @@ def packed(config: RunConfig, config_path: Path, *, trust_remote_code: bool = Fa
         flag = " --trust-remote-code" if trust_remote_code else ""
         package = str(Path(__file__).parent)
         # exec: a stop request must reach the run itself, not a shell in front of it.
-        yield Submission(f"rsft-{config.run}", f"exec python -m rsft_cluster run config.json{flag}", folder, (package,))
+        what = "run config.json" if night is None else f"nightly config.json --date {night}"
+        name = f"rsft-{config.run}" if night is None else f"rsft-{config.run}-{night}"
+        yield Submission(name, f"exec python -m rsft_cluster {what}{flag}", folder, (package,), config.cluster.driver)
 
 
 def submit(submission: Submission, address: str) -> str:
@@ -66,16 +91,26 @@ def submit(submission: Submission, address: str) -> str:
     """
     client = connect(address)
     with _explaining(address):
-        known = {job.submission_id: job for job in client.list_jobs()}
-        earlier = known.get(submission.submission_id)
-        if earlier is not None:
-            if earlier.status not in ENDED:
-                raise AlreadyRunningError(
-                    f"--address {address}: job {submission.submission_id} is already {earlier.status.lower()} there; "
-                    "`rsft logs` shows what it does, `rsft stop` ends it"
-                )
-            client.delete_job(submission.submission_id)
-        return _send(client, submission)
+        earlier = _status(client, submission, address)
+        try:
+            if earlier is not None:
+                client.delete_job(submission.submission_id)
+            return _send(client, submission)
+        except RuntimeError:
+            # Ray takes an id once: whoever sends the same run at the same moment is told that it is there.
+            _status(client, submission, address)
+            raise
+
+
+def _status(client: JobSubmissionClient, submission: Submission, address: str) -> JobStatus | None:
+    """Return how an earlier job of the same run ended, if there is one; AlreadyRunningError if it has not ended."""
+    found = [job.status for job in client.list_jobs() if job.submission_id == submission.submission_id]
+    if found and found[0] not in ENDED:
+        raise AlreadyRunningError(
+            f"--address {address}: job {submission.submission_id} is already {found[0].lower()} there; "
+            "`rsft logs` shows what it does, `rsft stop` ends it"
+        )
+    return found[0] if found else None
 
 
 def _send(client: JobSubmissionClient, submission: Submission) -> str:
@@ -83,11 +118,7 @@ def _send(client: JobSubmissionClient, submission: Submission) -> str:
     deadline = time.monotonic() + AGENT_TIMEOUT_S
     while True:
         try:
-            return client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=submission.submission_id,
-                runtime_env=submission.runtime_env(),
-            )
+            return client.submit_job(**submission.request())
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise

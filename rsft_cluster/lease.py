@@ -5,6 +5,7 @@ any number of starters one wins. A holder that dies is noticed at once on its ow
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -22,6 +23,9 @@ from rsft_cluster.store import Store
 TTL_S = 120.0
 """A holder on another host that has not renewed for so long is taken for dead."""
 RENEW_S = 20.0
+RELEASE_S = 60.0
+"""A store that is away at the end keeps nobody waiting for longer."""
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def hold(store: Store) -> Iterator[Lease]:
     finally:
         stop.set()
         renewer.join()
-        store.write(_path(lease.epoch), _payload(lease, released=True))
+        _release(lease)
 
 
 def _epochs(store: Store) -> list[int]:
@@ -83,10 +87,18 @@ def _payload(lease: Lease, *, released: bool) -> bytes:
     return json.dumps(holder).encode()
 
 
+def _release(lease: Lease) -> None:
+    try:
+        lease.store.within(RELEASE_S).write(_path(lease.epoch), _payload(lease, released=True))
+    except StoreError as error:
+        # What the run did, or died of, stands. The lease ends by itself.
+        LOG.warning("%s; the lease ends when this process does, elsewhere after %.0f s", error, TTL_S)
+
+
 def _renew(lease: Lease, stop: threading.Event) -> None:
     while not stop.wait(RENEW_S):
         try:
-            lease.store.write(_path(lease.epoch), _payload(lease, released=False))
+            lease.store.within(RENEW_S).write(_path(lease.epoch), _payload(lease, released=False))
         except StoreError:
             # A store that is away for a moment costs a renewal, not the run; `check` guards every publication.
             continue

@@ -27,6 +27,6 @@ def needs(config: RunConfig) -> Needs:
     cpus = samplers * sampling.num_cpus + scoring.workers * scoring.num_cpus
     gpus = samplers * sampling.num_gpus + scoring.workers * scoring.num_gpus
     return Needs(
-        max(cpus, training.workers * training.num_cpus) + SPARE_CPUS,
+        max(cpus, training.workers * training.num_cpus) + SPARE_CPUS + config.cluster.driver.num_cpus,
         max(gpus, training.workers * training.num_gpus),
     )

@@ -4,7 +4,7 @@ They know nothing about storage. `to_json` is canonical (sorted keys), so equal 
 """
 
 import json
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -76,7 +76,7 @@ class Plan(Record):
     policy: PolicyRef
     passes: tuple[Pass, ...]
     prompts: str
-    """Parquet file of the prompts, relative to the run's folder; one row group a unit."""
+    """Parquet file of the prompts, relative to the run's folder; a row group holds whole units."""
     num_prompts: int
     num_units: int
     fingerprint: str
@@ -97,7 +97,7 @@ class Unit(Record):
     """Parquet file of PROMPT rows, relative to the run's folder."""
     row_group: int
     start: int = 0
-    """First row within the row group; above 0 only for a part of a unit that was split."""
+    """First row within the row group."""
     num_prompts: int
 
 
@@ -132,6 +132,10 @@ class Commit(Record):
     """Candidates judged twice."""
     disagreements: dict[str, int] = {}
     """How many of those each constraint judged otherwise the second time."""
+    sampled_on: str = ""
+    """Host that sampled the unit: where odd results come from one machine, this tells which."""
+    judged_on: str = ""
+    """Host that judged and committed it."""
 
 
 class Totals(Record):
@@ -357,53 +361,10 @@ class PromptSet(Record):
     """What one prompt source gave, and where its prompts stand."""
 
     path: str
-    """Parquet file of PROMPT rows, one row group a unit."""
+    """Parquet file of PROMPT rows; a row group holds whole units."""
     num_lines: int
     num_prompts: int
     num_duplicates: int
     num_bad: int
     content: str
     """Digest over the prompt ids in order."""
-
-
-class Taken(Record):
-    """The prompts that a night took, copied aside."""
-
-    path: str
-    """Parquet file of PROMPT rows."""
-    num_prompts: int
-    num_seen: int
-    """Prompts that earlier nights had taken."""
-    num_bad: int
-    content: str
-    """Digest over the prompt ids in order."""
-
-
-class NightPlan(Record):
-    """What a night works on, fixed when it begins."""
-
-    policy: PolicyRef
-    taken: Taken
-    missed: tuple[str, ...] = ()
-    """Dates before it on which there was to be a night and none began."""
-
-
-class NightRecord(Record):
-    """What became of a night; a date that has one is over."""
-
-    date: str
-    """UTC, the day on which the night was to begin."""
-    outcome: Literal["promoted", "kept", "nothing_new", "nothing_accepted", "diverged", "abandoned"]
-    reason: str
-    policy: str
-    """The name of the policy that is current after it."""
-    num_prompts: int = 0
-    num_accepted: int = 0
-    before: float | None = None
-    """pass@1 of the policy that the night began with, on held-out prompts."""
-    after: float | None = None
-    """pass@1 of what it trained last."""
-    missed: tuple[str, ...] = ()
-    hours: float = 0.0
-    ended_at: str
-    """UTC, ISO 8601."""

@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 
 import pyarrow as pa
 
-from rsft_cluster.collection.plan import Folder
+from rsft_cluster.collection.plan import Folder, write_prompts
 from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
@@ -31,7 +31,7 @@ from rsft_cluster.records import (
     TrainingResult,
 )
 from rsft_cluster.report.tables import RoundSummary
-from rsft_cluster.schemas import PROMPT, digest
+from rsft_cluster.schemas import PROMPT, message_digests
 from rsft_cluster.store import Store
 
 R = TypeVar("R", bound=Record)
@@ -158,7 +158,7 @@ def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
     Raises ConfigError when a held-out prompt also stands among the training prompts.
     """
     held_out = _take_in(run, "held_out", run.config.evaluation.prompts, frozenset())
-    known = frozenset(message_digests(run.store, held_out.path))
+    known = messages_of(run.store, held_out.path)
     return _take_in(run, "train", run.config.prompts, known), held_out
 
 
@@ -168,7 +168,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str
         with quarantine(run.store, f"prompts/{name}.quarantine.jsonl") as (on_bad, where):
             intake = read_prompts(config, on_bad=on_bad, quarantine=where, fairness=run.config.fairness)
             batches = watched(intake, whole, held_out)
-            run.store.write_batches(path, batches, PROMPT, rows=run.config.sampling.unit_size)
+            write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
         return PromptSet(
             path=path,
             num_lines=intake.num_lines,
@@ -202,12 +202,11 @@ def watched(
 ) -> Iterator[pa.RecordBatch]:
     """Pass batches of PROMPT on, their ids taken into a digest; ConfigError for one that is held out."""
     for batch in batches:
-        for prompt in batch.column("prompt_id").to_pylist():
-            whole.update(prompt.encode())
+        whole.update("".join(batch.column("prompt_id").to_pylist()).encode())
         if held_out:
-            for row in batch.select(["messages", "source"]).to_pylist():
-                if digest(row["messages"]) in held_out:
-                    source = row["source"]
+            for place, found in enumerate(message_digests(batch.column("messages"))):
+                if found in held_out:
+                    source = batch.column("source")[place].as_py()
                     raise ConfigError(
                         f"{source['file']}:{source['line']}: this prompt also stands among the held-out prompts; a "
                         "policy must not be trained on what it is evaluated on"
@@ -215,8 +214,7 @@ def watched(
         yield batch
 
 
-def message_digests(store: Store, path: str) -> Iterator[str]:
-    """Yield a digest of the messages of every prompt in a file."""
-    for batch in store.read_batches(path, ["messages"]):
-        for messages in batch.column(0).to_pylist():
-            yield digest(messages)
+def messages_of(store: Store, path: str) -> frozenset[str]:
+    """Return digests of the messages of all prompts in a file."""
+    batches = store.read_batches(path, ["messages"])
+    return frozenset(found for batch in batches for found in message_digests(batch.column(0)))

@@ -7,12 +7,15 @@ Ids are digests of content, never positions, so that they survive a change of sh
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from json.encoder import encode_basestring as quoted
 
 import pyarrow as pa
 
 from rsft_cluster.errors import SchemaError
 
 SCHEMA_VERSION = 3
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _schema(name: str, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -174,13 +177,34 @@ def rows_to_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa
 
 def digest(*parts: object) -> str:
     """Return 32 hex digits that identify the parts: sha256 over their canonical JSON."""
-    canonical = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _digest_of(_CANONICAL.encode(parts))
+
+
+def prompt_id(messages: Sequence[Mapping[str, str]], reference: str | None, attributes: Mapping[str, str]) -> str:
+    """Return the id of a prompt: a digest of its content and of nothing else.
+
+    The same as `digest("prompt", messages, reference, attributes)`, written out, since every line that is read asks.
+    """
+    texts = [_message_text(m["role"], m["content"]) for m in messages]
+    others = _CANONICAL.encode(dict(attributes)) if attributes else "{}"
+    answer = "null" if reference is None else quoted(reference)
+    return _digest_of(f'["prompt",[{",".join(texts)}],{answer},{others}]')
+
+
+def message_digests(messages: pa.ListArray) -> list[str]:
+    """Return `digest(messages)` of every prompt of a column."""
+    ends, values = messages.offsets.to_pylist(), messages.values
+    roles, contents = (values.field(name).to_pylist() for name in ("role", "content"))
+    texts = [_message_text(role, content) for role, content in zip(roles, contents, strict=True)]
+    return [_digest_of(f"[[{','.join(texts[start:end])}]]") for start, end in pairwise(ends)]
+
+
+def _message_text(role: str, content: str) -> str:
+    return f'{{"content":{quoted(content)},"role":{quoted(role)}}}'
+
+
+def _digest_of(canonical: str) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
-
-
-def prompt_id(messages: object, reference: str | None, attributes: Mapping[str, str]) -> str:
-    """Return the id of a prompt: a digest of its content and of nothing else."""
-    return digest("prompt", messages, reference, dict(attributes))
 
 
 def candidate_id(prompt: str, round_number: int, index: int) -> str:

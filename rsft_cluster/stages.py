@@ -10,7 +10,7 @@ from rsft_cluster.acceptance import bind_rule, selecting
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.audit.lines import head_of, head_path
 from rsft_cluster.collection.collect import collect
-from rsft_cluster.collection.plan import Folder, write_plan
+from rsft_cluster.collection.plan import Folder, write_plan, write_prompts
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import AcceptanceConfig, SamplingConfig, TrainingConfig
@@ -60,7 +60,7 @@ def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
     first_prompts = run.round(number).at("pilot", "prompts.parquet")
     if not run.store.exists(pilot_path(number)):
         batches = run.store.first_rows(prompts, pilot.num_prompts)
-        run.store.write_batches(first_prompts, batches, PROMPT, rows=config.sampling.unit_size)
+        write_prompts(run.store, first_prompts, batches, PROMPT, unit_size=config.sampling.unit_size)
         with reporter.stage(f"round {number}: pilot"):
             choice = choose(pilot, {t: judged(t) for t in pilot.temperatures})
         run.keep(pilot_path(number), PilotChoice, lambda: choice)

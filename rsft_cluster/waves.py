@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from rsft_cluster.acceptance import Decided
 from rsft_cluster.acceptance.selecting import Flags, Selecting, wanted
 from rsft_cluster.budget import Allowance, Counts, Standing, Wave, next_wave, spent
-from rsft_cluster.collection.plan import Folder, write_plan
+from rsft_cluster.collection.plan import Folder, write_plan, write_prompts
 from rsft_cluster.collection.settle import SealedWave, decide_waves, load_wave, settle
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.records import Manifest, Plan, Totals
@@ -94,7 +94,8 @@ def _one_wave(
 
     def plan() -> Plan:
         path = folder.at("prompts.parquet")
-        run.store.write_batches(path, _asks(asked, num_asked, wave.counts), ASKED, rows=run.config.sampling.unit_size)
+        asks = _asks(asked, num_asked, wave.counts)
+        write_prompts(run.store, path, asks, ASKED, unit_size=run.config.sampling.unit_size)
         made = write_plan(
             folder,
             round_number=whole.round,

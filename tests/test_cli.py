@@ -306,6 +306,15 @@ def test_a_dry_run_prints_what_would_be_sent(project, rsft):
     assert sent["config"]["prompts"]["paths"] == [str(project / "prompts.jsonl")]
 
 
+def test_a_night_is_sent_under_its_date(rsft, project):
+    night = ("submit", "run.yaml", "--dry-run", "--nightly", "--date", "2026-11-20")
+    sent = json.loads(rsft(*night).out)
+    assert sent["submission_id"] == "rsft-sums-2026-11-20"
+    assert sent["entrypoint"] == "exec python -m rsft_cluster nightly config.json --date 2026-11-20"
+    alone = rsft("submit", "run.yaml", "--dry-run", "--date", "2026-11-20")
+    assert (alone.code, alone.err) == (2, "error: --date names a night: give --nightly with it\n")
+
+
 def test_a_wrong_plug_in_is_not_sent_but_files_of_the_cluster_are_its_own(project, rsft):
     only_there = ("--set", "prompts.paths=[/cluster/only.jsonl]", "--dry-run")
     assert rsft("submit", "run.yaml", *only_there).code == 0

@@ -1,13 +1,13 @@
-"""Nights: their dates, what they take, what is kept of them, whom they tell. Whole nights are in tests/ray/test_nights.py."""
+"""Nights: their dates, what they take, what is kept of them, whom they tell; whole ones are in ray/test_nights.py."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,6 +18,7 @@ from rsft_cluster.config import NightlyConfig, RunConfig
 from rsft_cluster.config_file import load_config
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, OutOfTimeError
 from rsft_cluster.lease import hold
+from rsft_cluster.night_records import NightRecord
 from rsft_cluster.nightly.dates import logical_date, missed
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.night import nightly
@@ -25,9 +26,9 @@ from rsft_cluster.nightly.notices import WEBHOOK, notify
 from rsft_cluster.nightly.records import record_of, records
 from rsft_cluster.nightly.retention import prune
 from rsft_cluster.nightly.taking import mark_seen, stored_prompts, take
-from rsft_cluster.prompts import read_prompts
 from rsft_cluster.promotion import PromotionLog
-from rsft_cluster.records import NightRecord, PolicyRef
+from rsft_cluster.prompts import read_prompts
+from rsft_cluster.records import PolicyRef
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.store import Store
 
@@ -272,7 +273,7 @@ def test_whoever_is_not_reached_is_named_without_the_secret_and_the_night_stands
 def test_a_night_that_fails_tells_so(project, monkeypatch):
     hook = Hook()
     monkeypatch.setenv(WEBHOOK, hook.url)
-    os.remove("prompts.jsonl")
+    Path("prompts.jsonl").unlink()
     with pytest.raises(ConfigError):
         nightly(project, date(2026, 11, 20), QUIET)
     assert [(told["date"], told["outcome"]) for told in hook.told] == [("2026-11-20", "failed")]

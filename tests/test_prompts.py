@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,11 @@ from rsft_cluster.errors import ConfigError, PluginError
 from rsft_cluster.prompts import BadLine, files, read_prompts, to_messages
 from rsft_cluster.prompts.digests import DigestSet
 from rsft_cluster.prompts.source import BATCH_ROWS
-from rsft_cluster.schemas import PROMPT, prompt_id, rows_to_table
+from rsft_cluster.prompts.source_ids import SourceIds
+from rsft_cluster.schemas import MESSAGES as MESSAGES_TYPE
+from rsft_cluster.schemas import PROMPT, digest, message_digests, prompt_id, rows_to_table
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # Rows become prompts
 
@@ -161,11 +167,12 @@ def test_duplicates_are_found_across_many_batches(tmp_path):
     assert intake.num_duplicates == len(lines) - 9000
 
 
-@given(st.lists(st.lists(st.integers(0, 60)), max_size=12))
-def test_the_digest_set_answers_like_a_set(batches):
+@given(st.lists(st.lists(st.integers(0, 60)), max_size=12), st.sampled_from([1, 2**60, 2**64, 2**120]))
+def test_the_digest_set_answers_like_a_set(batches, factor):
+    """With small factors all first halves are equal, or many are."""
     digests, known = DigestSet(), set()
     for batch in batches:
-        given_digests = np.array([i.to_bytes(16, "little") for i in batch], dtype="S16")
+        given_digests = np.array([(i * factor).to_bytes(16, "big") for i in batch], dtype="S16")
         expected = [i not in known and i not in batch[:at] for at, i in enumerate(batch)]
         known |= set(batch)
         assert digests.add(given_digests).tolist() == expected
@@ -178,6 +185,53 @@ def test_one_source_id_with_two_contents_is_an_error_naming_both_places(tmp_path
     assert refusal(tmp_path, columns={"id": "id"}) == (
         f"{two}:2: the id '7' also stands at {one}:1, with other content; "
         "give each prompt an id of its own, or leave columns.id unset"
+    )
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1))), max_size=12))
+def test_the_map_of_source_ids_answers_like_a_dictionary(batches):
+    ids, known = SourceIds(), {}
+    for batch in batches:
+        expected = [known.setdefault(one, content) != content for one, content in batch]
+        columns = [np.array(column, dtype=np.uint64) for column in (zip(*batch, strict=True) if batch else ((), ()))]
+        assert ids.clashes(*columns).tolist() == expected
+
+
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["raw", "user"]), "content": st.text()}), max_size=3)
+ATTRIBUTES = st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)
+
+
+@given(MESSAGES, st.none() | st.text(), ATTRIBUTES)
+def test_the_id_of_a_prompt_is_the_digest_of_its_content(messages, reference, attributes):
+    assert prompt_id(messages, reference, attributes) == digest("prompt", messages, reference, attributes)
+
+
+@given(st.lists(MESSAGES, min_size=1), st.integers(0, 3))
+def test_messages_are_digested_by_column_as_one_by_one(prompts, start):
+    column = pa.array(prompts, MESSAGES_TYPE).slice(min(start, len(prompts)))
+    assert message_digests(column) == [digest(messages) for messages in column.to_pylist()]
+
+
+def read_and_planned(folder, num_prompts):
+    command = [sys.executable, "-m", "jobs.benchmarks.planning", "--prompts", str(num_prompts), "--folder", str(folder)]
+    subprocess.run([*command, "--out", str(folder / "out.json")], check=True, cwd=ROOT, capture_output=True)
+    return {figures["kind"]: figures for figures in json.loads((folder / "out.json").read_text())}
+
+
+def test_the_memory_of_reading_and_planning_hardly_grows_with_the_prompts(tmp_path):
+    """24 bytes a prompt stay, which are 4 MiB here; a dictionary a prompt would take hundreds."""
+    few, many = read_and_planned(tmp_path, 20_000), read_and_planned(tmp_path, 200_000)
+    for kind in ("parquet", "jsonl"):
+        assert many[kind]["num_prompts"] == 200_000
+        assert many[kind]["num_units"] == 3125
+        assert many[kind]["peak_mib"] < few[kind]["peak_mib"] + 40
+
+
+def test_one_source_id_with_two_contents_is_found_far_apart(tmp_path):
+    lines = [{"prompt": f"p{i}", "id": i} for i in range(2 * BATCH_ROWS)] + [{"prompt": "new", "id": 5}]
+    path = write_jsonl(tmp_path / "p.jsonl", lines)
+    assert refusal(tmp_path, columns={"id": "id"}).startswith(
+        f"{path}:{len(lines)}: the id '5' also stands at {path}:6, with other content"
     )
 
 

@@ -5,6 +5,7 @@ import random
 
 import pyarrow as pa
 import pytest
+from factories import prompt
 
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Manifest
@@ -64,6 +65,21 @@ def test_a_failed_write_leaves_no_trace(store):
     with pytest.raises(StoreError, match=r"prompts\.parquet: No space left on device"):
         store.write_batches("prompts.parquet", batches(), PROMPT, rows=2)
     assert store.files("", recursive=True) == []
+
+
+def test_row_groups_hold_several_lots_but_not_too_many_bytes(store, monkeypatch):
+    monkeypatch.setattr("rsft_cluster.store.MAX_GROUP_BYTES", 4000)
+    texts = ["short"] * 90 + ["long" * 300] * 10 + ["short"] * 17
+    rows = [prompt(f"{text} {i}") for i, text in enumerate(texts)]
+    batches = rows_to_table(rows, PROMPT).to_batches(max_chunksize=13)
+    assert store.write_batches("p.parquet", batches, PROMPT, rows=5, most_rows=22) == 117
+    sizes, together = store.row_groups("p.parquet")
+    assert together == 5
+    assert (sum(sizes), max(sizes), min(sizes)) == (117, 20, 2)
+    assert all(size % 5 == 0 for size in sizes[:-1])
+    tables = [store.read_row_group("p.parquet", i) for i in range(len(sizes))]
+    assert all(table.nbytes < 4000 or table.num_rows == 5 for table in tables)
+    assert pa.concat_tables(tables).to_pylist() == rows_to_table(rows, PROMPT).to_pylist()
 
 
 def test_batches_become_row_groups_of_the_asked_size(store):

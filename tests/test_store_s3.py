@@ -1,8 +1,9 @@
 """The same store on an S3 server over HTTP: put-if-absent, tables, listings."""
 
-import boto3
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from moto.server import ThreadedMotoServer
+from s3 import bucket_of_server
 from test_store import prompts
 
 from rsft_cluster.schemas import PROMPT
@@ -11,23 +12,14 @@ from rsft_cluster.store import Store, localise, upload_folder
 
 @pytest.fixture(scope="module")
 def bucket():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
+    with bucket_of_server() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.environment().items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="rsft")
-        yield "s3://rsft"
-    server.stop()
+        yield found
 
 
 def test_put_if_absent_holds_on_s3(bucket):
-    store = Store(f"{bucket}/probe")
+    store = Store(bucket.place())
     store.probe()
     assert store.create("lease/1.json", b"mine")
     assert not store.create("lease/1.json", b"yours")
@@ -35,7 +27,7 @@ def test_put_if_absent_holds_on_s3(bucket):
 
 
 def test_tables_and_row_groups_round_trip_on_s3(bucket):
-    store = Store(f"{bucket}/tables")
+    store = Store(bucket.place())
     ref = store.write_table("a/t.parquet", prompts(9), PROMPT)
     assert store.read_table(ref).num_rows == 9
     assert store.size("a/t.parquet") == ref.num_bytes
@@ -45,7 +37,38 @@ def test_tables_and_row_groups_round_trip_on_s3(bucket):
 
 def test_a_model_folder_on_s3_is_fetched_once(bucket, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    upload_folder(tmp_path, f"{bucket}/model")
-    first = localise(f"{bucket}/model")
+    place = bucket.place()
+    upload_folder(tmp_path, f"{place}/model")
+    first = localise(f"{place}/model")
     assert (first / "config.json").read_text() == "{}"
-    assert localise(f"{bucket}/model") == first
+    assert localise(f"{place}/model") == first
+
+
+def test_names_of_all_kinds_and_marked_folders_are_listed(bucket):
+    store = Store(bucket.place())
+    names = ["a b.json", "a%20b.json", "\u4f60+&=#.json", "deep/er/c.json"]
+    for name in names:
+        store.write(f"x/{name}", name.encode())
+    key = store.uri.split("/", 3)[3]
+    for folder in ("x/", "x/deep/"):  # as consoles make them
+        bucket.client().put_object(Bucket=bucket.name, Key=f"{key}/{folder}", Body=b"")
+    assert store.files("x", recursive=True) == sorted(f"x/{name}" for name in names)
+    assert store.files("x") == sorted(f"x/{name}" for name in names[:3])
+    assert store.folders("x") == ["x/deep"]
+    assert [store.read(f"x/{name}") for name in names] == [name.encode() for name in names]
+
+
+def test_a_long_listing_is_whole(bucket):
+    store = Store(bucket.place())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: store.write(f"x/{i:04d}", b""), range(1005)))
+    assert store.files("x") == [f"x/{i:04d}" for i in range(1005)]
+    store.delete_folder("x")
+    assert store.files("x") == []
+
+
+def test_a_large_object_is_put_and_read_in_parts(bucket):
+    store, payload = Store(bucket.place()), bytes(range(256)) * (80 << 10)
+    store.write("large", payload)
+    assert store.size("large") == len(payload) == 20 << 20
+    assert store.read("large") == payload

@@ -14,14 +14,14 @@ from rsft_cluster.checks.findings import Finding, Findings
 from rsft_cluster.checks.plugins import bind_all, try_constraints
 from rsft_cluster.config import FairnessConfig, PolicyConfig, PromptsConfig, RunConfig
 from rsft_cluster.config_file import check_place
-from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.model_files import ModelFiles, check_template
 from rsft_cluster.needs import needs
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import base_policy, check_adapter, check_folder, is_folder
 from rsft_cluster.prompts import BadLine, read_prompts
 from rsft_cluster.schemas import digest
-from rsft_cluster.store import Store, open_uri
+from rsft_cluster.store import Store, join_uri, open_uri, place_of
 
 PEEK = 1000
 """Prompts looked at of each source."""
@@ -69,15 +69,9 @@ def check_plugins(config: RunConfig) -> None:
 
 def _store(config: RunConfig) -> None:
     check_place(config.store)
-    run = Store(f"{config.store.rstrip('/')}/{config.run}")
-    try:
-        # A run's folder is the run's to make.
-        (run if run.exists("") else Store(config.store)).probe()
-    except StoreError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error
-        raise StoreError(
-            f"{config.store}: cannot be written to ({reason}); expected a folder or URI that every node may write to"
-        ) from error
+    run = Store(join_uri(config.store, config.run))
+    # A run's folder is the run's to make.
+    (run if not place_of(run.uri).is_local or run.exists("") else Store(config.store)).probe()
 
 
 def _policy_settings(found: Findings) -> None:

@@ -37,11 +37,13 @@ app.add_typer(audits.audit, name="audit")
 app.add_typer(constraints.constraints, name="constraints")
 
 
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keepalive_timeout_ms": "15000"}
+"""Ray waits five minutes and two: so long a driver stands still for a node that is cut off, its work done elsewhere."""
+
+
 def main() -> None:
     """Run the command line; every error of ours ends in one message and its own exit code."""
-    # Ray reads this when it is imported; whoever names a token means it to be used.
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _set_up_ray()
     try:
         app(prog_name="rsft")
     except RsftError as error:
@@ -52,6 +54,15 @@ def main() -> None:
             f"a {error.title} record of this run is damaged, or of another version of rsft: {error.errors()[0]['msg']}",
             StoreError.exit_code,
         )
+
+
+def _set_up_ray() -> None:
+    """Set what Ray reads when it is imported, where the user has not."""
+    # Whoever names a token means it to be used.
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    for name, value in KEEPALIVE.items():
+        os.environ.setdefault(name, value)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rsft_cluster.cli.options import Address, AsJson, ConfigPath, Overrides, TrustRemoteCode, load
+from rsft_cluster.cli.options import Address, AsJson, ConfigPath, Night, Overrides, TrustRemoteCode, load, night_of
+from rsft_cluster.errors import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 Job = Annotated[str, typer.Argument(help="A job's id, as `rsft submit` printed it.", metavar="JOB")]
@@ -16,22 +17,29 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print the job's ou
 def submit(
     config: ConfigPath, set_: Overrides = None, address: Address = DEFAULT_ADDRESS, follow: Follow = False,
     trust_remote_code: TrustRemoteCode = False,
+    nightly: Annotated[bool, typer.Option("--nightly", help="Send tonight's `rsft nightly`, not the run.")] = False,
+    night: Night = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
 ) -> None:  # fmt: skip
-    """Send a run to a Ray cluster as a job. The same run is never sent twice at once."""
+    """Send a run, or a night of it, to a Ray cluster as a job. The same one is never sent twice at once."""
     from rsft_cluster import jobs
     from rsft_cluster.checks import check_plugins
 
     loaded = load(config, set_)
+    if night is not None and not nightly:
+        raise ConfigError("--date names a night: give --nightly with it")
+    tonight = night_of(loaded.nightly, night) if nightly else None
     # Files may be there on the cluster alone; the run itself looks at them when it begins.
     check_plugins(loaded)
 
-    with jobs.packed(loaded, config, trust_remote_code=trust_remote_code) as submission:
+    with jobs.packed(loaded, config, night=tonight, trust_remote_code=trust_remote_code) as submission:
         if dry_run:
             sent = {
-                "address": address, "submission_id": submission.submission_id, "entrypoint": submission.entrypoint,
-                "runtime_env": submission.runtime_env(), "config": loaded.model_dump(mode="json"),
-            }  # fmt: skip
+                "address": address,
+                **submission.request(),
+                "files": submission.files(),
+                "config": loaded.model_dump(mode="json"),
+            }
             typer.echo(json.dumps(sent, indent=1, ensure_ascii=False))
             return
         job = jobs.submit(submission, address)

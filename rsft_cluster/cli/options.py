@@ -3,15 +3,17 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rsft_cluster import strict_yaml
-from rsft_cluster.config import Plugin, RunConfig
+from rsft_cluster.config import NightlyConfig, Plugin, RunConfig
 from rsft_cluster.config_file import check_place, load_config, load_sections
 from rsft_cluster.errors import ConfigError
+from rsft_cluster.nightly.dates import logical_date
 
 if TYPE_CHECKING:
     from rsft_cluster.store import Store
@@ -28,6 +30,9 @@ Address = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model. Read it first.")
 ]
+Night = Annotated[
+    str | None, typer.Option("--date", help="The night, UTC; else the one whose time was last.", metavar="DATE")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 
@@ -36,6 +41,19 @@ def count(text: str) -> int:
     if not str(text).isdecimal():
         raise typer.BadParameter(f"expected a whole number of at least 0, found {text!r}")
     return int(text)
+
+
+def night_of(config: NightlyConfig, text: str | None) -> date:
+    """Return the night that is named, or the one whose time was last."""
+    return logical_date(config) if text is None else parsed_date(text)
+
+
+def parsed_date(text: str) -> date:
+    """Parse a date of the command line."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--date {text}: expected a date like 2026-11-26") from error
 
 
 def load(path: Path, overrides: list[str] | None) -> RunConfig:

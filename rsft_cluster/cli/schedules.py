@@ -50,7 +50,7 @@ def schedule(
 ) -> None:
     """Print the files that start `rsft nightly` at the times of `nightly:`; all of them UTC."""
     from rsft_cluster.checks import check_plugins
-    from rsft_cluster.cli.nights import parsed_date
+    from rsft_cluster.cli.options import parsed_date
     from rsft_cluster.nightly.dates import logical_date
     from rsft_cluster.scheduling.installing import install, write
     from rsft_cluster.scheduling.kinds import KINDS

@@ -6,11 +6,11 @@ Everything is told by file names, so that a survey is three listings and no read
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rsft_cluster.records import Commit, Pass, Plan, PolicyRef, PromptState, Unit
 from rsft_cluster.schemas import digest
@@ -26,6 +26,8 @@ UNIT = pa.schema(
     ]
 )
 UNITS_A_BATCH = 8192
+ROWS_A_GROUP = 4096
+"""Prompts that a row group of a prompts file holds at most, unless one unit is larger. A unit reads its whole group."""
 MAX_ATTEMPTS = 12
 """Begun attempts after which a unit counts as crashing, whatever became of the drivers that watched it."""
 
@@ -63,6 +65,13 @@ class Folder:
         return self.at("imported.json")
 
 
+def write_prompts(
+    store: Store, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, unit_size: int
+) -> int:
+    """Write the prompts of a plan, whole units a row group; return the number of prompts."""
+    return store.write_batches(path, batches, schema, rows=unit_size, most_rows=ROWS_A_GROUP)
+
+
 def write_plan(
     folder: Folder,
     *,
@@ -74,26 +83,26 @@ def write_plan(
     prompts: str,
     fingerprint: str,
 ) -> Plan:
-    """List the units of a prompts file, one a row group, and return the plan. Memory does not grow with units."""
-    store = folder.store
-    sizes = _row_group_sizes(store, prompts)
+    """List the units of a prompts file and return the plan. Memory does not grow with units."""
+    sizes, unit_size = folder.store.row_groups(prompts)
+    places = (
+        (row_group, start, min(unit_size or size, size - start))
+        for row_group, size in enumerate(sizes)
+        for start in range(0, size, unit_size or size)
+    )
     num_units, num_prompts = 0, 0
 
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal num_units, num_prompts
-        rows: list[dict[str, object]] = []
-        for row_group, size in enumerate(sizes):
-            rows.append(
-                {"unit": f"{row_group:07d}", "path": prompts, "row_group": row_group, "start": 0, "num_prompts": size}
-            )
-            num_units, num_prompts = num_units + 1, num_prompts + size
-            if len(rows) == UNITS_A_BATCH:
-                yield pa.RecordBatch.from_pylist(rows, schema=UNIT)
-                rows = []
-        if rows:
-            yield pa.RecordBatch.from_pylist(rows, schema=UNIT)
+        while chosen := list(islice(places, UNITS_A_BATCH)):
+            names = [f"{number:07d}" for number in range(num_units, num_units + len(chosen))]
+            row_groups, starts, counts = zip(*chosen, strict=True)
+            columns = [names, [prompts] * len(chosen), row_groups, starts, counts]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, UNIT, strict=True)]
+            num_units, num_prompts = num_units + len(chosen), num_prompts + sum(counts)
+            yield pa.RecordBatch.from_arrays(arrays, schema=UNIT)
 
-    store.write_batches(folder.units, batches(), UNIT, rows=UNITS_A_BATCH)
+    folder.store.write_batches(folder.units, batches(), UNIT, rows=UNITS_A_BATCH)
     return Plan(
         round=round_number,
         stream=stream,
@@ -222,9 +231,3 @@ def read_prompts_of(store: Store, unit: Unit) -> pa.Table:
 
 def _parts(path: str) -> list[str]:
     return path.rsplit("/", 1)[-1].removesuffix(".json").split(".")
-
-
-def _row_group_sizes(store: Store, path: str) -> list[int]:
-    with store.filesystem.open_input_file(f"{store.root}/{path}") as file:
-        metadata = pq.read_metadata(file)
-    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

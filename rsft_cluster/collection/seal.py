@@ -3,9 +3,11 @@
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow.compute as pc
 
 from rsft_cluster.collection.plan import Folder, planned_units, survey
@@ -14,6 +16,12 @@ from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.sampling import decoding_of
 from rsft_cluster.schemas import digest
 
+IDS_AT_ONCE = 1 << 16
+COUNTED = (
+    "num_solved", "num_candidates", "num_decided", "num_passed", "num_accepted",
+    "num_tokens", "num_verdicts", "num_errors", "num_audited",
+)  # fmt: skip
+
 
 def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest:
     """Choose one commit a unit and return the manifest over them.
@@ -21,22 +29,24 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
     Raises StageError where a unit is missing or the conservation law is violated, StoreError where a listed file is
     not there in full. The choice depends on the files alone, so everybody who seals writes the same.
     """
-    commits = [commit for _, commit in sealed_units(folder, plan)]
-    for ref in _files(commits, "candidates") + _files(commits, "scores") + _files(commits, "accepted"):
+    found = _Found()
+    for _, commit in sealed_units(folder, plan):
+        found.add(commit)
+    for ref in (*found.candidates, *found.scores, *found.accepted):
         _check_there(folder, ref)
-    totals = checked(folder, _totals(commits, plan))
+    totals = checked(folder, found.totals(plan.num_prompts))
     return Manifest(
         round=plan.round,
         policy=plan.policy,
         fingerprint=plan.fingerprint,
         rule=target,
-        units=tuple(c.unit for c in commits),
-        candidates=_files(commits, "candidates"),
-        scores=_files(commits, "scores"),
-        accepted=_files(commits, "accepted"),
+        units=tuple(unit for unit, _ in found.contents),
+        candidates=tuple(found.candidates),
+        scores=tuple(found.scores),
+        accepted=tuple(found.accepted),
         totals=totals,
-        accepted_digest=accepted_digest(folder, _files(commits, "accepted")),
-        content=digest([[c.unit, c.content] for c in commits]),
+        accepted_digest=accepted_digest(folder, found.accepted),
+        content=digest(found.contents),
         processors=tuple(sorted({text for way in plan.passes for text in decoding_of(way).processors()})),
         generator=generator,
     )
@@ -83,10 +93,6 @@ def reasons(folder: Folder, manifest: Manifest) -> Counter[str]:
     return found
 
 
-def _files(commits: list[Commit], part: str) -> tuple[FileRef, ...]:
-    return tuple(ref for c in commits if (ref := getattr(c, part)) is not None)
-
-
 def _check_there(folder: Folder, ref: FileRef) -> None:
     size = folder.store.size(ref.path)
     if size != ref.num_bytes:
@@ -94,25 +100,47 @@ def _check_there(folder: Folder, ref: FileRef) -> None:
         raise StoreError(f"{folder.store.uri_of(ref.path)}: is {found}; its commit vouches for {ref.num_bytes} bytes")
 
 
-def _totals(commits: list[Commit], plan: Plan) -> Totals:
-    states = [p for c in commits for p in c.prompts]
-    by_state = Counter(p.state for p in states)
-    return Totals(
-        num_prompts=plan.num_prompts,
-        num_prompts_accepted=by_state["accepted"],
-        num_prompts_unaccepted=by_state["unaccepted"],
-        num_prompts_quarantined=by_state["quarantined"],
-        num_solved=sum(p.num_passed > 0 for p in states),
-        num_candidates=sum(c.candidates.num_rows for c in commits if c.candidates),
-        num_decided=sum(p.num_candidates for p in states),
-        num_passed=sum(p.num_passed for p in states),
-        num_accepted=sum(p.num_accepted for p in states),
-        num_tokens=sum(c.num_tokens for c in commits),
-        num_verdicts=sum(c.num_verdicts for c in commits),
-        num_errors=sum(c.num_errors for c in commits),
-        num_audited=sum(c.num_audited for c in commits),
-        disagreements=added(c.disagreements for c in commits),
-    )
+class _Found:
+    """What the commits of a collection say, added up one by one: those of all prompts together fill no memory."""
+
+    def __init__(self) -> None:
+        self.contents: list[list[str]] = []
+        """Of each unit, its name and its content."""
+        self.candidates: list[FileRef] = []
+        self.scores: list[FileRef] = []
+        self.accepted: list[FileRef] = []
+        self._states: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._disagreements: Counter[str] = Counter()
+
+    def add(self, commit: Commit) -> None:
+        """Take a commit in."""
+        self.contents.append([commit.unit, commit.content])
+        for part in ("candidates", "scores", "accepted"):
+            ref = getattr(commit, part)
+            if ref is not None:
+                getattr(self, part).append(ref)
+        self._states.update(p.state for p in commit.prompts)
+        self._counts["num_solved"] += sum(p.num_passed > 0 for p in commit.prompts)
+        self._counts["num_decided"] += sum(p.num_candidates for p in commit.prompts)
+        self._counts["num_passed"] += sum(p.num_passed for p in commit.prompts)
+        self._counts["num_accepted"] += sum(p.num_accepted for p in commit.prompts)
+        self._counts["num_candidates"] += commit.candidates.num_rows if commit.candidates else 0
+        for name in ("num_tokens", "num_verdicts", "num_errors", "num_audited"):
+            self._counts[name] += getattr(commit, name)
+        self._disagreements.update(commit.disagreements)
+
+    def totals(self, num_prompts: int) -> Totals:
+        """Return the sums, of a plan of so many prompts."""
+        counts = {name: self._counts[name] for name in COUNTED}
+        return Totals(
+            num_prompts=num_prompts,
+            num_prompts_accepted=self._states["accepted"],
+            num_prompts_unaccepted=self._states["unaccepted"],
+            num_prompts_quarantined=self._states["quarantined"],
+            disagreements=dict(self._disagreements),
+            **counts,
+        )
 
 
 def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -124,8 +152,17 @@ def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def accepted_digest(folder: Folder, accepted: Sequence[FileRef]) -> str:
-    """Return a digest of the accepted candidates' ids, in whatever order they stand in the files."""
-    ids: list[str] = []
-    for ref in accepted:
-        ids += folder.store.read_table(ref, columns=["candidate_id"]).column(0).to_pylist()
-    return digest(sorted(ids))
+    """Return a digest of the accepted candidates' ids, in whatever order they stand in the files.
+
+    That of the sorted ids, as `schemas.digest` makes it; 16 bytes an id are held.
+    """
+    tables = (folder.store.read_table(ref, columns=["candidate_id"]) for ref in accepted if ref.num_rows)
+    parts = [np.frombuffer(bytes.fromhex("".join(table.column(0).to_pylist())), dtype="S16") for table in tables]
+    ids = np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype="S16")
+    whole = hashlib.sha256(b"[[")
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        text = ids[start : start + IDS_AT_ONCE].tobytes().hex()
+        quoted = ",".join(f'"{text[i : i + 32]}"' for i in range(0, len(text), 32))
+        whole.update((f",{quoted}" if start else quoted).encode())
+    whole.update(b"]]")
+    return whole.hexdigest()[:32]

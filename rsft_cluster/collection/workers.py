@@ -15,7 +15,7 @@ import socket
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +50,7 @@ SAMPLED = pa.schema(
         ("candidates", pa.large_binary()),
         ("quarantined", pa.map_(pa.string(), pa.string())),
         ("sampling_s", pa.float64()),
+        ("sampled_on", pa.string()),
         ("failure", pa.binary()),
     ]
 )
@@ -161,12 +162,17 @@ class ScoreAndCommit:
         try:
             prompts, candidates = _from_bytes(row["prompts"]), _from_bytes(row["candidates"])
             quarantined = dict(cast("list[tuple[str, str]]", row["quarantined"] or []))
-            return self._commit(unit, prompts, candidates, quarantined, row["sampling_s"])
+            return self._commit(unit, prompts, candidates, quarantined, row)
         except Exception as error:
             return _row(DONE, unit=unit.unit, failure=_packed(error, StageError))
 
     def _commit(
-        self, unit: Unit, prompts: pa.Table, candidates: pa.Table, quarantined: dict[str, str], sampling_s: object
+        self,
+        unit: Unit,
+        prompts: pa.Table,
+        candidates: pa.Table,
+        quarantined: dict[str, str],
+        row: Mapping[str, object],
     ) -> pa.Table:
         judgements = self._judge.judge(as_candidates(prompts, candidates))
         scores = undecided_table(candidates, judgements, self._work.plan, self._work.how.fairness)
@@ -178,7 +184,8 @@ class ScoreAndCommit:
             "accepted": (accepted_table(prompts, candidates, scores), ACCEPTED),
         }
         errors = [error for judgement in judgements for error in judgement.errors]
-        commit = self._publish(unit, tables, _states(prompts, scores, quarantined), judgements)
+        states = _states(prompts, scores, quarantined)
+        commit = self._publish(unit, tables, states, judgements, str(row["sampled_on"]))
         return _row(
             DONE,
             unit=unit.unit,
@@ -192,7 +199,7 @@ class ScoreAndCommit:
             num_errors=commit.num_errors,
             failing_constraint=errors[0][0] if errors else None,
             first_error=errors[0][1] if errors else None,
-            sampling_s=sampling_s,
+            sampling_s=row["sampling_s"],
         )
 
     def _publish(
@@ -201,6 +208,7 @@ class ScoreAndCommit:
         tables: dict[str, tuple[pa.Table, pa.Schema]],
         prompts: tuple[PromptState, ...],
         judgements: Sequence[Judgement],
+        sampled_on: str,
     ) -> Commit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
@@ -226,6 +234,8 @@ class ScoreAndCommit:
             num_errors=sum(len(j.errors) for j in judgements),
             num_audited=sum(j.audited for j in judgements),
             disagreements=dict(Counter(name for j in judgements for name in j.disagreements)),
+            sampled_on=sampled_on,
+            judged_on=socket.gethostname(),
         )
         mark = ".faulty" if commit.num_errors > self._work.scoring.max_error_rate * commit.num_verdicts else ""
         store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
@@ -247,6 +257,7 @@ def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
         candidates=_to_bytes(sampled.candidates),
         quarantined=list(sampled.quarantined.items()),
         sampling_s=sampled.duration_s,
+        sampled_on=socket.gethostname(),
     )
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Constraint",
     "ConstraintField",
     "ControlsConfig",
+    "DriverConfig",
     "EvaluationConfig",
     "FairnessConfig",
     "HealthConfig",
@@ -122,6 +123,21 @@ ControlsField = Annotated[
 ]
 
 
+class DriverConfig(Part):
+    """What the driver of a submitted run asks of the node that it runs on.
+
+    With nothing asked for it runs on the head. Else Ray places it wherever there is room, so on a cluster with nodes
+    that may go away, name a resource that only the others have.
+    """
+
+    num_cpus: float = Field(default=0, ge=0)
+    """CPUs that are its own for as long as the run lasts."""
+    memory_bytes: int = Field(default=0, ge=0)
+    """Memory that is set aside for it."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Resources of your own naming, as given to `ray start --resources`."""
+
+
 class ClusterConfig(Part):
     """The Ray cluster that the run works on."""
 
@@ -131,6 +147,8 @@ class ClusterConfig(Part):
     """Passes over unfinished units without one done before the stage gives up."""
     crashes_before_split: int = Field(default=3, ge=1)
     """Crashed attempts at a unit before it is halved; a single prompt is quarantined then."""
+    driver: DriverConfig = DriverConfig()
+    """What the driver asks for where the run is submitted as a job."""
 
 
 class RunConfig(Part):

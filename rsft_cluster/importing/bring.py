@@ -13,7 +13,15 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance import selecting, target_of
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.plan import Folder, is_done, planned_units, read_prompts_of, survey, write_plan
+from rsft_cluster.collection.plan import (
+    Folder,
+    is_done,
+    planned_units,
+    read_prompts_of,
+    survey,
+    write_plan,
+    write_prompts,
+)
 from rsft_cluster.collection.seal import seal
 from rsft_cluster.collection.settle import decide_waves, load_wave, settle
 from rsft_cluster.collection.workers import ScoreAndCommit, Work, sampled_row
@@ -32,7 +40,7 @@ from rsft_cluster.prompts.rows import Refused
 from rsft_cluster.prompts.source import prompt_row, read_rows
 from rsft_cluster.records import Manifest, Plan, Record
 from rsft_cluster.report.progress import Progress, Reporter
-from rsft_cluster.runs import Run, message_digests, read_record, take_in, watched
+from rsft_cluster.runs import Run, messages_of, read_record, take_in, watched
 from rsft_cluster.sampling import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table
 from rsft_cluster.scoring import ErrorBudget
@@ -170,9 +178,9 @@ class _Bad:
 def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
     """Write the prompts, none of which may stand among the held-out ones."""
     _, held_out = take_in(run)
-    known = frozenset(message_digests(run.store, held_out.path))
+    known = messages_of(run.store, held_out.path)
     batches = watched(spooled.prompts(), hashlib.sha256(), known)
-    run.store.write_batches(PROMPTS, batches, PROMPT, rows=run.config.sampling.unit_size)
+    write_prompts(run.store, PROMPTS, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
 
 

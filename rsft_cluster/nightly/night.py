@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError
 from rsft_cluster.lease import Lease, hold
+from rsft_cluster.night_records import NightPlan, NightRecord
 from rsft_cluster.nightly.dates import missed
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.notices import notify
@@ -16,7 +17,7 @@ from rsft_cluster.nightly.retention import prune
 from rsft_cluster.nightly.taking import mark_seen, stored_prompts, take
 from rsft_cluster.policies import BASE, base_policy
 from rsft_cluster.promotion import PromotionLog
-from rsft_cluster.records import NightPlan, NightRecord, PolicyRef
+from rsft_cluster.records import PolicyRef
 from rsft_cluster.report.progress import Reporter
 from rsft_cluster.report.tables import RoundSummary
 from rsft_cluster.rounds import run_rounds

@@ -1,6 +1,6 @@
 """What became of each night, as it stands in the store."""
 
-from rsft_cluster.records import NightRecord
+from rsft_cluster.night_records import NightRecord
 from rsft_cluster.runs import read_record
 from rsft_cluster.store import Store
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.config import PromptsConfig, RunConfig
+from rsft_cluster.night_records import Taken
 from rsft_cluster.prompts import read_prompts
 from rsft_cluster.prompts.digests import DigestSet
-from rsft_cluster.records import Taken
 from rsft_cluster.runs import quarantine
 from rsft_cluster.schemas import PROMPT, SEEN
 from rsft_cluster.store import Store

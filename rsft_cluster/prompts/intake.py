@@ -1,7 +1,7 @@
 """What a run takes in: the batches of its prompt source, each prompt once, bad lines counted and limited.
 
 Where decisions have to be fair, each is put under every combination of protected values on the way. Knows the contract
-of a source and nothing of files. It holds one batch, and 16 bytes for each prompt seen.
+of a source and nothing of files. It holds one batch, and 24 bytes for each prompt seen.
 """
 
 from collections.abc import Callable, Iterator

@@ -14,6 +14,7 @@ from rsft_cluster.schemas import prompt_id
 
 ROLES = ("system", "user", "assistant", "tool")
 _MISSING: Final = object()
+_NONE: Final[dict[str, str]] = {}
 
 
 class MappedPrompt(NamedTuple):
@@ -46,12 +47,14 @@ class ColumnMapping:
         columns = self._columns
         messages = self._messages(row)
         reference = _text(row, columns.reference) if columns.reference else None
-        texts = {name: _text(row, name, boolean=True) for name in columns.attributes}
-        attributes = {name: text for name, text in texts.items() if text is not None}
+        attributes = _NONE
+        if columns.attributes:
+            texts = {name: _text(row, name, boolean=True) for name in columns.attributes}
+            attributes = {name: text for name, text in texts.items() if text is not None}
         source_id = _text(row, columns.id) if columns.id else None
         if columns.id and source_id is None:
             raise Refused(f"{columns.id!r} is null; an id is text or a number")
-        length = sum(len(message["content"]) for message in messages)
+        length = sum([len(message["content"]) for message in messages])
         if length > MAX_LINE_BYTES:
             raise Refused(f"longer than {MAX_LINE_BYTES} characters")
         identity = prompt_id(messages, reference, attributes)

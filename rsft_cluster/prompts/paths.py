@@ -13,7 +13,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.store import open_uri
+from rsft_cluster.uris import SCHEMES as STORES
 
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 PARQUET = (".parquet",)
@@ -48,6 +50,8 @@ def _expand(pattern: str) -> list[PromptFile]:
     try:
         filesystem, prefix, base, tail = _locate(pattern)
         names = list(_names(filesystem, base, tail))
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"prompts.paths: {pattern} cannot be listed: {error}") from error
     usable = [name for name in names if name.lower().endswith(JSONL + PARQUET)]
@@ -74,7 +78,10 @@ def _locate(pattern: str) -> tuple[fs.FileSystem, str, str, str]:
         raise ConfigError(f"prompts.paths: {pattern}: unknown scheme; known: {', '.join(SCHEMES)}")
     location, question, options = pattern.partition("?")
     base, tail = _split_glob(location)
-    filesystem, path = fs.FileSystem.from_uri(base + question + options)
+    if question or scheme == "file" or scheme not in STORES:
+        filesystem, path = fs.FileSystem.from_uri(base + question + options)
+    else:
+        filesystem, path = open_uri(unquote(base))
     return filesystem, "" if scheme == "file" else f"{scheme}://", path, unquote(tail)
 
 

@@ -4,26 +4,29 @@ It streams: one file is open at a time, and a batch is handed on as soon as it i
 """
 
 import io
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 
+import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.config import PromptsConfig
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.prompts.jsonl import read_jsonl
 from rsft_cluster.prompts.mapping import ColumnMapping, MappedPrompt
 from rsft_cluster.prompts.parquet import read_parquet
 from rsft_cluster.prompts.paths import PARQUET, PromptFile, find_files
 from rsft_cluster.prompts.rows import BadLine, Refused, Row
-from rsft_cluster.schemas import PROMPT, rows_to_table
+from rsft_cluster.prompts.source_ids import SourceIds
+from rsft_cluster.schemas import MESSAGES, PROMPT
 
 BATCH_ROWS = 4096
 """Lines a batch stands for, bad ones counted."""
 
 BATCH_CHARACTERS = 16 << 20
 """Text a batch holds, but for its last prompt."""
+
+_NONE: list[tuple[str, str]] = []
 
 
 def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator[pa.RecordBatch]:
@@ -34,8 +37,8 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
     """
     mapping = ColumnMapping(prompts)
     found = find_files(prompts.paths)
-    ids = _SourceIds([file.name for file in found])
-    pending: list[dict[str, object]] = []
+    ids = _OwnIds(found, mapping)
+    pending = _Columns()
     num_lines = 0
     num_characters = 0
     for index, file in enumerate(found):
@@ -45,13 +48,15 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
             if isinstance(prompt, BadLine):
                 on_bad(prompt)
             else:
-                ids.check(prompt, file=index, line=row.line)
-                pending.append(prompt_row(prompt, file.name, row.line))
+                ids.add(prompt, file=index, line=row.line)
+                pending.add(prompt, file.name, row.line)
                 num_characters += prompt.num_characters
             if num_lines >= BATCH_ROWS or num_characters >= BATCH_CHARACTERS:
-                yield _batch(pending)
-                pending, num_lines, num_characters = [], 0, 0
-    yield _batch(pending)
+                ids.check()
+                yield pending.batch()
+                pending, num_lines, num_characters = _Columns(), 0, 0
+    ids.check()
+    yield pending.batch()
 
 
 def read_rows(file: PromptFile, names: Sequence[str]) -> Iterator[Row | BadLine]:
@@ -61,6 +66,8 @@ def read_rows(file: PromptFile, names: Sequence[str]) -> Iterator[Row | BadLine]
     while True:
         try:
             row = next(rows, None)
+        except StoreError:
+            raise
         except (OSError, pa.ArrowException) as error:
             raise ConfigError(f"{file.name}: cannot be read after line {line}: {error}") from error
         if row is None:
@@ -99,29 +106,88 @@ def prompt_row(prompt: MappedPrompt, file: str, line: int) -> dict[str, object]:
     }
 
 
-def _batch(records: Sequence[dict[str, object]]) -> pa.RecordBatch:
-    table = rows_to_table(records, PROMPT)
-    return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=PROMPT)
+class _Columns:
+    """Prompts on their way into a batch of PROMPT, by column: ten million rows of dictionaries take minutes."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._ends = [0]
+        self._roles: list[str] = []
+        self._contents: list[str] = []
+        self._references: list[str | None] = []
+        self._attributes: list[list[tuple[str, str]]] = []
+        self._files: list[str] = []
+        self._lines: list[int] = []
+
+    def add(self, prompt: MappedPrompt, file: str, line: int) -> None:
+        """Add a prompt, given where it stands."""
+        self._ids.append(prompt.prompt_id)
+        for message in prompt.messages:
+            self._roles.append(message["role"])
+            self._contents.append(message["content"])
+        self._ends.append(len(self._roles))
+        self._references.append(prompt.reference)
+        self._attributes.append(list(prompt.attributes.items()) if prompt.attributes else _NONE)
+        self._files.append(file)
+        self._lines.append(line)
+
+    def batch(self) -> pa.RecordBatch:
+        """Return the prompts in the order in which they were added."""
+        source = PROMPT.field("source").type
+        arrays = [
+            pa.array(self._ids, pa.string()),
+            pa.ListArray.from_arrays(
+                pa.array(self._ends, pa.int32()),
+                pa.StructArray.from_arrays(
+                    [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())],
+                    fields=list(MESSAGES.value_type),
+                ),
+                type=MESSAGES,
+            ),
+            pa.array(self._references, pa.string()),
+            pa.array(self._attributes, PROMPT.field("attributes").type),
+            pa.StructArray.from_arrays(
+                [pa.array(self._files, pa.string()), pa.array(self._lines, pa.int64())], fields=list(source)
+            ),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=PROMPT)
 
 
-class _SourceIds:
-    """The sources' own ids: which prompt each stands for, and where it was first seen."""
+class _OwnIds:
+    """The sources' own ids: which prompt each stands for."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._seen: dict[bytes, bytes] = {}
+    def __init__(self, files: Sequence[PromptFile], mapping: ColumnMapping) -> None:
+        self._files = files
+        self._mapping = mapping
+        self._seen = SourceIds()
+        self._pending: list[tuple[str, str, int, int]] = []
 
-    def check(self, prompt: MappedPrompt, *, file: int, line: int) -> None:
-        """Note a prompt's source id, if it has one; raises ConfigError if it stands for another prompt."""
-        if prompt.source_id is None:
+    def add(self, prompt: MappedPrompt, *, file: int, line: int) -> None:
+        """Note a prompt's source id, if it has one."""
+        if prompt.source_id is not None:
+            self._pending.append((prompt.source_id, prompt.prompt_id, file, line))
+
+    def check(self) -> None:
+        """Raise ConfigError if an id that was noted stands for another prompt than before."""
+        if not self._pending:
             return
-        key = blake2b(prompt.source_id.encode(), digest_size=16).digest()
-        content = bytes.fromhex(prompt.prompt_id)
-        known = self._seen.setdefault(key, struct.pack(">16sIQ", content, file, line))
-        first_content, first_file, first_line = struct.unpack(">16sIQ", known)
-        if first_content != content:
-            raise ConfigError(
-                f"{self._names[file]}:{line}: the id {prompt.source_id[:80]!r} also stands at "
-                f"{self._names[first_file]}:{first_line}, with other content; "
-                "give each prompt an id of its own, or leave columns.id unset"
-            )
+        ids = b"".join([blake2b(own.encode(), digest_size=8).digest() for own, *_ in self._pending])
+        contents = bytes.fromhex("".join([prompt[:16] for _, prompt, *_ in self._pending]))
+        clashes = self._seen.clashes(np.frombuffer(ids, np.uint64), np.frombuffer(contents, np.uint64))
+        for i in np.flatnonzero(clashes):
+            self._check_one(*self._pending[i])
+        self._pending = []
+
+    def _check_one(self, own: str, prompt: str, file: int, line: int) -> None:
+        """Look again at an id that seems to stand for two prompts: read on from the beginning to its first one."""
+        for known in self._files:
+            for row in read_rows(known, self._mapping.names):
+                first = row if isinstance(row, BadLine) else _prompt(row, self._mapping, known.name)
+                if isinstance(first, BadLine) or first.source_id != own:
+                    continue
+                if first.prompt_id == prompt:
+                    return
+                raise ConfigError(
+                    f"{self._files[file].name}:{line}: the id {own[:80]!r} also stands at {known.name}:{row.line}, "
+                    "with other content; give each prompt an id of its own, or leave columns.id unset"
+                )

@@ -225,6 +225,8 @@ def _replay_rows(uri: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             rows = pq.read_table(pa.BufferReader(payload)).to_pylist()
             yield from ((f"{uri}: row {n}", row) for n, row in enumerate(rows, 1))
             return
+    except StoreError:
+        raise
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError(f"training.replay: {uri}: cannot be read: {error}") from error
     # Split on the newline byte alone: JSON strings may hold other line separators.

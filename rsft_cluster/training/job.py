@@ -4,9 +4,11 @@ The driver fills in a `TrainingJob`; every worker gets the same one; rank 0's `T
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from rsft_cluster.config import TrainingConfig
+from rsft_cluster.errors import StoreError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.store import Store
 
@@ -91,12 +93,14 @@ TELL_INTERVAL_S = 2.0
 def tell(job: TrainingJob, *, step: int, num_steps: int, loss: float) -> None:
     """Say how far a training is, for whoever shows it."""
     payload = json.dumps({"step": step, "num_steps": num_steps, "loss": loss})
-    Store(job.storage_uri).write(TOLD, payload.encode())
+    # A word that comes late, or never, costs a line of progress, and must not cost a step.
+    with suppress(StoreError):
+        Store(job.storage_uri).within(TELL_INTERVAL_S).write(TOLD, payload.encode())
 
 
 def told(job: TrainingJob) -> tuple[int, int, float] | None:
     """Return (step, num_steps, loss) as last told, None before the first word."""
-    store = Store(job.storage_uri)
+    store = Store(job.storage_uri).within(TELL_INTERVAL_S)
     if not store.exists(TOLD):
         return None
     found = json.loads(store.read(TOLD))

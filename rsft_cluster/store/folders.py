@@ -1,0 +1,51 @@
+"""Whole folders between this machine and wherever they lie: models, in the main."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from rsft_cluster.store.disk import copy_durably
+from rsft_cluster.store.filesystem import open_uri
+from rsft_cluster.store.objects import Objects
+from rsft_cluster.store.patience import timeout_s
+from rsft_cluster.uris import place_of
+
+
+def localise(uri: str) -> Path:
+    """Return a local folder with the content of `uri`: itself when it is local, else a cached download."""
+    filesystem, path = open_uri(uri)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return Path(path)
+    files = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    stamp = hashlib.sha256("\n".join(sorted(f"{f.path} {f.size} {f.mtime_ns}" for f in files)).encode())
+    target = Path(tempfile.gettempdir()) / f"rsft-{os.getuid()}" / stamp.hexdigest()[:32]
+    if target.exists():
+        return target
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    aside.mkdir()
+    try:
+        pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
+        aside.rename(target)
+    except OSError:
+        shutil.rmtree(aside)
+        if not target.exists():  # another worker of this node may have been first
+            raise
+    return target
+
+
+def upload_folder(local: Path, uri: str) -> None:
+    """Copy a local folder's files below `uri`, each whole or not at all."""
+    place = place_of(uri)
+    objects = Objects(place.bucket, timeout_s()) if place.bucket else None
+    for file in sorted(p for p in local.rglob("*") if p.is_file()):
+        target = f"{place.path}/{file.relative_to(local).as_posix()}"
+        if objects is None:
+            copy_durably(file, Path(target))
+        else:
+            objects.write(target.lstrip("/"), file)
