@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rsft_cluster.config import RunConfig, fewest
+from rsft_cluster.config import RunConfig, SamplingConfig, ScoringConfig, fewest
 
 SPARE_CPUS = 1
 """Left over beside the actors: Ray Train's controller and Ray Data's own tasks run there."""
@@ -61,6 +61,26 @@ def needs_of(stage: Sequence[Pool]) -> Needs:
         sum(pool.size * pool.each.num_cpus for pool in stage) + SPARE_CPUS,
         sum(pool.size * pool.each.num_gpus for pool in stage),
     )
+
+
+def fitting(sampling: SamplingConfig, scoring: ScoringConfig, there: Needs) -> tuple[int, int]:
+    """Return how many samplers and scorers can work at once on what is there; the fewest asked for where they can.
+
+    Where they cannot, both are fewer in the same proportion, one at least: samplers that take every CPU that is left
+    would wait for a scorer that never begins.
+    """
+    all_samplers, all_scorers = samplers, scorers = fewest(sampling.workers), fewest(scoring.workers)
+
+    def fit() -> bool:
+        cpus = samplers * sampling.num_cpus + scorers * scoring.num_cpus + SPARE_CPUS
+        return cpus <= there.num_cpus and samplers * sampling.num_gpus + scorers * scoring.num_gpus <= there.num_gpus
+
+    while samplers + scorers > 2 and not fit():
+        if scorers == 1 or (samplers > 1 and samplers / all_samplers >= scorers / all_scorers):
+            samplers -= 1
+        else:
+            scorers -= 1
+    return samplers, scorers
 
 
 def needs(config: RunConfig) -> Needs:

@@ -35,7 +35,7 @@ def write_config(folder: Path, name: str, **changes) -> Path:
     }  # fmt: skip
     for key, value in changes.items():
         part, _, leaf = key.rpartition("__")
-        (config[part] if part else config)[leaf] = value
+        (config.setdefault(part, {}) if part else config)[leaf] = value
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

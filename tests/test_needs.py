@@ -1,10 +1,10 @@
-"""What a cluster lacks: a missing resource is named, and nothing is refused that could be placed."""
+"""What a cluster lacks, and how many workers fit on what it has left."""
 
 import pytest
 from projects import settings
 
-from rsft_cluster.config import RunConfig
-from rsft_cluster.needs import Needs, describe_nodes, lacking, needs, pools
+from rsft_cluster.config import RunConfig, SamplingConfig, ScoringConfig
+from rsft_cluster.needs import Needs, describe_nodes, fitting, lacking, needs, pools
 
 
 def said(nodes, **changes):
@@ -63,3 +63,34 @@ def test_nodes_are_counted_by_kind():
     assert describe_nodes([Needs(8, 4), Needs(2, 0), Needs(8, 4)]) == (
         "3 nodes: 2 x 8 CPUs and 4 GPUs, 2 CPUs and 0 GPUs"
     )
+
+
+def placed(samplers, scorers, num_cpus, num_gpus=0.0, gpus_a_sampler=0.0):
+    sampling = SamplingConfig(workers=samplers, num_gpus=gpus_a_sampler)
+    scoring = ScoringConfig(constraints=("finished",), workers=scorers)
+    return fitting(sampling, scoring, Needs(num_cpus, num_gpus))
+
+
+def test_what_fits_is_placed_as_asked():
+    assert placed(3, 1, 5) == (3, 1)
+    assert placed(3, 2, 100) == (3, 2)
+    assert placed(8, 16, 25, 8, 1) == (8, 16)
+
+
+@pytest.mark.parametrize("num_cpus", range(3, 30))
+@pytest.mark.parametrize(("samplers", "scorers"), [(3, 1), (1, 3), (8, 16), (16, 8), (5, 5)])
+def test_on_less_both_are_there_and_no_cpu_is_left_that_either_could_have(samplers, scorers, num_cpus):
+    a, b = placed(samplers, scorers, num_cpus)
+    assert 1 <= a <= samplers
+    assert 1 <= b <= scorers
+    assert a + b == min(num_cpus - 1, samplers + scorers)
+    assert abs(a / samplers - b / scorers) <= max(1 / samplers, 1 / scorers) + 1e-9 or 1 in (a, b)
+
+
+def test_gpus_bound_the_workers_that_ask_for_them():
+    assert placed(8, 4, 100, 4, 1)[0] == 4
+
+
+@pytest.mark.parametrize("num_cpus", [0, 1, 2])
+def test_one_of_each_is_asked_for_whatever_is_there(num_cpus):
+    assert placed(3, 2, num_cpus) == (1, 1)
