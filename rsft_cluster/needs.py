@@ -96,8 +96,9 @@ def lacking(stage: Sequence[Pool], nodes: Sequence[Needs]) -> list[str]:
     if missing and not found:
         names = " and ".join(pool.stage for pool in stage)
         found.append(
-            f"{' and '.join(missing)} are missing for {names}: {wanted.describe()} are needed, {SPARE_CPUS} CPU for Ray "
-            f"among them, and there is room on {describe_nodes(nodes)}; lower workers, num_cpus or num_gpus, or add nodes"
+            f"{' and '.join(missing)} are missing for {names}: {wanted.describe()} are needed, {SPARE_CPUS} CPU for "
+            f"Ray among them, and there is room on {describe_nodes(nodes)}; lower workers, num_cpus or num_gpus, or "
+            "add nodes"
         )
     return found
 
