@@ -108,7 +108,7 @@ def test_row_groups_hold_several_lots_but_not_too_many_bytes(store, monkeypatch)
     assert store.write_batches("p.parquet", batches, PROMPT, rows=5, most_rows=22) == 117
     sizes, together = store.row_groups("p.parquet")
     assert together == 5
-    assert (sum(sizes), max(sizes), min(sizes[:-1])) == (117, 20, 5)
+    assert (sum(sizes), max(sizes), sizes[-1] % 5) == (117, 20, 2)
     assert all(size % 5 == 0 for size in sizes[:-1])
     tables = [store.read_row_group("p.parquet", i) for i in range(len(sizes))]
     assert all(table.nbytes < 4000 or table.num_rows == 5 for table in tables)

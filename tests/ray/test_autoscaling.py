@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from running import NUM_PROMPTS, write_config
 
 pytestmark = pytest.mark.ray
@@ -36,7 +37,7 @@ def address(tmp_path_factory):
         "cluster_name": "scaling", "max_workers": 2, "idle_timeout_minutes": 0.2, "upscaling_speed": 10.0,
         "provider": {
             "type": "external", "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-            "launch_multiple": True, "head_node_id": "f" * 8 + "0" * 48,
+            "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": f"127.0.0.1:{port}",
         },
         "head_node_type": "ray.head.default",
         "available_node_types": {
@@ -47,9 +48,6 @@ def address(tmp_path_factory):
         "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts": {},
         "cluster_synced_files": [], "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
     }  # fmt: skip
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-
-    config["provider"]["head_node_id"] = FAKE_HEAD_NODE_ID
     (folder / "autoscaler.json").write_text(json.dumps(config))
     environment = os.environ | {
         "RAY_AUTH_MODE": "disabled", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1",

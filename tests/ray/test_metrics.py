@@ -126,3 +126,32 @@ def test_every_metric_is_found_on_the_port_of_the_node(head, tmp_path, monkeypat
     assert seen["rsft_promoted", "measured"] == 1
     assert abs(seen["rsft_last_promotion_timestamp_seconds", "measured"] - time.time()) < DEADLINE_S
     assert seen["rsft_training_step", "measured"] == 12
+
+
+SETS_ONCE = """
+import sys, time, ray
+from rsft_cluster.metrics import PASS_RATIO
+from rsft_cluster.metrics.exported import RayMeter
+ray.init(sys.argv[1], log_to_driver=False)
+RayMeter("kept", "sample").put(PASS_RATIO, 0.5)
+time.sleep(60)
+"""
+
+
+def test_a_gauge_that_is_set_once_stays(head, monkeypatch):
+    """Ray forgets a gauge after two of its reports, which are a second apart here."""
+    address, port = head
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
+    process = subprocess.Popen([sys.executable, "-c", SETS_ONCE, address])
+    times: list[float] = []
+    while process.poll() is None:
+        if series(scraped(port)).get(("rsft_pass_ratio", "kept", "sample")) == 0.5:
+            times.append(time.monotonic())
+            if times[-1] - times[0] > 20:
+                break
+        time.sleep(0.5)
+    process.kill()
+    process.wait()
+    assert times
+    assert times[-1] - times[0] > 20
