@@ -364,6 +364,14 @@ def test_versions_are_those_of_the_package():
         assert set(re.findall(r"image: (\S+)", path.read_text())) <= {IMAGE}, path
 
 
+def test_all_clusters_find_out_alike_that_a_node_is_gone():
+    lines = [line for line in (DEPLOY / "ray.env").read_text().splitlines() if line and not line.startswith("#")]
+    said = dict(line.split("=") for line in lines)
+    assert said == pods.NODE_LOSS
+    script = SCRIPTS[0].read_text()
+    assert {name: re.search(rf"{name}=(\d+)", script)[1] for name in said} == said
+
+
 def commands() -> dict[str, Any]:
     return typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -14,6 +14,16 @@ USER_ID = 1000
 """The image's user; see deploy/docker/Dockerfile."""
 CPU_POD = 8
 """CPUs of a pod without a GPU, at most: so many workers share one."""
+NODE_LOSS = {
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "15000",
+    "RAY_grpc_keepalive_time_ms": "30000",
+    "RAY_grpc_keepalive_timeout_ms": "15000",
+    "RAY_health_check_period_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""How Ray finds out that a node is gone, as in deploy/ray.env; by itself it takes minutes."""
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",
     "kubernetes.azure.com/scalesetpriority": "spot",
