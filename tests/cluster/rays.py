@@ -108,8 +108,16 @@ class RayCluster:
         return [job for job in json.loads(self.ask("/api/jobs/", token=self.token)[1]) if job["type"] == "SUBMISSION"]
 
     def actors(self) -> list[dict]:
-        """Return the actors of the cluster, as its dashboard tells them."""
-        return json.loads(self.ask("/api/v0/actors?detail=1", token=self.token)[1])["data"]["result"]["result"]
+        """Return the living actors of the cluster, as its dashboard tells them."""
+        return [actor for actor in self._listed("actors") if actor["state"] == "ALIVE"]
+
+    def actors_on(self, name: str) -> list[str]:
+        """Return the classes of the actors that live on a node."""
+        nodes = {node["node_id"]: node["node_ip"] for node in self._listed("nodes")}
+        return [a["class_name"] for a in self.actors() if nodes.get(a["node_id"]) == self.nodes[name].address]
+
+    def _listed(self, what: str) -> list[dict]:
+        return json.loads(self.ask(f"/api/v0/{what}?detail=1", token=self.token)[1])["data"]["result"]["result"]
 
     def begin(self, *arguments: object, host: Host | None = None, token: bool = True, **env) -> subprocess.Popen:
         """Start `rsft` at the desk, or on another host, with the token or without."""
