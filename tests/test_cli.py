@@ -299,6 +299,12 @@ def test_a_running_run_is_not_rolled_back(run, rsft):
         assert rsft("rollback", "runs/sums").code == 75
 
 
+def test_a_check_against_a_cluster_that_is_not_there_says_so(project, rsft):
+    done = rsft("check", "run.yaml", "--address", "127.0.0.1:1")
+    assert done.code == 2
+    assert "127.0.0.1:1: nothing answers there" in done.err
+
+
 def test_a_dry_run_prints_what_would_be_sent(project, rsft):
     sent = json.loads(rsft("submit", "run.yaml", "--dry-run", "--address", "http://cluster:8265").out)
     assert sent["submission_id"] == "rsft-sums"
