@@ -132,7 +132,8 @@ def connect(address: str) -> JobSubmissionClient:
     unless it is on this machine: whoever reaches its job API can run code on every node.
     """
     _check_guarded(address)
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with _explaining(address):
         return JobSubmissionClient(address, headers=_headers())
 

@@ -18,6 +18,7 @@ from rsft_cluster import jobs
 from rsft_cluster.cluster import explain_connection
 from rsft_cluster.config_file import load_config
 from rsft_cluster.errors import AlreadyRunningError, ConfigError
+from rsft_cluster.needs import needs
 
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "c"}
 
@@ -94,6 +95,18 @@ def test_code_of_a_model_is_trusted_only_where_the_user_said_so(tmp_path):
     path = write_project(tmp_path)
     with jobs.packed(load_config(path), path, trust_remote_code=True) as packed:
         assert packed.entrypoint.endswith(" --trust-remote-code")
+
+
+def test_a_driver_asks_for_what_the_config_says_and_else_for_nothing(submission, tmp_path):
+    assert set(submission.request()) == {"submission_id", "entrypoint", "runtime_env"}
+    path = tmp_path / "run.yaml"
+    asked = ["cluster.driver.num_cpus=0.5", "cluster.driver.memory_bytes=1000", "cluster.driver.resources={head: 1}"]
+    with jobs.packed(load_config(path, asked), path) as packed:
+        asking = packed.request()
+    assert asking["entrypoint_num_cpus"] == 0.5
+    assert asking["entrypoint_memory"] == 1000
+    assert asking["entrypoint_resources"] == {"head": 1}
+    assert needs(load_config(path, asked)).num_cpus == needs(load_config(path)).num_cpus + 0.5
 
 
 def test_no_token_travels(submission, monkeypatch):

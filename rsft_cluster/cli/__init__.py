@@ -4,6 +4,7 @@ Engines are imported by the commands that use them, so that `rsft --help` and `r
 """
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -44,8 +45,14 @@ KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keep
 def main() -> None:
     """Run the command line; every error of ours ends in one message and its own exit code."""
     _set_up_ray()
+    # As Ray does it from where it is connected: what holds a lease or a file lets go of it on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
     try:
         app(prog_name="rsft")
+    except SystemExit as ending:
+        if ending.code == signal.SIGTERM:
+            _leave_stopped()
+        raise
     except RsftError as error:
         _fail(str(error), error.exit_code)
     except ValidationError as error:
@@ -63,6 +70,15 @@ def _set_up_ray() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     for name, value in KEEPALIVE.items():
         os.environ.setdefault(name, value)
+
+
+def _leave_stopped() -> NoReturn:
+    """End as a process does that was asked to stop, everything of ours being closed."""
+    sys.stderr.write("stopped\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Ray Data's threads, still in native code, abort an interpreter that finishes under them.
+    os._exit(128 + signal.SIGTERM)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -16,41 +16,58 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
-from rsft_cluster.config import SamplingConfig
+from rsft_cluster.config import SamplingConfig, ScoringConfig, WorkerRange, fewest, most
+from rsft_cluster.needs import Needs, fitting
 from rsft_cluster.records import Unit
 
+UNITS_WHILE_SHORT = 16
+"""Units a worker in a pass with fewer workers than asked for: the next one has more again where nodes came back."""
 UNITS_IN_FLIGHT = 2
 """Units queued at an actor: one that it works on, one so that it never waits."""
 
 
-def run_pass(
-    work: Work, units: Sequence[Unit], sampling: SamplingConfig, *, at_once: int = 1
-) -> Iterator[dict[str, Any]]:
+def run_pass(work: Work, units: Sequence[Unit], asked: SamplingConfig, *, at_once: int = 1) -> Iterator[dict[str, Any]]:
     """Sample, judge and commit units; yield the counts of each (schema DONE) as it is done, in any order.
 
     A worker decodes `at_once` units together, fewer where some workers would have none. Each leaves it by itself, so
     that nothing is buffered between a unit's end and its commit.
+
+    On a cluster that has lost nodes there are as many workers as the others can hold, and the pass is short: units
+    that it leaves out are simply not done at its end.
     """
-    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * sampling.workers)))
+    sampling, scoring = _placeable(asked, work.scoring)
+    if sampling.workers != asked.workers or scoring.workers != work.scoring.workers:
+        units = units[: UNITS_WHILE_SHORT * most(sampling.workers)]
+    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * most(sampling.workers))))
     _configure()
     with warnings.catch_warnings():
         # The only way in this range of Ray versions to bound restarts and retries; see the pin in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _pipeline(work, units, sampling, at_once)
+        dataset = _pipeline(work, units, sampling, scoring, at_once)
     yield from dataset.iter_rows()
 
 
-def _pipeline(work: Work, units: Sequence[Unit], sampling: SamplingConfig, at_once: int) -> ray.data.Dataset:
+def _placeable(sampling: SamplingConfig, scoring: ScoringConfig) -> tuple[SamplingConfig, ScoringConfig]:
+    """Return both with as many workers as the living nodes can hold."""
+    there = ray.cluster_resources()
+    samplers, scorers = fitting(sampling, scoring, Needs(there.get("CPU", 0.0), there.get("GPU", 0.0)))
+    fewer = {"workers": samplers} if samplers < fewest(sampling.workers) else {}
+    fewer_scorers = {"workers": scorers} if scorers < fewest(scoring.workers) else {}
+    return sampling.model_copy(update=fewer), scoring.model_copy(update=fewer_scorers)
+
+
+def _pipeline(
+    work: Work, units: Sequence[Unit], sampling: SamplingConfig, scoring: ScoringConfig, at_once: int
+) -> ray.data.Dataset:
     texts = [u.to_json().decode() for u in units]
     blocks = [pa.table({"unit": texts[i : i + at_once]}) for i in range(0, len(texts), at_once)]
     samplers = _pool(work, sampling.workers, len(blocks), sampling.num_cpus, sampling.num_gpus)
     samplers["batch_size"] = at_once
-    scoring = work.scoring
     scorers = _pool(work, scoring.workers, len(units), scoring.num_cpus, scoring.num_gpus)
     return ray.data.from_arrow(blocks).map_batches(Sample, **samplers).map_batches(ScoreAndCommit, **scorers)
 
 
-def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
+def _pool(work: Work, workers: int | WorkerRange, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
     """Return how one stage's actors are made.
 
     Restarts are Ray's and free; repeats of a unit are ours and counted, so Ray repeats a task once at most.
@@ -59,7 +76,11 @@ def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: f
         "fn_constructor_args": (work,),
         "batch_size": 1,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=min(workers, num_units), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT),
+        "compute": ActorPoolStrategy(
+            min_size=min(fewest(workers), num_units),
+            max_size=min(most(workers), num_units),
+            max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT,
+        ),
         "num_cpus": num_cpus,
         "num_gpus": num_gpus or None,
         "max_restarts": -1,

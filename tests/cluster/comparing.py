@@ -35,17 +35,23 @@ def num_commits(run: Path) -> int:
 
 def started_on(run: Path) -> set[str]:
     """Return the hosts on which a unit of round 1 was begun."""
-    return _hosts(run, "attempts", "host")
+    return {begun["host"] for begun in _attempts(run)}
 
 
-def sampled_on(run: Path) -> set[str]:
-    """Return the hosts that sampled what is committed of round 1."""
-    return _hosts(run, "commits", "sampled_on")
+def num_samplers(run: Path) -> int:
+    """Return how many processes have begun a unit of round 1."""
+    return len({(begun["host"], begun["pid"]) for begun in _attempts(run)})
 
 
-def _hosts(run: Path, part: str, key: str) -> set[str]:
-    found = (run / "rounds" / "0001").glob(f"{part}/*.json")
-    return {json.loads(path.read_text())[key] for path in found if not path.name.endswith(".failed.json")}
+def worked_on(run: Path) -> set[str]:
+    """Return the hosts that sampled or judged what is committed of round 1."""
+    commits = [json.loads(path.read_text()) for path in (run / "rounds" / "0001").glob("commits/*.json")]
+    return {commit[key] for commit in commits for key in ("sampled_on", "judged_on")}
+
+
+def _attempts(run: Path) -> list[dict]:
+    found = (run / "rounds" / "0001").glob("attempts/*.json")
+    return [json.loads(path.read_text()) for path in found if not path.name.endswith(".failed.json")]
 
 
 def accepted(run: Path) -> list[dict]:

@@ -1,13 +1,18 @@
 """One project for all tests on several hosts, and what an undisturbed run of it accepts."""
 
-import subprocess
-import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from collecting import Collection
 from comparing import FAST, accepted, write_run
 
-LOCAL_TIMEOUT_S = 300
+from rsft_cluster import rounds, stages
+from rsft_cluster.collection.workers import Work
+from rsft_cluster.config_file import load_config
+from rsft_cluster.records import Manifest, Totals
+from rsft_cluster.report.progress import Reporter
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +23,16 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(project) -> list[dict]:
-    """The accepted samples of a run that nothing happened to, on this machine alone."""
-    config = write_run(project, "undisturbed", sampling__generator=FAST)
-    command = [sys.executable, "-m", "rsft_cluster", "sample", str(config), "--quiet"]
-    subprocess.run(command, check=True, timeout=LOCAL_TIMEOUT_S, capture_output=True)
+    """The accepted samples of a run without a cluster, unit by unit in this process: nothing can happen to it."""
+    config = load_config(write_run(project, "undisturbed", sampling__generator=FAST))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "collect", _collect_here)
+        patch.setattr(rounds, "connect", lambda *_, **__: nullcontext())
+        rounds.run_rounds(config, Reporter(quiet=True), until="sample")
     return accepted(project / "runs" / "undisturbed")
+
+
+def _collect_here(work: Work, _sampling: object, _cluster: object, _report: object, _earlier: Sequence[Totals] = ()):
+    folder = work.open()
+    folder.store.create(folder.manifest, Collection(work, folder).finish().to_json())
+    return folder.store.read_record(folder.manifest, Manifest)

@@ -103,16 +103,38 @@ class RayCluster:
         self.printed += [text, done.stderr]
         return int(status or 0), text or done.stderr
 
-    def rsft(self, *arguments: object, host: Host | None = None, token: bool = True, timeout=COMMAND_TIMEOUT_S, **env):
-        """Run `rsft` at the desk, or on another host, with the token or without."""
+    def submitted(self) -> list[dict]:
+        """Return the jobs that somebody has sent, as the job API tells them; it lists those who joined, too."""
+        return [job for job in json.loads(self.ask("/api/jobs/", token=self.token)[1]) if job["type"] == "SUBMISSION"]
+
+    def actors(self) -> list[dict]:
+        """Return the living actors of the cluster, as its dashboard tells them."""
+        return [actor for actor in self._listed("actors") if actor["state"] == "ALIVE"]
+
+    def actors_on(self, name: str) -> list[str]:
+        """Return the classes of the actors that live on a node."""
+        nodes = {node["node_id"]: node["node_ip"] for node in self._listed("nodes")}
+        return [a["class_name"] for a in self.actors() if nodes.get(a["node_id"]) == self.nodes[name].address]
+
+    def _listed(self, what: str) -> list[dict]:
+        return json.loads(self.ask(f"/api/v0/{what}?detail=1", token=self.token)[1])["data"]["result"]["result"]
+
+    def begin(self, *arguments: object, host: Host | None = None, token: bool = True, **env) -> subprocess.Popen:
+        """Start `rsft` at the desk, or on another host, with the token or without."""
         shown = {"RAY_AUTH_TOKEN_PATH": str(self.token_file)} if token else {}
         command = [sys.executable, "-m", "rsft_cluster", *arguments]
-        done = (host or self.desk).run(command, timeout=timeout, env={**IMPORTS, **shown, **env})
-        self.printed += [done.stdout, done.stderr]
-        return done
+        whole = {"PYTHONPATH": str(REPOSITORY), **shown, **env}
+        return (host or self.desk).popen(command, env=whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-
-IMPORTS = {"PYTHONPATH": str(REPOSITORY)}
+    def rsft(self, *arguments: object, **how) -> subprocess.CompletedProcess:
+        """Run `rsft` to its end, as `begin` starts it."""
+        process = self.begin(*arguments, **how)
+        try:
+            out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+        self.printed += [out, err]
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, otherwise: str) -> None:

@@ -11,7 +11,7 @@ from slurm import TOOLS, Slurm
 
 SCRIPT = REPOSITORY / "deploy" / "slurm" / "rsft.sbatch"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-RUN_TIMEOUT_S = 300
+RUN_TIMEOUT_S = 500
 
 why = hosts.missing({**hosts.TOOLS, **TOOLS})
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(why), reason=why)]
@@ -57,6 +57,7 @@ def test_a_stopped_job_is_requeued_and_ends_with_the_same_result(slurm, project,
     assert 2 <= before < NUM_UNITS
     said = printed(config, job)
     assert "the driver is asked to stop" in said
+    assert "the driver ended with exit code 143" in said
     assert "back into the queue" in said
     assert slurm.wait(job, ENDED, RUN_TIMEOUT_S) == "COMPLETED", printed(config, job)
     assert accepted(run) == undisturbed
