@@ -29,6 +29,10 @@ def cluster():
         yield RayCluster(network, {"head": 1, "worker1": 2, "worker2": 2})
 
 
+def worker(cluster: RayCluster) -> hosts.Host:
+    return next(host for name, host in cluster.nodes.items() if name != "head")
+
+
 def status(cluster: RayCluster, job: str) -> dict:
     done = cluster.rsft("status", job, "--job", "--address", cluster.dashboard)
     assert done.returncode == 0, done.stderr
@@ -72,7 +76,7 @@ WRONG = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 def join(cluster: RayCluster, program: str, port: int, **shown: str | None) -> subprocess.CompletedProcess:
     """Join from a node of the cluster, whose own Ray is in: what is refused can be the newcomer alone."""
     command = [sys.executable, "-c", program, f"{cluster.head.address}:{port}"]
-    return cluster.nodes["worker1"].run(command, env={"RAY_gcs_server_port_wait_time_s": "3", **shown}, timeout=120)
+    return worker(cluster).run(command, env={"RAY_gcs_server_port_wait_time_s": "3", **shown}, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_without_the_right_token_nothing_is_sent(cluster, project, shown, said):
 def test_a_run_does_not_join_without_the_right_token(cluster, project):
     config = write_run(project, "outside", cluster__address=cluster.gcs)
     done = cluster.rsft(
-        "sample", config, host=cluster.nodes["worker1"], token=False, RAY_AUTH_TOKEN="0" * 64, RAY_AUTH_TOKEN_PATH=None
+        "sample", config, host=worker(cluster), token=False, RAY_AUTH_TOKEN="0" * 64, RAY_AUTH_TOKEN_PATH=None
     )
     assert done.returncode == 2
     assert "the cluster refused the token, or got none" in done.stderr
@@ -160,9 +164,12 @@ def test_what_a_dry_run_says_is_what_arrives(cluster, project, sent):
 
 def test_a_host_cut_off_in_the_middle_changes_nothing(cluster, project, undisturbed, sent):
     job, run = "rsft-cut", project / "runs" / "cut"
-    wait_until(lambda: num_commits(run) >= 2, RUN_TIMEOUT_S, f"sampling never began: {printed(cluster, job)}")
-    assert "worker1" in started_on(run)
-    cluster.nodes.pop("worker1").cut()
+
+    def begun() -> bool:
+        return num_commits(run) >= 2 and "worker" in max(started_on(run))
+
+    wait_until(begun, RUN_TIMEOUT_S, f"sampling never began: {printed(cluster, job)}")
+    cluster.nodes.pop(max(started_on(run))).cut()
     assert num_commits(run) < NUM_UNITS
     sealed = (run / "rounds" / "0001" / "manifest.json").exists
     wait_until(sealed, AFTER_LOSS_S, f"the run did not go on: {printed(cluster, job)}")
@@ -194,7 +201,7 @@ def test_a_host_that_dies_is_replaced_by_one_that_comes_later(cluster, project, 
     wait_until(lambda: num_samplers(run) == 3, RUN_TIMEOUT_S, f"sampling never began: {printed(cluster, job)}")
     assert num_commits(run) < NUM_UNITS - 3
     victim = max(started_on(run))
-    assert victim in ("worker2", "worker3")
+    assert "worker" in victim
     cluster.lose(victim)
     cluster.start("worker4", 2)
     # The others hold three of the four actors, so one of them, a sampler or the scorer, has to go to the new host.
