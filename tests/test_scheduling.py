@@ -25,7 +25,7 @@ import typer.main
 from deploying import ROOT, example, manifests
 from projects import settings, write_project
 
-from rsft_cluster import cli, cluster
+from rsft_cluster import cli
 from rsft_cluster.config import NightlyConfig, RunConfig
 from rsft_cluster.config.parts import most
 from rsft_cluster.errors import ConfigError, StageError
@@ -285,15 +285,11 @@ def test_groups_have_a_place_for_every_worker(size):
     assert [g.name for g in found.values() if g.spot] == ["samplers", "scorers"]
 
 
-def test_what_an_autoscaler_will_bring_is_not_missed(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: ["head"])
-    with pytest.raises(ConfigError, match="the cluster has 0 CPUs"):
-        cluster._check_capacity(config())
-    head = kuberay.ray_job(example())["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    for variable in head["env"]:
-        monkeypatch.setenv(variable["name"], variable["value"])
-    cluster._check_capacity(config())
+def test_a_driver_is_told_of_an_autoscaler_where_there_is_one():
+    for queue, told in ((None, True), ("nights", False)):
+        cluster = kuberay.ray_job(example(kubernetes=Kubernetes("i:1", queue=queue)))["spec"]["rayClusterSpec"]
+        said = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+        assert ({"name": "RSFT_AUTOSCALED", "value": "1"} in said) == told == ("enableInTreeAutoscaling" in cluster)
 
 
 def test_with_a_queue_clusters_have_a_fixed_size():

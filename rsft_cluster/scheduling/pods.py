@@ -24,7 +24,7 @@ NODE_LOSS = {
     "RAY_health_check_failure_threshold": "4",
     "RAY_JOB_STOP_WAIT_TIME_S": "30",
 }
-"""How Ray finds out that a node is gone, by itself it takes minutes, and how long a job may stop in; as deploy/ray.env."""
+"""How soon Ray finds out that a node is gone, and how long a job may take to stop; the same as deploy/ray.env."""
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",
     "kubernetes.azure.com/scalesetpriority": "spot",
