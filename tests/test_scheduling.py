@@ -25,8 +25,9 @@ import typer.main
 from deploying import ROOT, example, manifests
 from projects import settings, write_project
 
-from rsft_cluster import cli, cluster
+from rsft_cluster import cli
 from rsft_cluster.config import NightlyConfig, RunConfig
+from rsft_cluster.config.parts import most
 from rsft_cluster.errors import ConfigError, StageError
 from rsft_cluster.needs import needs
 from rsft_cluster.scheduling import kuberay, starter
@@ -256,6 +257,11 @@ SIZES = {
     "gpus": {"sampling__workers": 4, "sampling__num_gpus": 1, "training__workers": 2, "training__num_gpus": 1},
     "halves": {"sampling__workers": 5, "sampling__num_gpus": 0.5, "scoring__workers": 3, "scoring__num_gpus": 0.25},
     "several": {"sampling__workers": 3, "sampling__num_gpus": 2, "sampling__num_cpus": 6, "training__num_gpus": 8},
+    "range": {
+        "sampling__workers": {"min": 1, "max": 6},
+        "sampling__num_gpus": 1,
+        "scoring__workers": {"min": 1, "max": 20},
+    },
     "many": {"scoring__workers": 70, "scoring__num_cpus": 1.5, "evaluation__workers": 9},
 }
 
@@ -264,9 +270,9 @@ SIZES = {
 def test_groups_have_a_place_for_every_worker(size):
     wide = remote(**SIZES[size])
     found = {group.name: group for group in groups(wide)}
-    samplers = max(wide.sampling.workers, wide.evaluation.workers or 0)
+    samplers = max(most(wide.sampling.workers), wide.evaluation.workers or 0)
     asked = {
-        "samplers": (samplers, wide.sampling), "scorers": (wide.scoring.workers, wide.scoring),
+        "samplers": (samplers, wide.sampling), "scorers": (most(wide.scoring.workers), wide.scoring),
         "trainers": (wide.training.workers, wide.training),
     }  # fmt: skip
     for name, (workers, part) in asked.items():
@@ -279,15 +285,11 @@ def test_groups_have_a_place_for_every_worker(size):
     assert [g.name for g in found.values() if g.spot] == ["samplers", "scorers"]
 
 
-def test_what_an_autoscaler_will_bring_is_not_missed(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: ["head"])
-    with pytest.raises(ConfigError, match="the cluster has 0 CPUs"):
-        cluster._check_capacity(config())
-    head = kuberay.ray_job(example())["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    for variable in head["env"]:
-        monkeypatch.setenv(variable["name"], variable["value"])
-    cluster._check_capacity(config())
+def test_a_driver_is_told_of_an_autoscaler_where_there_is_one():
+    for queue, told in ((None, True), ("nights", False)):
+        cluster = kuberay.ray_job(example(kubernetes=Kubernetes("i:1", queue=queue)))["spec"]["rayClusterSpec"]
+        said = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+        assert ({"name": "RSFT_AUTOSCALED", "value": "1"} in said) == told == ("enableInTreeAutoscaling" in cluster)
 
 
 def test_with_a_queue_clusters_have_a_fixed_size():

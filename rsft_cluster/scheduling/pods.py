@@ -22,8 +22,9 @@ NODE_LOSS = {
     "RAY_health_check_period_ms": "3000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "4",
+    "RAY_JOB_STOP_WAIT_TIME_S": "30",
 }
-"""How Ray finds out that a node is gone, as in deploy/ray.env; by itself it takes minutes."""
+"""How soon Ray finds out that a node is gone, and how long a job may take to stop; the same as deploy/ray.env."""
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",
     "kubernetes.azure.com/scalesetpriority": "spot",
