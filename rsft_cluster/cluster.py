@@ -16,12 +16,13 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.needs import Needs, needs
+from rsft_cluster.needs import SPARE_CPUS, Needs, Pool, lacking, needs, pools
 
 JOIN_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 2.0
@@ -36,8 +37,8 @@ def connect(config: RunConfig, paths: Sequence[str] = (), *, concurrent_runs: in
     or can never serve the config.
     """
     if ray.is_initialized():
-        _check_capacity(config)
-        yield
+        with _capacity(config):
+            yield
         return
     with chatter_to_file(), _connected(config, paths, concurrent_runs):
         yield
@@ -79,8 +80,8 @@ def _connected(config: RunConfig, paths: Sequence[str], concurrent_runs: int) ->
             _join(address, job)
         else:
             _start_local(config, job, concurrent_runs)
-        _check_capacity(config)
-        yield
+        with _capacity(config):
+            yield
     finally:
         ray.shutdown()
 
@@ -131,7 +132,7 @@ def _start_local(config: RunConfig, job: JobConfig, concurrent_runs: int) -> Non
     if not _has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     wanted = needs(config)
-    # None is what Ray finds on the machine; _check_capacity says when it is too little.
+    # None is what Ray finds on the machine; _capacity says when it is too little.
     num_gpus = None if wanted.num_gpus else 0
     ray.init(
         address="local",
@@ -149,26 +150,54 @@ def _has_token() -> bool:
     return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
 
 
-def _check_capacity(config: RunConfig) -> None:
+def nodes() -> list[Needs]:
+    """Return what each living node of the cluster offers, all of it free."""
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [Needs(there.get("CPU", 0.0), there.get("GPU", 0.0)) for there in alive]
+
+
+def nodes_at(address: str) -> list[Needs]:
+    """Return what the nodes of the cluster at an address offer; raises ConfigError where none answers."""
+    with chatter_to_file():
+        _quieten()
+        try:
+            _join(address, JobConfig())
+            return nodes()
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _capacity(config: RunConfig) -> Iterator[None]:
     """Raise ConfigError when the cluster, all of it free, could not serve the config.
 
-    Where an autoscaler brings nodes as they are asked for (RSFT_AUTOSCALED), what is there now says nothing.
+    Where nodes come on demand they are asked for, stage by stage, and waited for; what is asked for last holds until
+    the end of the block.
     """
-    if os.environ.get("RSFT_AUTOSCALED"):
-        return
-    wanted, deadline = needs(config), time.monotonic() + JOIN_TIMEOUT_S
-    while True:
-        there = ray.cluster_resources()
-        found = Needs(there.get("CPU", 0.0), there.get("GPU", 0.0))
-        if found.num_cpus >= wanted.num_cpus and found.num_gpus >= wanted.num_gpus:
-            return
-        # Nodes of a cluster that has just been started join one after another.
-        if len(ray.nodes()) == 1 or time.monotonic() > deadline:
-            raise ConfigError(
-                f"this config needs {wanted.describe()}, the cluster has {found.describe()}: lower sampling.workers, "
-                "scoring.workers or training.workers, or their num_cpus and num_gpus, or add nodes"
-            )
-        time.sleep(1.0)
+    scales = config.cluster.autoscaling or "RSFT_AUTOSCALED" in os.environ
+    # Nodes of a cluster that has just been started join one after another.
+    patience_s = config.cluster.wait_for_nodes_s if scales else JOIN_TIMEOUT_S if len(ray.nodes()) > 1 else 0.0
+    deadline = time.monotonic() + patience_s
+    try:
+        for stage in pools(config):
+            if scales and lacking(stage, nodes()):
+                request_resources(bundles=_bundles(stage))
+            while missing := lacking(stage, nodes()):
+                if time.monotonic() >= deadline:
+                    waited = f"in {patience_s:g} s the autoscaler brought no room: " if scales else ""
+                    raise ConfigError(waited + "\n".join(missing))
+                time.sleep(1.0)
+        yield
+    finally:
+        if scales and ray.is_initialized():
+            request_resources(bundles=[])
+
+
+def _bundles(stage: Sequence[Pool]) -> list[dict[str, float]]:
+    """Return what to ask an autoscaler for: a bundle an actor, and the spare CPUs."""
+    shapes = [(pool.size, {"CPU": pool.each.num_cpus, "GPU": pool.each.num_gpus}) for pool in stage]
+    shapes.append((SPARE_CPUS, {"CPU": 1.0, "GPU": 0.0}))
+    return [{name: amount for name, amount in shape.items() if amount} for size, shape in shapes for _ in range(size)]
 
 
 def _quieten() -> None:

@@ -1,5 +1,6 @@
 """The loop: improve the policy once, decide, and again. Resumes at the first artefact that is missing."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,8 @@ from rsft_cluster.controls import has_controls, run_controls
 from rsft_cluster.fingerprint import claim, fingerprint
 from rsft_cluster.health import alarms
 from rsft_cluster.lease import hold
+from rsft_cluster.metrics import LAST_PROMOTION, PROMOTED, ROUND
+from rsft_cluster.metrics.exported import RayMeter
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import base_policy
 from rsft_cluster.records import Decision, Evaluation, PolicyRef
@@ -131,3 +134,8 @@ def _record(run: Run, number: int, decision: Decision, challenger: PolicyRef) ->
         round_number=number,
         epoch=run.lease.epoch,
     )
+    meter = RayMeter(run.config.run)
+    meter.put(ROUND, number)
+    meter.put(PROMOTED, decision.promoted)
+    if decision.promoted:
+        meter.put(LAST_PROMOTION, time.time())

@@ -17,6 +17,7 @@ from rsft_cluster.config import AcceptanceConfig, SamplingConfig, TrainingConfig
 from rsft_cluster.errors import ConfigError, NothingAcceptedError
 from rsft_cluster.evaluation import evaluate, evaluate_fairness, evaluation_passes
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.metrics.exported import RayMeter
 from rsft_cluster.pilot import COLUMNS, choose
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import folder_digest, policy_spec, verify
@@ -40,6 +41,8 @@ from rsft_cluster.training.trainer import fine_tune
 from rsft_cluster.waves import sample_in_waves
 
 EVALUATION = "evaluation"
+STAGES = {"round": "sample", "pilot": "pilot", EVALUATION: "evaluate"}
+"""What a plan's stream says first -> how metrics name the stage."""
 
 
 def with_pilot(run: Run, number: int, prompts: str, reporter: Reporter) -> Run:
@@ -190,6 +193,7 @@ def train_policy(
         storage_uri=run.store.uri_of(folder.at("training")),
         judged=judged,
         base=_spec(run, run.base, config) if config.kl_weight else None,
+        meter=RayMeter(_label(run)),
     )
     run.store.delete_folder(folder.at("model"))
     with reporter.stage(f"round {number}: train"):
@@ -239,6 +243,11 @@ def _spec(run: Run, policy: PolicyRef, config: SamplingConfig | TrainingConfig) 
     )
 
 
+def _label(run: Run) -> str:
+    """Return how metrics name a run, and an arm that is only compared."""
+    return run.config.run if run.arm == "rounds" else f"{run.config.run}/{run.arm}"
+
+
 def _collect_wave(
     run: Run, how: Selecting, reporter: Reporter, folder: Folder, plan: Plan, earlier: Sequence[Totals]
 ) -> Manifest:
@@ -268,5 +277,6 @@ def _collect(
         how=how,
         decides=decides,
         unit_timeout_s=sampling.unit_timeout_s,
+        meter=RayMeter(_label(run), STAGES[plan.stream.partition("-")[0]]),
     )
     return collect(work, sampling, run.config.cluster, reporter.collecting, earlier)

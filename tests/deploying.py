@@ -1,4 +1,4 @@
-"""What deploy/ holds ready, and how it is made anew: `python tests/deploying.py` after changes to scheduling.
+"""What deploy/ holds ready, and how it is made anew after a change of scheduling: `python tests/deploying.py`.
 
 The examples are what `rsft schedule` makes of deploy/kuberay/night.yaml on a machine with all of it below /srv/rsft.
 """

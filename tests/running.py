@@ -1,9 +1,11 @@
 """Whole runs as a user starts them: small configs, and the command line in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -39,9 +41,10 @@ def write_config(folder: Path, name: str, **changes) -> Path:
     return path
 
 
-def begin(config: Path) -> subprocess.Popen:
+def begin(config: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
     command = [sys.executable, "-m", "rsft_cluster", "run", str(config), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = os.environ | (environment or {})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def finish(process: subprocess.Popen) -> list[dict]:
@@ -50,9 +53,9 @@ def finish(process: subprocess.Popen) -> list[dict]:
     return json.loads(out)
 
 
-def wait_for(process: subprocess.Popen, condition) -> None:
+def wait_for(process: subprocess.Popen, condition, *, every_s: float = 0.02) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "the awaited moment never came"
-        time.sleep(0.02)
+        time.sleep(every_s)

@@ -15,6 +15,7 @@ from collecting import Collection
 from factories import prompt
 from models import EOS, tiny_llama
 from oracles import enumerate_completions
+from target_constraints import LENGTH, score_of
 
 from rsft_cluster.acceptance import bind_rule, decide
 from rsft_cluster.acceptance.selecting import Selecting
@@ -22,7 +23,6 @@ from rsft_cluster.collection.deciding import judged_table
 from rsft_cluster.collection.plan import Folder, write_plan
 from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import AcceptanceConfig, BudgetConfig, Constraint, Plugin, ScoringConfig
-from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.plugins import bind
@@ -30,40 +30,22 @@ from rsft_cluster.records import Manifest, Pass, PolicyRef
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store
 
-LENGTH = 4
 Tokens = tuple[int, ...]
 Weights = Mapping[Tokens, float]
 
 
-def score_of(text: str) -> float:
-    """The score: a counts 2, b counts 1, of at most 2 a letter; one token ends a completion."""
-    return (2 * text.count("a") + text.count("b")) / (2 * (LENGTH - 1))
-
-
-def letters_count(candidate: Candidate) -> float:
-    """Constraint: the score of the letters."""
-    return score_of(candidate.completion)
-
-
-def names_pair_of_c(candidate: Candidate) -> Verdict:
-    """Constraint: the same, naming the second c, which no continuation mends."""
-    place = candidate.completion.find("cc")
-    return Verdict.of(True) if place < 0 else Verdict(0.0, passed=False, fatal_at=place + 1)
-
-
-def no_pair_of_c(candidate: Candidate) -> bool:
-    """Constraint: no two c in a row."""
-    return "cc" not in candidate.completion
-
-
 CONSTRAINTS = (
     Constraint(use="finished", weight=0),
-    Constraint(use="targets:no_pair_of_c", weight=0),
-    Constraint(use="targets:letters_count", required=False),
+    Constraint(use="target_constraints:no_pair_of_c", weight=0),
+    Constraint(use="target_constraints:letters_count", required=False),
 )
 
 
-NAMING = (Constraint(use="finished", weight=0), Constraint(use="targets:names_pair_of_c", weight=0), CONSTRAINTS[2])
+NAMING = (
+    Constraint(use="finished", weight=0),
+    Constraint(use="target_constraints:names_pair_of_c", weight=0),
+    CONSTRAINTS[2],
+)
 """The same, with the character named that made a completion wrong."""
 
 

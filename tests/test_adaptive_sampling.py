@@ -8,14 +8,15 @@ import models
 import numpy as np
 import pytest
 from oracles import chi_square_p
-from targets import LENGTH, NAMING, counts, language, score_of
+from target_constraints import LENGTH, score_of
+from targets import NAMING, counts, language
 from test_method_targets import run_config
 
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.adaptive.generator import adaptive, shortest_dead
 from rsft_cluster.adaptive.trie import Trie
 from rsft_cluster.config import AdaptiveConfig, Constraint, Plugin, SamplingConfig
-from rsft_cluster.constraints.base import Message, Verdict
+from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, PluginError
 from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt
 from rsft_cluster.generators.transformers import TransformersGenerator
@@ -105,20 +106,8 @@ def test_what_is_left_is_what_was_not_rejected(lang):
     assert trie.left == pytest.approx(1 - sum(policy[y] for y in rejected), rel=1e-5)
 
 
-def hopeless(candidate):
-    """Constraint: nothing passes, whatever it begins with."""
-    return Verdict(0.0, passed=False, fatal_at=0)
-
-
-def unreadable(candidate):
-    """Constraint: cannot tell of any completion with an a."""
-    if "a" in candidate.completion:
-        raise ValueError(candidate.completion)
-    return True
-
-
 def test_a_prompt_that_nothing_passes_gets_fewer_candidates_and_is_accounted_for(lang, tmp_path):
-    hopes = (Constraint(use="test_adaptive_sampling:hopeless"),)
+    hopes = (Constraint(use="target_constraints:hopeless"),)
     pool = lang.judged(
         tmp_path,
         num=400,
@@ -139,7 +128,7 @@ def test_a_prompt_that_nothing_passes_gets_fewer_candidates_and_is_accounted_for
 
 def test_what_could_not_be_judged_is_not_taken_off(lang, tmp_path):
     pool = sampled(
-        lang, tmp_path, "hard", HALF, at_once=1, constraints=(Constraint(use="test_adaptive_sampling:unreadable"),)
+        lang, tmp_path, "hard", HALF, at_once=1, constraints=(Constraint(use="target_constraints:unreadable"),)
     )
     is_error = pool.judged.column("passed").is_null().to_numpy()
     drawn = Counter(

@@ -55,6 +55,7 @@ def test_what_the_cluster_must_offer_follows_the_widest_stage(project):
     assert says(project, "cluster", *wide) == ["must offer 10 CPUs and 8 GPUs"]
     wide += ("scoring.workers=2", "scoring.num_gpus=0.5")
     assert says(project, "cluster", *wide) == ["must offer 11 CPUs and 9 GPUs"]
+    assert says(project, "cluster", *wide, "sampling.workers={min: 2, max: 64}") == ["must offer 5 CPUs and 8 GPUs"]
     assert says(project, "cluster", "scoring.num_gpus=1") == ["must offer 3 CPUs and 1 GPUs"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from collecting import collection
 from projects import write_fake_model, write_project
 
@@ -298,6 +299,12 @@ def test_a_running_run_is_not_rolled_back(run, rsft):
         assert rsft("rollback", "runs/sums").code == 75
 
 
+def test_a_check_against_a_cluster_that_is_not_there_says_so(project, rsft):
+    done = rsft("check", "run.yaml", "--address", "127.0.0.1:1")
+    assert done.code == 2
+    assert "127.0.0.1:1: nothing answers there" in done.err
+
+
 def test_a_dry_run_prints_what_would_be_sent(project, rsft):
     sent = json.loads(rsft("submit", "run.yaml", "--dry-run", "--address", "http://cluster:8265").out)
     assert sent["submission_id"] == "rsft-sums"
@@ -391,3 +398,29 @@ def test_the_cases_of_constraints_are_judged(project, rsft):
     assert (none.code, none.out) == (2, "")
     assert "own_odd: its module has no CASES for it, so there is nothing to test" in none.err
     assert rsft("constraints", "test", "wrods").code == 2
+
+
+@pytest.mark.parametrize("key", ["store", "policy.model", "training.replay", "prompts.paths"])
+def test_credentials_in_a_config_are_refused_with_the_key_and_not_repeated(key, project, rsft):
+    secret = "s3://key:5e11ed-canary@rsft/runs"
+    value = f"[{secret}]" if key == "prompts.paths" else secret
+    written = yaml.safe_load((project / "run.yaml").read_text())
+    *parts, leaf = key.split(".")
+    node = written
+    for part in parts:
+        node = node.setdefault(part, {})
+    node[leaf] = [secret] if key == "prompts.paths" else secret
+    (project / "written.yaml").write_text(yaml.safe_dump(written))
+    for arguments in (("check", "written.yaml"), ("check", "run.yaml", "--set", f"{key}={value}")):
+        code, out, err = rsft(*arguments)
+        assert code == 2
+        assert f": {key}" in err
+        assert "credentials stand in this URI; expected scheme://bucket/folder" in err
+        assert "5e11ed" not in out + err
+
+
+def test_credentials_in_a_run_named_on_the_command_line_are_not_repeated(rsft):
+    code, out, err = rsft("status", "s3://key:5e11ed-canary@rsft/runs/sums")
+    assert code == 2
+    assert "s3://rsft/runs/sums: credentials stood in this URI" in err
+    assert "5e11ed" not in out + err

@@ -15,7 +15,7 @@ import yaml
 from projects import settings
 from pydantic import ValidationError
 
-from rsft_cluster.config import FairnessConfig, RunConfig, json_schema
+from rsft_cluster.config import FairnessConfig, RunConfig, WorkerRange, json_schema
 from rsft_cluster.config_file import MAX_CONFIG_BYTES, load_config, parse_config
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.strict_yaml import read
@@ -139,6 +139,9 @@ def test_no_bytes_lead_to_anything_but_a_config_or_a_config_error(write):
         (settings(sampling__workers=True), "sampling.workers: expected a whole number, found true"),
         (settings(sampling__workers=1.5), "sampling.workers: expected a whole number, found 1.5"),
         (settings(sampling__workers=0), "sampling.workers: expected a number of at least 1, found 0"),
+        (settings(sampling__workers={"min": 1}), "sampling.workers.max: is missing. Most actors, reached as"),
+        (settings(scoring__workers={"min": 3, "max": 2}), "scoring.workers: min is 3, which is above max = 2"),
+        (settings(sampling__workers={"min": 1, "maxx": 2}), "sampling.workers.maxx: unknown key; did you mean max?"),
         (settings(sampling__top_p=0), "sampling.top_p: expected a number above 0, found 0"),
         (settings(sampling__top_p=1.5), "sampling.top_p: expected a number of at most 1, found 1.5"),
         (settings(sampling__min_p=1), "sampling.min_p: expected a number below 1, found 1"),
@@ -214,6 +217,7 @@ def test_overrides_are_typed_nested_and_in_order(write):
         "training.deepspeed.zero_optimization.reduce_bucket_size=500",
     )  # fmt: skip
     assert config.sampling.workers == 3
+    assert load(write, None, "scoring.workers={min: 2, max: 5}").scoring.workers == WorkerRange(min=2, max=5)
     assert config.training.learning_rate == 1e-4
     assert config.prompts.paths == ("/a.jsonl",)
     assert config.seed == 2

@@ -180,6 +180,7 @@ def test_operational_keys_are_keys_and_cover_what_lies_below_them():
     assert sections >= OPERATIONAL
     assert is_operational("cluster.address")
     assert is_operational("sampling.workers")
+    assert is_operational("scoring.workers.max")
     assert not is_operational("sampling.workers_of_another_kind")
     assert not is_operational("sampling")
     assert not is_operational("clusters")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from models import EOS
 from oracles import enumerate_completions
-from targets import LENGTH, language
+from target_constraints import LENGTH
+from targets import language
 from transformers import AutoModelForCausalLM
 
 from rsft_cluster.config import TrainingConfig

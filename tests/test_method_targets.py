@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pytest
 from oracles import chi_square_p
-from targets import counts, expected_variation, language, score_of, total_variation
+from target_constraints import score_of
+from targets import counts, expected_variation, language, total_variation
 
 from rsft_cluster.acceptance import bind_rule
 from rsft_cluster.acceptance.compatible import check_compatible

@@ -1,11 +1,16 @@
 """The same store on an S3 server over HTTP: put-if-absent, tables, listings."""
 
+import gzip
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from s3 import bucket_of_server
 from test_store import prompts
 
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.prompts.paths import find_files
+from rsft_cluster.prompts.source import read_rows
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store import Store, localise, upload_folder
 
@@ -72,3 +77,19 @@ def test_a_large_object_is_put_and_read_in_parts(bucket):
     store.write("large", payload)
     assert store.size("large") == len(payload) == 20 << 20
     assert store.read("large") == payload
+
+
+def test_prompts_are_read_by_their_uris(bucket):
+    store = Store(bucket.place())
+    lines = [json.dumps({"prompt": f"{i} + 1 ="}).encode() + b"\n" for i in range(3000)]
+    store.write("in/a b.jsonl", b"".join(lines[:1000]))
+    store.write("in/c.jsonl.gz", gzip.compress(b"".join(lines[1000:])))
+    store.write("in/_unfinished.jsonl", b"{")
+    for pattern in ("in", "in/*.jsonl*"):
+        files = find_files([f"{store.uri}/{pattern}"])
+        names = [file.name for file in files if "_unfinished" not in file.name]
+        assert names == [f"{store.uri}/in/a b.jsonl", f"{store.uri}/in/c.jsonl.gz"]
+    rows = [row for file in find_files([f"{store.uri}/in"]) for row in read_rows(file, ["prompt"])]
+    assert len(rows) == 3000
+    with pytest.raises(ConfigError, match="matches nothing"):
+        find_files([f"{store.uri}/elsewhere/*.jsonl"])

@@ -19,7 +19,8 @@ with DAG(
 ):
     BashOperator(
         task_id="night",
-        bash_command='/srv/rsft/.venv/bin/python -m rsft_cluster nightly /srv/rsft/night.yaml --quiet' + " --date {{ data_interval_end | ds }}",
+        # Started by hand it has no date; the night whose time was last is meant then.
+        bash_command='/srv/rsft/.venv/bin/python -m rsft_cluster nightly /srv/rsft/night.yaml --quiet' + "{% if data_interval_end %} --date {{ data_interval_end | ds }}{% endif %}",
         cwd='/srv/rsft',
         append_env=True,
         skip_on_exit_code=75,

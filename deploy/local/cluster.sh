@@ -3,8 +3,9 @@
 #
 #   deploy/local/cluster.sh NODES [CPUS_A_NODE] -- rsft run run.yaml
 #
-# Every node has a folder and ports of its own and listens on loopback alone; joining takes the token, which is made
-# anew each time. The exit code is the command's. Without a command it stays until it is stopped.
+# Every node has a folder and ports of its own. They find one another on loopback, but Ray's ports are open on every
+# interface: what keeps others out is the token, which is made anew each time. The exit code is the command's. Without
+# a command it stays until it is stopped.
 set -uo pipefail
 umask 077
 

@@ -146,7 +146,8 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(asdict(measure(*arguments.measure, arguments.unit_size))))
+        path, held_out = arguments.measure
+        print(json.dumps(asdict(measure(path, held_out, arguments.unit_size))))
         return
     rows, progress = [], Console(stderr=True, highlight=False)
     for num in arguments.prompts:

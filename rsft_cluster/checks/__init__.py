@@ -16,7 +16,7 @@ from rsft_cluster.config import FairnessConfig, PolicyConfig, PromptsConfig, Run
 from rsft_cluster.config_file import check_place
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.model_files import ModelFiles, check_template
-from rsft_cluster.needs import needs
+from rsft_cluster.needs import Needs, describe_nodes, lacking, needs, pools
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies import base_policy, check_adapter, check_folder, is_folder
 from rsft_cluster.prompts import BadLine, read_prompts
@@ -30,8 +30,11 @@ EARLY = 100
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def check(config: RunConfig) -> list[Finding]:
-    """Return what a run of this config will be like; raises ConfigError with every fault, or StoreError."""
+def check(config: RunConfig, nodes: Sequence[Needs] | None = None) -> list[Finding]:
+    """Return what a run of this config will be like; raises ConfigError with every fault, or StoreError.
+
+    `nodes` are those of the cluster that is to serve it, where one was asked.
+    """
     found = Findings(config)
     bind_all(found)
     with found.of("store"):
@@ -54,6 +57,8 @@ def check(config: RunConfig) -> list[Finding]:
         _replay(config.training.replay)
     _budget(found)
     found.say("cluster", f"must offer {needs(config).describe()}")
+    if nodes is not None:
+        _cluster(found, nodes)
     return found.conclude()
 
 
@@ -228,6 +233,16 @@ def _budget(found: Findings) -> None:
     # Token ids, text, log-probabilities and verdicts, compressed; the text is what counts.
     per_candidate = 300 + 4 * sampling.max_tokens
     found.say("disk", f"about {_size(sampling.num_candidates * per_candidate)} a prompt and round at full length")
+
+
+def _cluster(found: Findings, nodes: Sequence[Needs]) -> None:
+    found.say("cluster", f"has {describe_nodes(nodes)}")
+    for missing in (said for stage in pools(found.config) for said in lacking(stage, nodes)):
+        if found.config.cluster.autoscaling:
+            found.say("cluster", f"as it is now, {missing}. More nodes are asked for when a run starts", warns=True)
+            continue
+        with found.of("cluster"):
+            raise ConfigError(missing)
 
 
 def _size(num_bytes: float) -> str:

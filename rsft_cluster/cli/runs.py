@@ -31,11 +31,23 @@ DONE = {"start": "begun with", "promote": "promoted", "keep": "kept", "rollback"
 """How the promotion log's entries are told."""
 
 
-def check(config: ConfigPath, set_: Overrides = None, as_json_: AsJson = False) -> None:
-    """Validate a config, bind its plug-ins, and say what the run will ask for. Needs no cluster."""
+def check(
+    config: ConfigPath,
+    set_: Overrides = None,
+    as_json_: AsJson = False,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster that is to serve it: `auto`, or host:port of its head.")
+    ] = None,
+) -> None:
+    """Validate a config, bind its plug-ins, and say what the run will ask for. Asks no cluster but one at --address."""
     from rsft_cluster.checks import check as run_checks
 
-    found = run_checks(load(config, set_))
+    loaded, nodes = load(config, set_), None
+    if address is not None:
+        from rsft_cluster.cluster import nodes_at
+
+        nodes = nodes_at(address)
+    found = run_checks(loaded, nodes)
     if as_json_:
         typer.echo(json.dumps([asdict(f) for f in found], ensure_ascii=False))
         return

@@ -24,14 +24,18 @@ from rsft_cluster.collection.plan import (
 )
 from rsft_cluster.collection.seal import seal
 from rsft_cluster.collection.workers import Work
-from rsft_cluster.config import ClusterConfig, SamplingConfig
+from rsft_cluster.config import ClusterConfig, SamplingConfig, most
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
+from rsft_cluster.metrics import ACCEPTANCE_RATIO, PASS_RATIO, PROMPTS_LEFT, SOLVE_RATIO, UNITS_LEFT, Meter
 from rsft_cluster.records import Manifest, Totals, Unit
 from rsft_cluster.report.progress import Progress
 from rsft_cluster.scoring import ErrorBudget
 
 UNITS_A_PASS = 4096
-"""Units given to Ray Data at once: bounds the driver's memory however large the plan."""
+"""Units given to Ray Data at once, or so many of each worker as UNITS_A_WORKER says if these are more: bounds the
+driver's memory however large the plan."""
+UNITS_A_WORKER = 128
+"""At the end of a pass workers run out of work, and the next one loads its models again: once in so many units."""
 UNITS_AT_ONCE = 8
 """Units that a worker decodes together, where it may: rows idle once in so many units."""
 
@@ -55,12 +59,15 @@ def collect(
     progress = Progress(work.plan.num_prompts)
     budget = _error_budget(work, earlier)
     num_idle = 0
-    while chosen := _next_units(folder, work, cluster, progress, report):
+    max_units = max(UNITS_A_PASS, UNITS_A_WORKER * most(sampling.workers))
+    while chosen := _next_units(folder, work, cluster, progress, report, max_units):
         units, are_fresh = chosen
         num_done = progress.num_prompts_done
         # What was begun before may have met a crash: alone, a unit takes no other one with it.
         at_once = UNITS_AT_ONCE if are_fresh and sampling.mixes_units else 1
-        _one_pass(run_pass(work, units, sampling, at_once=at_once), progress, budget, report)
+        work.meter.put(UNITS_LEFT, len(units))
+        done = _told(run_pass(work, units, sampling, at_once=at_once), work.meter, len(units), progress)
+        _one_pass(done, progress, budget, report)
         num_idle = 0 if progress.num_prompts_done > num_done else num_idle + 1
         if num_idle >= cluster.max_idle_passes:
             raise StageError(
@@ -73,7 +80,24 @@ def collect(
     totals = manifest.totals
     whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)
     folder.store.create(folder.manifest, manifest.to_json())
+    _tell_ratios(work.meter, totals)
     return folder.store.read_record(folder.manifest, Manifest)
+
+
+def _told(done: Iterator[dict[str, Any]], meter: Meter, num_units: int, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Pass rows on, and say how much of the pass and of the plan is left after each."""
+    for row in done:
+        yield row
+        num_units -= 1
+        meter.put(UNITS_LEFT, num_units)
+        meter.put(PROMPTS_LEFT, progress.num_prompts - progress.num_prompts_done)
+
+
+def _tell_ratios(meter: Meter, totals: Totals) -> None:
+    num_candidates, num_prompts = max(1, totals.num_candidates), max(1, totals.num_prompts)
+    meter.put(PASS_RATIO, totals.num_passed / num_candidates)
+    meter.put(SOLVE_RATIO, totals.num_solved / num_prompts)
+    meter.put(ACCEPTANCE_RATIO, totals.num_accepted / num_candidates)
 
 
 def _error_budget(work: Work, earlier: Sequence[Totals]) -> ErrorBudget:
@@ -84,14 +108,19 @@ def _error_budget(work: Work, earlier: Sequence[Totals]) -> ErrorBudget:
 
 
 def _next_units(
-    folder: Folder, work: Work, cluster: ClusterConfig, progress: Progress, report: Callable[[Progress], None]
+    folder: Folder,
+    work: Work,
+    cluster: ClusterConfig,
+    progress: Progress,
+    report: Callable[[Progress], None],
+    max_units: int,
 ) -> tuple[list[Unit], bool] | None:
     """Return the units to do next and whether they were never begun, None when all are done.
 
     Counts what earlier invocations did at the first call.
     """
     state = survey(folder)
-    units = list(islice(_unfinished(folder, work, state, cluster), UNITS_A_PASS))
+    units = list(islice(_unfinished(folder, work, state, cluster), max_units))
     fresh = [unit for unit in units if unit.unit not in state.attempts]
     if not progress.num_prompts_done:
         progress.num_prompts_found = progress.num_prompts_done = _num_done(folder, work, state)

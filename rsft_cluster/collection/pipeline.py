@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
-from rsft_cluster.config import SamplingConfig, ScoringConfig
+from rsft_cluster.config import SamplingConfig, ScoringConfig, WorkerRange, fewest, most
 from rsft_cluster.needs import Needs, fitting
 from rsft_cluster.records import Unit
 
@@ -36,9 +36,9 @@ def run_pass(work: Work, units: Sequence[Unit], asked: SamplingConfig, *, at_onc
     that it leaves out are simply not done at its end.
     """
     sampling, scoring = _placeable(asked, work.scoring)
-    if sampling.workers < asked.workers or scoring.workers < work.scoring.workers:
-        units = units[: UNITS_WHILE_SHORT * sampling.workers]
-    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * sampling.workers)))
+    if sampling.workers != asked.workers or scoring.workers != work.scoring.workers:
+        units = units[: UNITS_WHILE_SHORT * most(sampling.workers)]
+    at_once = max(1, min(at_once, len(units) // (UNITS_IN_FLIGHT * most(sampling.workers))))
     _configure()
     with warnings.catch_warnings():
         # The only way in this range of Ray versions to bound restarts and retries; see the pin in pyproject.toml.
@@ -51,7 +51,9 @@ def _placeable(sampling: SamplingConfig, scoring: ScoringConfig) -> tuple[Sampli
     """Return both with as many workers as the living nodes can hold."""
     there = ray.cluster_resources()
     samplers, scorers = fitting(sampling, scoring, Needs(there.get("CPU", 0.0), there.get("GPU", 0.0)))
-    return sampling.model_copy(update={"workers": samplers}), scoring.model_copy(update={"workers": scorers})
+    fewer = {"workers": samplers} if samplers < fewest(sampling.workers) else {}
+    fewer_scorers = {"workers": scorers} if scorers < fewest(scoring.workers) else {}
+    return sampling.model_copy(update=fewer), scoring.model_copy(update=fewer_scorers)
 
 
 def _pipeline(
@@ -65,7 +67,7 @@ def _pipeline(
     return ray.data.from_arrow(blocks).map_batches(Sample, **samplers).map_batches(ScoreAndCommit, **scorers)
 
 
-def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
+def _pool(work: Work, workers: int | WorkerRange, num_units: int, num_cpus: float, num_gpus: float) -> dict[str, Any]:
     """Return how one stage's actors are made.
 
     Restarts are Ray's and free; repeats of a unit are ours and counted, so Ray repeats a task once at most.
@@ -74,7 +76,11 @@ def _pool(work: Work, workers: int, num_units: int, num_cpus: float, num_gpus: f
         "fn_constructor_args": (work,),
         "batch_size": 1,
         "batch_format": "pyarrow",
-        "compute": ActorPoolStrategy(size=min(workers, num_units), max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT),
+        "compute": ActorPoolStrategy(
+            min_size=min(fewest(workers), num_units),
+            max_size=min(most(workers), num_units),
+            max_tasks_in_flight_per_actor=UNITS_IN_FLIGHT,
+        ),
         "num_cpus": num_cpus,
         "num_gpus": num_gpus or None,
         "max_restarts": -1,

@@ -13,11 +13,12 @@ import os
 import pickle
 import socket
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 from uuid import uuid4
@@ -35,6 +36,17 @@ from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.isolation.judge import IsolatedJudge
+from rsft_cluster.metrics import (
+    BUSY,
+    CANDIDATES,
+    ERRORS,
+    FAILED_UNITS,
+    GENERATING,
+    TOKENS,
+    UNITS_IN_FLIGHT,
+    VERDICTS,
+    Meter,
+)
 from rsft_cluster.plugins import Bound
 from rsft_cluster.prompts import to_messages
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
@@ -88,6 +100,7 @@ class Work:
     decides: bool
     """Whether units decide; else their scores stay undecided, and nothing is accepted before the seal of the round."""
     unit_timeout_s: float
+    meter: Meter = field(default_factory=Meter)
 
     def open(self) -> Folder:
         """Return the collection's folder."""
@@ -104,6 +117,7 @@ class Sample:
         if how is not None:
             generator = adaptive(generator, how, work.scoring, work.how.rule)
         self._sampler = UnitSampler(work.plan, work.policy, generator)
+        self._last_end: float | None = None
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Answer the units of a batch together (one, unless units may be mixed); yield each as it is finished."""
@@ -111,6 +125,8 @@ class Sample:
         units = [Unit.from_json(text.encode()) for text in texts]
         begun = [self._begin(unit) for unit in units]
         waiting = dict.fromkeys(range(len(units)))
+        self._last_end = self._last_end or time.monotonic()
+        self._work.meter.put(UNITS_IN_FLIGHT, len(units), step="sample")
         limit_s = self._work.unit_timeout_s * len(units)
         try:
             with _deadline(limit_s):
@@ -123,6 +139,7 @@ class Sample:
                         _check_over(answers)
                 row = sampled_row(texts[i], prompts[i], sampled)
                 del waiting[i]
+                self._tell(sampled, len(waiting))
                 yield row
         except Exception as error:
             failure = _packed(error, UnitFailedError)
@@ -130,6 +147,16 @@ class Sample:
                 path = self._folder.at("attempts", f"{begun[i]}.failed.json")
                 self._folder.store.create(path, str(error).encode())
                 yield _row(SAMPLED, unit=texts[i], failure=failure)
+            self._work.meter.put(UNITS_IN_FLIGHT, 0, step="sample")
+
+    def _tell(self, sampled: SampledUnit, num_left: int) -> None:
+        meter, now = self._work.meter, time.monotonic()
+        since, self._last_end = self._last_end or now, now
+        meter.put(BUSY, min(1.0, sampled.duration_s / max(now - since, 1e-9)))
+        meter.put(UNITS_IN_FLIGHT, num_left, step="sample")
+        meter.add(GENERATING, sampled.duration_s)
+        meter.add(CANDIDATES, sampled.candidates.num_rows, state="generated")
+        meter.add(TOKENS, _num_tokens(sampled.candidates), state="generated")
 
     def _begin(self, unit: Unit) -> str:
         """Mark an attempt at a unit before the work; return its name."""
@@ -158,13 +185,18 @@ class ScoreAndCommit:
     def _one(self, row: dict[str, object]) -> pa.Table:
         unit = Unit.from_json(str(row["unit"]).encode())
         if row["failure"] is not None:
+            self._work.meter.add(FAILED_UNITS, 1)
             return _row(DONE, unit=unit.unit, failure=row["failure"])
+        self._work.meter.put(UNITS_IN_FLIGHT, 1, step="score")
         try:
             prompts, candidates = _from_bytes(row["prompts"]), _from_bytes(row["candidates"])
             quarantined = dict(cast("list[tuple[str, str]]", row["quarantined"] or []))
             return self._commit(unit, prompts, candidates, quarantined, row)
         except Exception as error:
+            self._work.meter.add(FAILED_UNITS, 1)
             return _row(DONE, unit=unit.unit, failure=_packed(error, StageError))
+        finally:
+            self._work.meter.put(UNITS_IN_FLIGHT, 0, step="score")
 
     def _commit(
         self,
@@ -186,6 +218,7 @@ class ScoreAndCommit:
         errors = [error for judgement in judgements for error in judgement.errors]
         states = _states(prompts, scores, quarantined)
         commit = self._publish(unit, tables, states, judgements, str(row["sampled_on"]))
+        self._tell(commit, candidates.num_rows, Counter(name for name, _ in errors))
         return _row(
             DONE,
             unit=unit.unit,
@@ -201,6 +234,14 @@ class ScoreAndCommit:
             first_error=errors[0][1] if errors else None,
             sampling_s=row["sampling_s"],
         )
+
+    def _tell(self, commit: Commit, num_candidates: int, errors: Mapping[str, int]) -> None:
+        meter = self._work.meter
+        meter.add(CANDIDATES, num_candidates, state="committed")
+        meter.add(TOKENS, commit.num_tokens, state="committed")
+        meter.add(VERDICTS, commit.num_verdicts)
+        for name, count in errors.items():
+            meter.add(ERRORS, count, constraint=name)
 
     def _publish(
         self,
@@ -229,7 +270,7 @@ class ScoreAndCommit:
             scores=files["scores"],
             accepted=files["accepted"],
             prompts=prompts,
-            num_tokens=int(np.sum([len(t) for t in tables["candidates"][0].column("token_ids")])),
+            num_tokens=_num_tokens(tables["candidates"][0]),
             num_verdicts=sum(j.num_verdicts for j in judgements),
             num_errors=sum(len(j.errors) for j in judgements),
             num_audited=sum(j.audited for j in judgements),
@@ -279,6 +320,10 @@ def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
         )
         for row in candidates.to_pylist()
     ]
+
+
+def _num_tokens(candidates: pa.Table) -> int:
+    return pc.sum(pc.list_value_length(candidates.column("token_ids"))).as_py() or 0
 
 
 def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:

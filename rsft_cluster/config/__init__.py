@@ -12,7 +12,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rsft_cluster.config.judging import AcceptanceConfig, FairnessConfig, ScoringConfig
 from rsft_cluster.config.nightly import NightlyConfig
-from rsft_cluster.config.parts import Constraint, ConstraintField, Part, Plugin, PluginField
+from rsft_cluster.config.parts import (
+    Constraint,
+    ConstraintField,
+    Part,
+    Plugin,
+    PluginField,
+    WorkerRange,
+    Workers,
+    fewest,
+    most,
+)
 from rsft_cluster.config.prompts import Columns, PolicyConfig, PromptsConfig
 from rsft_cluster.config.sampling import AdaptiveConfig, BudgetConfig, PilotConfig, SamplingConfig
 from rsft_cluster.config.training import TrainingConfig, UnlearningConfig
@@ -47,9 +57,13 @@ __all__ = [
     "ScoringConfig",
     "TrainingConfig",
     "UnlearningConfig",
+    "WorkerRange",
+    "Workers",
+    "fewest",
     "flatten",
     "is_operational",
     "json_schema",
+    "most",
 ]  # fmt: skip
 
 
@@ -143,6 +157,11 @@ class ClusterConfig(Part):
 
     address: str | None = None
     """`auto` or host:port joins a cluster; without it a local one is started, or the job's own is used."""
+    autoscaling: bool = False
+    """The cluster adds nodes on demand. What the run needs is asked for and waited for, instead of being refused. Where
+    RSFT_AUTOSCALED stands in the environment, as in our Kubernetes manifests, this holds too."""
+    wait_for_nodes_s: float = Field(default=900, gt=0)
+    """Seconds to wait for nodes where there is autoscaling."""
     max_idle_passes: int = Field(default=20, ge=1)
     """Passes over unfinished units without one done before the stage gives up."""
     crashes_before_split: int = Field(default=3, ge=1)
@@ -157,7 +176,10 @@ class RunConfig(Part):
     run: str = Field(pattern=RUN_NAME)
     """Name of the run: lower-case letters, digits, dot, dash and underscore."""
     store: str = "runs"
-    """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it."""
+    """Folder or URI (file, s3, gs, abfs) under which runs lie. All nodes must reach it.
+
+    How an object store is reached is the environment's to say, on every node: credentials, AWS_REGION,
+    AWS_ENDPOINT_URL, and RSFT_STORE_TIMEOUT_S, the seconds for which what fails there is tried again (900)."""
     seed: int = Field(default=0, ge=0)
     """Fixes every draw and every order."""
     rounds: int = Field(default=1, ge=1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rsft_cluster.config.parts import ConstraintField, Part, Plugin, PluginField
+from rsft_cluster.config.parts import ConstraintField, Part, Plugin, PluginField, Workers
 
 
 class CanaryConfig(Part):
@@ -35,8 +35,8 @@ class ScoringConfig(Part):
 
     constraints: tuple[ConstraintField, ...] = Field(min_length=1)
     """All of them judge every candidate."""
-    workers: int = Field(default=1, ge=1)
-    """Scoring actors."""
+    workers: Workers = 1
+    """Scoring actors: a number, or {min, max}."""
     num_cpus: float = Field(default=1, gt=0)
     """CPUs an actor."""
     num_gpus: float = Field(default=0, ge=0)

@@ -1,9 +1,9 @@
 """What every part of a config is made of: frozen, strict models, and plug-ins by name."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 
 class Part(BaseModel):
@@ -57,3 +57,43 @@ class Constraint(Plugin):
 
 
 ConstraintField = Annotated[Constraint, BeforeValidator(_plugin, json_schema_input_type=str | Constraint)]
+
+
+class WorkerRange(Part):
+    """As many actors as there is work and room for, within bounds."""
+
+    min: int = Field(ge=1)
+    """Actors that the stage begins with; the cluster must offer room for these."""
+    max: int = Field(ge=1)
+    """Most actors, reached as nodes join. An idle one is given up again, down to `min`."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"min is {self.min}, which is above max = {self.max}")
+        return self
+
+
+_AtLeastOne = Annotated[int, Field(ge=1)]
+_NUMBER = TypeAdapter(_AtLeastOne)
+
+
+def _workers(value: object) -> int | WorkerRange:
+    # Not a plain union, whose errors are those of all its members.
+    if isinstance(value, dict | WorkerRange):
+        return WorkerRange.model_validate(value)
+    return _NUMBER.validate_python(value, strict=True)
+
+
+Workers = Annotated[int | WorkerRange, BeforeValidator(_workers, json_schema_input_type=_AtLeastOne | WorkerRange)]
+"""Actors of a stage: a number, or `{min: 2, max: 16}`."""
+
+
+def fewest(workers: int | WorkerRange) -> int:
+    """Return how many actors there are at least."""
+    return workers if isinstance(workers, int) else workers.min
+
+
+def most(workers: int | WorkerRange) -> int:
+    """Return how many actors there are at most."""
+    return workers if isinstance(workers, int) else workers.max

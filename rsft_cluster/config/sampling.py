@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rsft_cluster.config.parts import Part, Plugin, PluginField
+from rsft_cluster.config.parts import Part, Plugin, PluginField, Workers
 
 
 class AdaptiveConfig(Part):
@@ -54,8 +54,8 @@ class SamplingConfig(Part):
     together. With the last two, workers decode several units at once, so that no row idles while a unit ends."""
     adaptive: AdaptiveConfig | None = None
     """Adaptive rejection sampling, for short or repeating outputs; decodes in plain batches. Off by default."""
-    workers: int = Field(default=1, ge=1)
-    """Sampling actors."""
+    workers: Workers = 1
+    """Sampling actors: a number, or {min, max}."""
     num_gpus: float = Field(default=0, ge=0)
     """GPUs an actor."""
     num_cpus: float = Field(default=1, ge=0)

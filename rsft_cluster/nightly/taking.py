@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from rsft_cluster.collection.plan import ROWS_A_GROUP
 from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.night_records import Taken
 from rsft_cluster.prompts import read_prompts
@@ -27,7 +28,7 @@ def take(config: RunConfig, store: Store, folder: str) -> Taken:
     with quarantine(store, f"{folder}/taken.quarantine.jsonl") as (on_bad, where):
         intake = read_prompts(wanted, on_bad=on_bad, quarantine=where)
         batches = _noted(_first(_fresh(intake, known), config.prompts.limit), whole)
-        num_prompts = store.write_batches(path, batches, PROMPT, rows=config.sampling.unit_size)
+        num_prompts = store.write_batches(path, batches, PROMPT, rows=ROWS_A_GROUP)
     return Taken(
         path=path,
         num_prompts=num_prompts,

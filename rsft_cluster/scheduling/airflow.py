@@ -25,7 +25,8 @@ with DAG(
 ):
     BashOperator(
         task_id="night",
-        bash_command={command!r} + " --date {{{{ data_interval_end | ds }}}}",
+        # Started by hand it has no date; the night whose time was last is meant then.
+        bash_command={command!r} + "{{% if data_interval_end %}} --date {{{{ data_interval_end | ds }}}}{{% endif %}}",
         cwd={folder!r},
         append_env=True,
         skip_on_exit_code={running},

@@ -11,7 +11,7 @@ from typing import Any
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.scheduling.order import Kubernetes, Order, cron_schedule
-from rsft_cluster.scheduling.pods import CONFIG_FOLDER, Group, Manifest, container_security, groups, pod
+from rsft_cluster.scheduling.pods import CONFIG_FOLDER, NODE_LOSS, Group, Manifest, container_security, groups, pod
 
 MAX_NAME = 36
 """Of a RayCronJob, the shortest of all; a RayJob has 47 characters, of which a date takes nine."""
@@ -150,7 +150,7 @@ def cluster_spec(order: Order, config_map: str | None) -> Manifest:
         template = pod(
             to, "ray-worker", group, config_map=config_map, shared=shared,
             # Taken away, a node has so long to hand its work on; less than the grace below.
-            environment={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "30"},
+            environment={**NODE_LOSS, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "30"},
         )  # fmt: skip
         # No worker speaks to Kubernetes, least of all what a model wrote and a constraint runs.
         template["spec"] |= {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 60}
@@ -169,7 +169,7 @@ def cluster_spec(order: Order, config_map: str | None) -> Manifest:
 
 def _head(to: Kubernetes, config_map: str | None, *, shared: bool, scales: bool) -> Manifest:
     # With an autoscaler there is nothing yet when the driver comes; it asks for what is there otherwise.
-    environment = {"RSFT_AUTOSCALED": "1"} if scales else {}
+    environment = {**NODE_LOSS, **({"RSFT_AUTOSCALED": "1"} if scales else {})}
     head = pod(to, "ray-head", HEAD, config_map=config_map, shared=shared, environment=environment)
     if not scales:
         head["spec"]["automountServiceAccountToken"] = False

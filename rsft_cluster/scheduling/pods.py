@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rsft_cluster.config import RunConfig
+from rsft_cluster.config import RunConfig, most
 from rsft_cluster.needs import SPARE_CPUS
 from rsft_cluster.scheduling.order import Kubernetes
 
@@ -14,6 +14,17 @@ USER_ID = 1000
 """The image's user; see deploy/docker/Dockerfile."""
 CPU_POD = 8
 """CPUs of a pod without a GPU, at most: so many workers share one."""
+NODE_LOSS = {
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "15000",
+    "RAY_grpc_keepalive_time_ms": "30000",
+    "RAY_grpc_keepalive_timeout_ms": "15000",
+    "RAY_health_check_period_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "4",
+    "RAY_JOB_STOP_WAIT_TIME_S": "30",
+}
+"""How soon Ray finds out that a node is gone, and how long a job may take to stop; the same as deploy/ray.env."""
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",
     "kubernetes.azure.com/scalesetpriority": "spot",
@@ -39,17 +50,17 @@ class Group:
 def groups(config: RunConfig) -> list[Group]:
     """Return the groups of workers that serve every stage of a config at its widest."""
     sampling, scoring, training = config.sampling, config.scoring, config.training
-    samplers = max(sampling.workers, config.evaluation.workers or 0)
+    samplers = max(most(sampling.workers), config.evaluation.workers or 0)
     return [
         _group("samplers", samplers, sampling.num_cpus, sampling.num_gpus, spot=True),
-        _group("scorers", scoring.workers, scoring.num_cpus, scoring.num_gpus, spot=True),
+        _group("scorers", most(scoring.workers), scoring.num_cpus, scoring.num_gpus, spot=True),
         _group("trainers", training.workers, training.num_cpus, training.num_gpus, spot=False),
     ]
 
 
 def _group(name: str, workers: int, num_cpus: float, num_gpus: float, *, spot: bool) -> Group:
-    most = 1 / num_gpus if num_gpus else CPU_POD / max(num_cpus, 1)
-    together = min(max(1, math.floor(most)), workers)
+    fitting = 1 / num_gpus if num_gpus else CPU_POD / max(num_cpus, 1)
+    together = min(max(1, math.floor(fitting)), workers)
     pods = math.ceil(workers / together)
     memory = 64 if num_gpus else 4 * together + 4
     # A spare CPU a pod: Ray's own tasks never keep a worker from its place.

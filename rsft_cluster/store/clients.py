@@ -7,11 +7,14 @@ the profile files that the vendor's own tools write; the client reads none itsel
 import configparser
 import os
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.store.patience import CONNECT_S, REQUEST_S
 
 if TYPE_CHECKING:
@@ -23,19 +26,35 @@ OTHER_SOURCES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE",
 )  # fmt: skip
 """Where the client finds credentials itself."""
+VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "SERVICE_ACCOUNT", "HOME", "HTTP", "http", "NO_PROXY", "no_proxy")
+"""What clients read of an environment, by its beginning."""
 REREAD_S = 300.0
 """Profile files are read again so often: keys that last for hours are replaced there."""
 
 
 def client(bucket: str, num_retries: int) -> ObjectStore:
-    """Return a client of a bucket that tries a request so many times more by itself."""
+    """Return a client of a bucket that tries a request so many times more by itself.
+
+    Clients are made once for an environment: making one takes tens of milliseconds, and it keeps its connections. A
+    process that was forked from one that used a client can use none: the threads behind it were not forked.
+    """
+    said = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(VARIABLES)))
+    try:
+        return _client(bucket, num_retries, REQUEST_S, said)
+    except BaseError as error:
+        problem = str(error).partition("\n")[0]
+        raise ConfigError(f"{bucket}: the environment does not say how to reach it: {problem}") from error
+
+
+@lru_cache(maxsize=16)
+def _client(bucket: str, num_retries: int, request_s: int, _said: tuple[tuple[str, str], ...]) -> ObjectStore:
     options: Any = {
         "client_options": {
             "allow_http": endpoint().startswith("http://"),
-            "timeout": f"{REQUEST_S}s",
+            "timeout": f"{request_s}s",
             "connect_timeout": f"{CONNECT_S}s",
         },
-        "retry_config": {"max_retries": num_retries, "retry_timeout": timedelta(seconds=REQUEST_S)},
+        "retry_config": {"max_retries": num_retries, "retry_timeout": timedelta(seconds=request_s)},
     }
     if bucket.startswith("s3://") and not any(os.environ.get(name) for name in OTHER_SOURCES):
         options |= _of_profile()

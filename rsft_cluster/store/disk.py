@@ -40,7 +40,7 @@ def write_durably(target: Path, payload: bytes, *, exclusive: bool) -> bool:
             file.flush()
             os.fsync(file.fileno())
         if not exclusive:
-            once_more(lambda: aside.replace(target))
+            aside.replace(target)
         elif not _link(aside, target):
             return False
         sync(target.parent)

@@ -5,11 +5,12 @@ The driver fills in a `TrainingJob`; every worker gets the same one; rank 0's `T
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import StoreError
 from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.metrics import Meter
 from rsft_cluster.store import Store
 
 
@@ -36,6 +37,7 @@ class TrainingJob:
     where the loss has a term over rejected candidates."""
     base: PolicySpec | None = None
     """The policy of round 0, where the loss has a KL to it."""
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError, StageError
 from rsft_cluster.generators.encoding import num_context_tokens
+from rsft_cluster.metrics import LOSS, STEP, TRAINING_TOKENS
 from rsft_cluster.policies import localised
 from rsft_cluster.training.averaging import WeightAverage
 from rsft_cluster.training.batches import Example
@@ -79,6 +80,8 @@ def _train(job: TrainingJob) -> TrainingOutcome:
             progress = _step(engine, objective, job, material, progress)
             if average is not None:
                 average.add(model.named_parameters(), step=progress.step)
+        if engine.global_rank == 0:
+            _meter(job, material, progress)
         if engine.global_rank == 0 and time.monotonic() - told >= TELL_INTERVAL_S:
             told = time.monotonic()
             tell(job, step=progress.step, num_steps=material.num_steps, loss=progress.last_loss)
@@ -101,6 +104,13 @@ def _train(job: TrainingJob) -> TrainingOutcome:
         metrics=progress.metrics,
         phases=clock.seconds,
     )
+
+
+def _meter(job: TrainingJob, material: Material, progress: Progress) -> None:
+    learned = material.accepted.batch(progress.step - 1)
+    job.meter.add(TRAINING_TOKENS, sum(len(example.completion_ids) for example in learned))
+    job.meter.put(LOSS, progress.last_loss)
+    job.meter.put(STEP, progress.step)
 
 
 def _settle(job: TrainingJob) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from factories import write_jsonl
 from running import DEADLINE_S, NUM_HELD_OUT, NUM_PROMPTS, wait_for, write_config
 
 from rsft_cluster.promotion import PromotionLog
@@ -15,6 +16,7 @@ from rsft_cluster.store import Store
 
 pytestmark = pytest.mark.ray
 
+LONG = [{"use": "length", "params": {"min": 6, "unit": "tokens"}}]
 STARTERS = 50
 START = """
 import json, multiprocessing, sys
@@ -32,6 +34,8 @@ def start(number, barrier, said):
         outcome = nightly(config, date(2026, 11, 20), Reporter(quiet=True)).outcome
     except AlreadyRunningError as error:
         outcome = error.exit_code
+    except BaseException as error:
+        outcome = repr(error)
     said.put(outcome)
 
 num = int(sys.argv[2])
@@ -65,10 +69,12 @@ def add_prompts(folder, first, num):
 
 
 def test_a_week_of_nights(tmp_path):
-    config = write_config(tmp_path, "week")
+    config = write_config(tmp_path, "week", scoring__constraints=LONG)
+    bad = [{"prompt": f"{i} + 2 =", "completion": "7"} for i in range(400)]
+    write_jsonl(tmp_path / "bad.jsonl", bad)
     store = Store(str(tmp_path / "runs" / "week"))
 
-    friday = finish(begin(config, "2026-11-20", "promotion.rule=always"))
+    friday = finish(begin(config, "2026-11-20", "promotion.rule=always", "training.replay=null"))
     assert (friday["outcome"], friday["policy"], friday["num_prompts"]) == ("promoted", "2026-11-20", NUM_PROMPTS)
     promoted = PromotionLog(store).entries()[-1].policy
     assert promoted.uri == str(tmp_path / "runs/week/nights/2026-11-20/rounds/0001/model")
@@ -76,9 +82,10 @@ def test_a_week_of_nights(tmp_path):
     saturday = finish(begin(config, "2026-11-21"))
     assert (saturday["outcome"], saturday["num_prompts"]) == ("nothing_new", 0)
 
-    # Nobody started Sunday's night. Monday's learns so fast that it forgets.
+    # Nobody started Sunday's night. Monday's learns from worked examples that are far too short.
     add_prompts(tmp_path, 0, 8)
-    monday = finish(begin(config, "2026-11-23", "training.learning_rate=0.1", "training.schedule=constant"))
+    steps = ("training.steps=40", "training.learning_rate=0.003", f"training.replay={tmp_path / 'bad.jsonl'}")
+    monday = finish(begin(config, "2026-11-23", *steps))
     assert (monday["outcome"], monday["policy"], monday["num_prompts"]) == ("kept", "2026-11-20", 8)
     assert monday["after"] < monday["before"]
     assert monday["missed"] == ["2026-11-22"]
