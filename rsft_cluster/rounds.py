@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.cluster import connect
 from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.controls import has_controls, run_controls
 from rsft_cluster.fingerprint import claim, fingerprint
 from rsft_cluster.health import alarms
@@ -56,6 +57,8 @@ def opened(config: RunConfig, *, trust_remote_code: bool = False) -> Iterator[Ru
     """Hold a config's run for the length of the block: store probed, lease held, fingerprint claimed."""
     check_compatible(config)
     store = open_store(config)
+    if store.files("nights"):
+        raise ConfigError(f"{store.uri}: holds nights of `rsft nightly`; give the run a `run` name of its own")
     base = base_policy(config.policy)
     with hold(store) as lease:
         mark = claim(store, fingerprint(config, base))

@@ -30,6 +30,7 @@ from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import read_prompts
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.report.progress import Reporter
+from rsft_cluster.rounds import opened
 from rsft_cluster.store import Store
 
 QUIET = Reporter(quiet=True)
@@ -133,6 +134,12 @@ def test_nights_do_not_go_into_the_folder_of_a_plain_run(project, store):
         nightly(project, date(2026, 11, 20), QUIET)
 
 
+def test_a_plain_run_does_not_go_into_the_folder_of_nights(project):
+    nightly(project, date(2026, 11, 20), QUIET)
+    with pytest.raises(ConfigError, match="holds nights of `rsft nightly`"), opened(project):
+        pass
+
+
 def test_nights_do_not_change_what_they_started_from(project, tmp_path):
     nightly(project, date(2026, 11, 20), QUIET)
     other = project.model_copy(update={"policy": project.policy.model_copy(update={"model": str(tmp_path / "x")})})
@@ -212,6 +219,17 @@ def test_of_old_nights_the_records_stay_and_the_models_that_are_current_or_to_be
         assert left[day] == [f"nights/{day}/rounds/0001/model/model.safetensors"]
     assert all(left[day] == [] for day in ("2026-11-01", "2026-11-02", "2026-11-06", "2026-11-07"))
     assert len(records(store)) == 10
+
+
+def test_nights_with_nothing_new_push_no_other_out(tmp_path):
+    store = Store(str(tmp_path))
+    night_of(store, "2026-11-01", promoted=True)
+    night_of(store, "2026-11-02", promoted=False)
+    for day in range(3, 20):
+        record = NightRecord(date=f"2026-11-{day:02}", outcome="nothing_new", reason="", policy="base", ended_at="")
+        store.write(f"nights/{record.date}.json", record.to_json())
+    prune(store, NightlyConfig(keep=2), records(store), PromotionLog(store).entries())
+    assert all(len(store.files(f"nights/{day}", recursive=True)) == 5 for day in ("2026-11-01", "2026-11-02"))
 
 
 def test_a_model_that_a_rollback_made_current_is_kept(tmp_path):

@@ -13,7 +13,8 @@ def prune(store: Store, config: NightlyConfig, records: Sequence[NightRecord], l
     models = {entry.policy.name: entry.policy.uri for entry in log}
     newest_first = list(dict.fromkeys(entry.policy.name for entry in reversed(log)))
     kept = {models[name] for name in newest_first[: config.keep_models + 1]}
-    for record in records[: -config.keep]:
+    worked = [record for record in records if record.outcome != "nothing_new"]
+    for record in worked[: -config.keep]:
         folder = f"nights/{record.date}"
         inside = [uri.removeprefix(f"{store.uri}/") for uri in kept if uri.startswith(f"{store.uri_of(folder)}/")]
         _clear(store, folder, inside)
