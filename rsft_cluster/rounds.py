@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.cluster import connect
 from rsft_cluster.config import RunConfig
-from rsft_cluster.errors import ConfigError
 from rsft_cluster.controls import has_controls, run_controls
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.fingerprint import claim, fingerprint
 from rsft_cluster.health import alarms
 from rsft_cluster.lease import hold
