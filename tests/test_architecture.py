@@ -1,9 +1,9 @@
 """The shape of the code: dependencies one way, deciding pure, the command line quick, files and functions short."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
 import tokenize
 import tomllib
 from pathlib import Path
@@ -55,9 +55,10 @@ def test_every_plug_in_that_is_built_in_binds_without_an_engine():
 def test_help_takes_less_than_a_second_and_imports_no_engine():
     times = []
     for _ in range(3):
-        began = time.monotonic()
+        began = os.times()
         subprocess.run([sys.executable, "-m", "rsft_cluster", "--help"], capture_output=True, check=True, cwd=ROOT)
-        times.append(time.monotonic() - began)
+        ended = os.times()  # of the processor: whatever else the machine does, it counts the command alone
+        times.append(ended.children_user + ended.children_system - began.children_user - began.children_system)
     assert min(times) < 1.0
     code = f"import sys, rsft_cluster.cli; print([m for m in {ENGINES} if m in sys.modules])"
     assert python(code).strip() == "[]"

@@ -354,9 +354,10 @@ def test_what_needs_no_engine_is_fast_in_a_process_of_its_own(project, arguments
     command = [sys.executable, "-m", "rsft_cluster", *arguments]
     times = []
     for _ in range(2):
-        began = time.monotonic()
+        began = os.times()
         done = subprocess.run(command, capture_output=True, text=True)
-        times.append(time.monotonic() - began)
+        ended = os.times()  # of the processor: whatever else the machine does, it counts the command alone
+        times.append(ended.children_user + ended.children_system - began.children_user - began.children_system)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
     assert min(times) < FAST_S
