@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -25,8 +26,8 @@ from rsft_cluster.isolation.progress import Progress
 from rsft_cluster.isolation.worker import batch_size, longest_s, serve
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-REAP_S = 0.05
-"""How often the nursery looks whether a killed worker has died."""
+REAP_S, POLL_S = 0.05, 0.002
+"""How often the nursery looks whether a killed worker has died; the second where somebody waits for it."""
 
 
 def main(control_fd: int, progress_fd: int) -> None:
@@ -57,6 +58,11 @@ def main(control_fd: int, progress_fd: int) -> None:
                 pid = workers.pop(slot)
                 dying.add(pid)
                 _kill(pid)
+            elif message == "bury":
+                while dying:
+                    _reap(dying, kept | set(workers.values()))
+                    time.sleep(POLL_S)
+                pool.send(0)
             else:
                 pid = workers.pop(slot)
                 pool.send(_end(pid, kept | dying | set(workers.values())))

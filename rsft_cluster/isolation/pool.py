@@ -108,7 +108,7 @@ class Pool:
         self._speed = [_Speed() for _ in constraints]
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
-        self._look_at = 0.0  # when the first worker may be past something
+        self._has_dying, self._look_at = False, 0.0  # until when no worker is past anything
         self._free_slots = deque(range(SLOTS))
         with tempfile.TemporaryFile() as table:
             table.truncate(NUM_BYTES)
@@ -140,6 +140,9 @@ class Pool:
                 self._give_out(board)
                 self._take_in(board, after)
                 self._look(board, after)
+            if self._has_dying:
+                self._ask(("bury", 0))
+                self._has_dying = bool(self._answer())
         except BaseException:
             for worker in self._busy.copy():
                 self._end(worker)
@@ -356,8 +359,12 @@ class Pool:
         self._busy = [w for w in self._busy if w is not worker]
         self._free_slots.append(worker.slot)
         self._ask(("end" if and_wait else "kill", worker.slot))
+        self._has_dying |= not and_wait
+        return self._answer() if and_wait else 0
+
+    def _answer(self) -> int:
         try:
-            return self._control.recv() if and_wait else 0
+            return self._control.recv()
         except EOFError as error:
             raise StageError("the process that forks the constraints' workers died") from error
 

@@ -88,6 +88,10 @@ def _attend(
 AttentionInterface.register(NAME, _attend)
 
 
+FEWEST = 4
+"""Matrices of fewer rows are multiplied by other kernels of some CPUs, which add in another order (seen on AMD EPYC)."""
+
+
 class Places:
     """The rows that each of some blocks belongs to, as places in tensors of (rows x kv heads)."""
 
@@ -154,7 +158,8 @@ def attend_blocks(query: Tensor, regions: Sequence[Region], *, softcap: float | 
     which follows where blocks happen to lie, does not show in a float32.
     """
     num_places = len(query)
-    scores = [_scores(query, region, softcap) for region in regions]
+    fewest = FEWEST if exact_sums and query.device.type == "cpu" else 1
+    scores = [_scores(query, region, softcap, fewest) for region in regions]
     highest = [s.amax(-1, keepdim=True) for s in scores]
     peak = _peak(regions, highest, num_places)
     masses, outputs = [], []
@@ -165,21 +170,21 @@ def attend_blocks(query: Tensor, regions: Sequence[Region], *, softcap: float | 
         weights = part.sub_(peak.index_select(0, read)).clamp_(FAINTEST, 0.0).exp_()
         masses.append(weights.sum(-1, keepdim=True))
         flat = weights.view(num_blocks * heads, -1, size).to(region.values.dtype)
-        output = torch.bmm(flat, region.values.reshape(-1, size, value_dim))
+        output = _bmm(flat, region.values.reshape(-1, size, value_dim), fewest)
         outputs.append(output.view(len(part), -1, value_dim))
     dtype = torch.float64 if exact_sums else torch.float32
     total, whole = (_sum(regions, parts, num_places, dtype) for parts in (masses, outputs))
     return (whole / total.clamp(min=1e-30)).to(query.dtype)
 
 
-def _scores(query: Tensor, region: Region, softcap: float | None) -> Tensor:
+def _scores(query: Tensor, region: Region, softcap: float | None, fewest: int) -> Tensor:
     """Return (parts, group, BLOCK), float32: a part for each block, kv head and row that it belongs to."""
     group, dim = query.shape[1:]
     num_blocks, heads, _, size = region.keys.shape
     width = region.places.rows.shape[1]
     read, _ = region.places.of(heads)
     picked = query.index_select(0, read).view(num_blocks * heads, width * group, dim)
-    scores = _products(picked, region.keys.reshape(-1, dim, size))
+    scores = _products(picked, region.keys.reshape(-1, dim, size), fewest)
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     scores.view(num_blocks, heads, width, group, size).add_(region.mask[:, None, :, None, :])
@@ -225,11 +230,19 @@ def scaled(query: Tensor, how: Scoring) -> Tensor:
     return (query.float() * how.scale).to(query.dtype)
 
 
-def _products(query: Tensor, key: Tensor) -> Tensor:
+def _products(query: Tensor, key: Tensor, fewest: int) -> Tensor:
     """Return float32 products; a GPU gives them without rounding to the dtype of its operands first."""
     if query.is_cuda and query.dtype != torch.float32:
         return torch.bmm(query, key, out_dtype=torch.float32)
-    return torch.bmm(query, key).float()
+    return _bmm(query, key, fewest).float()
+
+
+def _bmm(left: Tensor, right: Tensor, fewest: int) -> Tensor:
+    """Return the products of matrices; the left ones are filled up to have so many rows."""
+    missing = fewest - left.shape[1]
+    if missing <= 0:
+        return torch.bmm(left, right)
+    return torch.bmm(functional.pad(left, (0, 0, 0, missing)), right)[:, :-missing].contiguous()
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, how: Scoring, *, window: int | None) -> Tensor:
