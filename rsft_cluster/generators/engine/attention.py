@@ -89,7 +89,7 @@ AttentionInterface.register(NAME, _attend)
 
 
 FEWEST = 4
-"""Matrices of fewer rows are multiplied by other kernels of some CPUs, which add in another order (seen on AMD EPYC)."""
+"""Matrices of fewer rows are multiplied by other kernels on some CPUs, which add in another order (AMD EPYC)."""
 
 
 class Places:
