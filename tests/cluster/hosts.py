@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +105,7 @@ class Host(Space):
     ) -> subprocess.Popen:
         """Start a process here. It has this host's environment alone, and `env`, where None takes a name away."""
         whole = {
-            "PATH": os.environ["PATH"], "HOME": str(self.tmp), "TMPDIR": str(self.tmp), "LANG": "C.UTF-8",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.tmp), "TMPDIR": str(self.tmp), "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1", **self.environment, **(env or {}),
         }  # fmt: skip
         return subprocess.Popen(
