@@ -105,7 +105,8 @@ class Host(Space):
     ) -> subprocess.Popen:
         """Start a process here. It has this host's environment alone, and `env`, where None takes a name away."""
         whole = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.tmp), "TMPDIR": str(self.tmp), "LANG": "C.UTF-8",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.tmp), "TMPDIR": str(self.tmp), "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1", **self.environment, **(env or {}),
         }  # fmt: skip
         return subprocess.Popen(
