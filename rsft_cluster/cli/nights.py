@@ -12,6 +12,7 @@ from rsft_cluster.cli.options import (
     import_paths,
     load,
     night_of,
+    warn,
 )
 from rsft_cluster.report.progress import Reporter
 
@@ -26,9 +27,7 @@ def nightly(
 
     loaded, reporter = load(config, set_), Reporter(quiet=quiet)
     tonight = night_of(loaded.nightly, night)
-    for finding in run_checks(loaded):
-        if finding.warns:
-            reporter.note(f"warning: {finding.about}: {finding.says}")
+    warn(run_checks(loaded), reporter)
     record = nightly(
         loaded, tonight, reporter, trust_remote_code=trust_remote_code, import_paths=import_paths(config)
     )  # fmt: skip

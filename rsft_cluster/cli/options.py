@@ -16,6 +16,8 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.nightly.dates import logical_date
 
 if TYPE_CHECKING:
+    from rsft_cluster.checks import Finding
+    from rsft_cluster.report.progress import Reporter
     from rsft_cluster.store import Store
 
 ConfigPath = Annotated[Path, typer.Argument(help="A run's config: YAML, or JSON as stored by a run.", metavar="CONFIG")]
@@ -45,15 +47,19 @@ def count(text: str) -> int:
 
 def night_of(config: NightlyConfig, text: str | None) -> date:
     """Return the night that is named, or the one whose time was last."""
-    return logical_date(config) if text is None else parsed_date(text)
-
-
-def parsed_date(text: str) -> date:
-    """Parse a date of the command line."""
+    if text is None:
+        return logical_date(config)
     try:
         return date.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(f"--date {text}: expected a date like 2026-11-26") from error
+
+
+def warn(found: "Sequence[Finding]", reporter: "Reporter") -> None:
+    """Say what a check of a config warns of."""
+    for finding in found:
+        if finding.warns:
+            reporter.note(f"warning: {finding.about}: {finding.says}")
 
 
 def load(path: Path, overrides: list[str] | None) -> RunConfig:

@@ -18,6 +18,7 @@ from rsft_cluster.cli.options import (
     find_run,
     import_paths,
     load,
+    warn,
 )
 from rsft_cluster.config import json_schema
 from rsft_cluster.report import results
@@ -193,9 +194,7 @@ def _advance(
 
     loaded, reporter = load(config, overrides), Reporter(quiet=quiet)
     # Before the run is made: a config that cannot work must not become what the run was begun with.
-    for finding in run_checks(loaded):
-        if finding.warns:
-            reporter.note(f"warning: {finding.about}: {finding.says}")
+    warn(run_checks(loaded), reporter)
     from rsft_cluster.rounds import run_rounds
 
     rounds = run_rounds(

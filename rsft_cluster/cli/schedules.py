@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsft_cluster.cli.options import ConfigPath, Overrides, TrustRemoteCode, load
+from rsft_cluster.cli.options import ConfigPath, Overrides, TrustRemoteCode, load, night_of
 
 
 class Kind(StrEnum):
@@ -50,8 +50,6 @@ def schedule(
 ) -> None:
     """Print the files that start `rsft nightly` at the times of `nightly:`; all of them UTC."""
     from rsft_cluster.checks import check_plugins
-    from rsft_cluster.cli.options import parsed_date
-    from rsft_cluster.nightly.dates import logical_date
     from rsft_cluster.scheduling.installing import install, write
     from rsft_cluster.scheduling.kinds import KINDS
     from rsft_cluster.scheduling.order import Kubernetes, Order
@@ -65,7 +63,7 @@ def schedule(
         words=(*words, *(["--trust-remote-code"] if trust_remote_code else [])),
         python=sys.executable,
         folder=Path.cwd(),
-        night=logical_date(loaded.nightly) if night is None else parsed_date(night),
+        night=night_of(loaded.nightly, night),
         kubernetes=Kubernetes(
             image or f"rsft-cluster:{version('rsft-cluster')}", namespace, claim, mount, secret, queue
         ),

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from rsft_cluster.collection.plan import Folder, planned_units, survey
 from rsft_cluster.errors import StageError, StoreError
+from rsft_cluster.prompts.digests import digests_of
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.sampling import decoding_of
 from rsft_cluster.schemas import digest
@@ -157,7 +158,7 @@ def accepted_digest(folder: Folder, accepted: Sequence[FileRef]) -> str:
     That of the sorted ids, as `schemas.digest` makes it; 16 bytes an id are held.
     """
     tables = (folder.store.read_table(ref, columns=["candidate_id"]) for ref in accepted if ref.num_rows)
-    parts = [np.frombuffer(bytes.fromhex("".join(table.column(0).to_pylist())), dtype="S16") for table in tables]
+    parts = [digests_of(table.column(0).to_pylist()) for table in tables]
     ids = np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype="S16")
     whole = hashlib.sha256(b"[[")
     for start in range(0, len(ids), IDS_AT_ONCE):

@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.collection.plan import ROWS_A_GROUP
 from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.night_records import Taken
 from rsft_cluster.prompts import read_prompts
-from rsft_cluster.prompts.digests import DigestSet
-from rsft_cluster.runs import quarantine
+from rsft_cluster.prompts.digests import DigestSet, digests_of
+from rsft_cluster.runs import quarantine, watched
 from rsft_cluster.schemas import PROMPT, SEEN
 from rsft_cluster.store import Store
 
@@ -27,7 +26,7 @@ def take(config: RunConfig, store: Store, folder: str) -> Taken:
     path = f"{folder}/taken.parquet"
     with quarantine(store, f"{folder}/taken.quarantine.jsonl") as (on_bad, where):
         intake = read_prompts(wanted, on_bad=on_bad, quarantine=where)
-        batches = _noted(_first(_fresh(intake, known), config.prompts.limit), whole)
+        batches = watched(_first(_fresh(intake, known), config.prompts.limit), whole, frozenset())
         num_prompts = store.write_batches(path, batches, PROMPT, rows=ROWS_A_GROUP)
     return Taken(
         path=path,
@@ -60,17 +59,13 @@ def _seen(store: Store) -> DigestSet:
     known = DigestSet()
     for path in store.files("seen"):
         for batch in store.read_batches(path, ["prompt_id"]):
-            known.add(_digests(batch))
+            known.add(digests_of(batch.column("prompt_id").to_pylist()))
     return known
-
-
-def _digests(batch: pa.RecordBatch) -> np.ndarray:
-    return np.frombuffer(bytes.fromhex("".join(batch.column("prompt_id").to_pylist())), dtype="S16")
 
 
 def _fresh(batches: Iterator[pa.RecordBatch], known: DigestSet) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        yield batch.filter(pa.array(known.add(_digests(batch))))
+        yield batch.filter(pa.array(known.add(digests_of(batch.column("prompt_id").to_pylist()))))
 
 
 def _first(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
@@ -81,11 +76,3 @@ def _first(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.
             left -= min(left, batch.num_rows)
             if not left:
                 return
-
-
-def _noted(batches: Iterator[pa.RecordBatch], whole: "hashlib._Hash") -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for prompt in batch.column("prompt_id").to_pylist():
-            whole.update(prompt.encode())
-        if batch.num_rows:
-            yield batch

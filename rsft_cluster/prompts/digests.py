@@ -3,10 +3,16 @@
 Sorted arrays of geometrically growing length; adding a batch merges the short ones.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+
+def digests_of(ids: Sequence[str]) -> npt.NDArray[np.bytes_]:
+    """Return ids, which are digests in hexadecimal, as 16 bytes each (dtype S16)."""
+    return np.frombuffer(bytes.fromhex("".join(ids)), dtype="S16")
 
 
 class DigestSet:

@@ -7,13 +7,12 @@ of a source and nothing of files. It holds one batch, and 24 bytes for each prom
 from collections.abc import Callable, Iterator
 from typing import Self
 
-import numpy as np
 import pyarrow as pa
 
 from rsft_cluster.config import FairnessConfig, PromptsConfig
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError
 from rsft_cluster.plugins import bind
-from rsft_cluster.prompts.digests import DigestSet
+from rsft_cluster.prompts.digests import DigestSet, digests_of
 from rsft_cluster.prompts.rows import BadLine
 from rsft_cluster.prompts.swaps import bad_line, complaint, swapped
 from rsft_cluster.schemas import PROMPT, conform, prompt_id
@@ -105,7 +104,7 @@ class Intake(Iterator[pa.RecordBatch]):
 
     def _distinct(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         ids = batch.column("prompt_id").to_pylist()
-        digests = np.frombuffer(bytes.fromhex("".join(ids)), dtype="S16")
+        digests = digests_of(ids)
         is_first = self._seen.add(digests)
         num_repeated = len(ids) - int(is_first.sum())
         self.num_duplicates += num_repeated
