@@ -55,9 +55,13 @@ class Order:
         """Name of the run."""
         return self.config.run
 
+    def arguments(self) -> list[str]:
+        """Return the command of one night, word by word."""
+        return [self.python, "-m", "rsft_cluster", "nightly", str(self.path), *self.words]
+
     def command(self) -> str:
         """Return the command of one night for a shell."""
-        return shlex.join([self.python, "-m", "rsft_cluster", "nightly", str(self.path), *self.words])
+        return shlex.join(self.arguments())
 
 
 def cron_schedule(nightly: NightlyConfig) -> str:

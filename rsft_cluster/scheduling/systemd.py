@@ -43,12 +43,11 @@ SuccessExitStatus={running}
 def units(order: Order) -> list[File]:
     """Return the timer and the service."""
     name = f"rsft-{order.run}"
-    words = [order.python, "-m", "rsft_cluster", "nightly", str(order.path), *order.words, "--quiet"]
     final = (ConfigError, NothingAcceptedError, DivergedError)
     service = SERVICE.format(
         run=order.run,
         folder=str(order.folder).replace("%", "%%"),
-        command=" ".join(map(_quoted, words)),
+        command=" ".join(map(_quoted, [*order.arguments(), "--quiet"])),
         final=" ".join(str(error.exit_code) for error in final),
         running=AlreadyRunningError.exit_code,
     )
