@@ -19,6 +19,7 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.lease import Lease
 from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import BadLine, read_prompts
+from rsft_cluster.prompts.held_out import HeldOut
 from rsft_cluster.records import (
     Decision,
     Evaluation,
@@ -31,7 +32,7 @@ from rsft_cluster.records import (
     TrainingResult,
 )
 from rsft_cluster.report.tables import RoundSummary
-from rsft_cluster.schemas import PROMPT, message_digests
+from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store import Store
 
 R = TypeVar("R", bound=Record)
@@ -157,12 +158,12 @@ def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
 
     Raises ConfigError when a held-out prompt also stands among the training prompts.
     """
-    held_out = _take_in(run, "held_out", run.config.evaluation.prompts, frozenset())
-    known = messages_of(run.store, held_out.path)
+    held_out = _take_in(run, "held_out", run.config.evaluation.prompts, HeldOut())
+    known = HeldOut(run.store.read_batches(held_out.path, ["messages"]))
     return _take_in(run, "train", run.config.prompts, known), held_out
 
 
-def _take_in(run: Run, name: str, config: PromptsConfig, held_out: frozenset[str]) -> PromptSet:
+def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> PromptSet:
     def make() -> PromptSet:
         path, whole = f"prompts/{name}.parquet", hashlib.sha256()
         with quarantine(run.store, f"prompts/{name}.quarantine.jsonl") as (on_bad, where):
@@ -197,24 +198,15 @@ def _append(file: IO[bytes], line: BadLine) -> None:
     file.write(line.to_json().encode() + b"\n")
 
 
-def watched(
-    batches: Iterator[pa.RecordBatch], whole: "hashlib._Hash", held_out: frozenset[str]
-) -> Iterator[pa.RecordBatch]:
+def watched(batches: Iterator[pa.RecordBatch], whole: "hashlib._Hash", held_out: HeldOut) -> Iterator[pa.RecordBatch]:
     """Pass batches of PROMPT on, their ids taken into a digest; ConfigError for one that is held out."""
     for batch in batches:
         whole.update("".join(batch.column("prompt_id").to_pylist()).encode())
-        if held_out:
-            for place, found in enumerate(message_digests(batch.column("messages"))):
-                if found in held_out:
-                    source = batch.column("source")[place].as_py()
-                    raise ConfigError(
-                        f"{source['file']}:{source['line']}: this prompt also stands among the held-out prompts; a "
-                        "policy must not be trained on what it is evaluated on"
-                    )
+        place = held_out.first_of(batch.column("messages"))
+        if place is not None:
+            source = batch.column("source")[place].as_py()
+            raise ConfigError(
+                f"{source['file']}:{source['line']}: this prompt also stands among the held-out prompts; a "
+                "policy must not be trained on what it is evaluated on"
+            )
         yield batch
-
-
-def messages_of(store: Store, path: str) -> frozenset[str]:
-    """Return digests of the messages of all prompts in a file."""
-    batches = store.read_batches(path, ["messages"])
-    return frozenset(found for batch in batches for found in message_digests(batch.column(0)))

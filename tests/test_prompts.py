@@ -17,6 +17,7 @@ from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, PluginError
 from rsft_cluster.prompts import BadLine, files, read_prompts, to_messages
 from rsft_cluster.prompts.digests import DigestSet
+from rsft_cluster.prompts.held_out import HeldOut
 from rsft_cluster.prompts.source import BATCH_ROWS
 from rsft_cluster.prompts.source_ids import SourceIds
 from rsft_cluster.schemas import MESSAGES as MESSAGES_TYPE
@@ -210,6 +211,14 @@ def test_the_id_of_a_prompt_is_the_digest_of_its_content(messages, reference, at
 def test_messages_are_digested_by_column_as_one_by_one(prompts, start):
     column = pa.array(prompts, MESSAGES_TYPE).slice(min(start, len(prompts)))
     assert message_digests(column) == [digest(messages) for messages in column.to_pylist()]
+
+
+@given(st.lists(MESSAGES, min_size=1), st.data())
+def test_a_held_out_prompt_is_found_wherever_it_stands(prompts, data):
+    column = pa.array(prompts, MESSAGES_TYPE).slice(data.draw(st.integers(0, len(prompts))))
+    held = pa.array(data.draw(st.lists(st.sampled_from(prompts) | MESSAGES)), MESSAGES_TYPE)
+    found = HeldOut([pa.record_batch({"messages": held})]).first_of(column)
+    assert found == next((i for i, one in enumerate(column.to_pylist()) if one in held.to_pylist()), None)
 
 
 def read_and_planned(folder, num_prompts):

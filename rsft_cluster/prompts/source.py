@@ -6,6 +6,7 @@ It streams: one file is open at a time, and a batch is handed on as soon as it i
 import io
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
     mapping = ColumnMapping(prompts)
     found = find_files(prompts.paths)
     ids = _OwnIds(found, mapping)
-    pending = _Columns()
+    pending = _Pending()
     num_lines = 0
     num_characters = 0
     for index, file in enumerate(found):
@@ -54,7 +55,7 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
             if num_lines >= BATCH_ROWS or num_characters >= BATCH_CHARACTERS:
                 ids.check()
                 yield pending.batch()
-                pending, num_lines, num_characters = _Columns(), 0, 0
+                pending, num_lines, num_characters = _Pending(), 0, 0
     ids.check()
     yield pending.batch()
 
@@ -106,46 +107,36 @@ def prompt_row(prompt: MappedPrompt, file: str, line: int) -> dict[str, object]:
     }
 
 
-class _Columns:
-    """Prompts on their way into a batch of PROMPT, by column: ten million rows of dictionaries take minutes."""
+class _Pending:
+    """Prompts on their way into a batch of PROMPT, built by column: ten million rows of dictionaries take minutes."""
 
     def __init__(self) -> None:
-        self._ids: list[str] = []
-        self._ends = [0]
-        self._roles: list[str] = []
-        self._contents: list[str] = []
-        self._references: list[str | None] = []
-        self._attributes: list[list[tuple[str, str]]] = []
+        self._prompts: list[MappedPrompt] = []
         self._files: list[str] = []
         self._lines: list[int] = []
 
     def add(self, prompt: MappedPrompt, file: str, line: int) -> None:
         """Add a prompt, given where it stands."""
-        self._ids.append(prompt.prompt_id)
-        for message in prompt.messages:
-            self._roles.append(message["role"])
-            self._contents.append(message["content"])
-        self._ends.append(len(self._roles))
-        self._references.append(prompt.reference)
-        self._attributes.append(list(prompt.attributes.items()) if prompt.attributes else _NONE)
+        self._prompts.append(prompt)
         self._files.append(file)
         self._lines.append(line)
 
     def batch(self) -> pa.RecordBatch:
         """Return the prompts in the order in which they were added."""
-        source = PROMPT.field("source").type
+        prompts, source = self._prompts, PROMPT.field("source").type
+        messages = [message for prompt in prompts for message in prompt.messages]
+        roles = pa.array([message["role"] for message in messages], pa.string())
+        contents = pa.array([message["content"] for message in messages], pa.string())
+        attributes = [list(prompt.attributes.items()) if prompt.attributes else _NONE for prompt in prompts]
         arrays = [
-            pa.array(self._ids, pa.string()),
+            pa.array([prompt.prompt_id for prompt in prompts], pa.string()),
             pa.ListArray.from_arrays(
-                pa.array(self._ends, pa.int32()),
-                pa.StructArray.from_arrays(
-                    [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())],
-                    fields=list(MESSAGES.value_type),
-                ),
+                pa.array(accumulate((len(prompt.messages) for prompt in prompts), initial=0), pa.int32()),
+                pa.StructArray.from_arrays([roles, contents], fields=list(MESSAGES.value_type)),
                 type=MESSAGES,
             ),
-            pa.array(self._references, pa.string()),
-            pa.array(self._attributes, PROMPT.field("attributes").type),
+            pa.array([prompt.reference for prompt in prompts], pa.string()),
+            pa.array(attributes, PROMPT.field("attributes").type),
             pa.StructArray.from_arrays(
                 [pa.array(self._files, pa.string()), pa.array(self._lines, pa.int64())], fields=list(source)
             ),

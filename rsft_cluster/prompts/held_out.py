@@ -1,0 +1,39 @@
+"""Which prompts are held out: a policy must not be trained on what it is evaluated on."""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsft_cluster.schemas import message_digests
+
+
+class HeldOut:
+    """The messages of the held-out prompts, whatever their references and attributes.
+
+    How a prompt ends is compared first, by its hash in this process: ten million digests take ten seconds, and hardly
+    any prompt needs one.
+    """
+
+    def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
+        self._endings: set[int] = set()
+        self._digests: set[str] = set()
+        for batch in batches:
+            messages = batch.column("messages")
+            self._endings.update(map(hash, _endings(messages)))
+            self._digests.update(message_digests(messages))
+
+    def first_of(self, messages: pa.ListArray) -> int | None:
+        """Return where a column of messages first has a held-out prompt; None where it has none."""
+        if not self._digests:
+            return None
+        alike = [place for place, text in enumerate(_endings(messages)) if hash(text) in self._endings]
+        found = message_digests(messages.take(pa.array(alike, pa.int64())))
+        return next((place for place, each in zip(alike, found, strict=True) if each in self._digests), None)
+
+
+def _endings(messages: pa.ListArray) -> list[str | None]:
+    """Return the text of each prompt's last message; None for a prompt without any."""
+    last = pc.subtract(messages.offsets.slice(1), 1)
+    places = pc.if_else(pc.equal(messages.value_lengths(), 0), None, last)
+    return messages.values.field("content").take(places).to_pylist()
