@@ -8,6 +8,9 @@ SOURCES := rsft_cluster jobs tests
 # One thread a process: Ray's workers share the cores, and more threads than cores only slow each other down.
 export OMP_NUM_THREADS ?= 1
 
+# Files of tests go to as many processes as there are cores; each takes up to 2 GB.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup format check test test-method test-ray test-cluster test-all demo test-constraints bench-sampling bench-scoring bench-planning bench-scaling clean
 
@@ -34,10 +37,10 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(READY) ## Tests that need no cluster
-	$(BIN)/python -m pytest -m 'not ray and not gpu and not cluster and not timing'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray and not gpu and not cluster and not timing'
 
 test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
-	$(BIN)/python -m pytest tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
+	$(BIN)/python -m pytest $(PARALLEL) tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
 	    tests/test_adaptive_sampling.py tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
 
 test-constraints: $(READY) ## Constraints: isolation, the library, the sandbox, judging again, on workers

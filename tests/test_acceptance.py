@@ -304,7 +304,7 @@ anywhere = pytest.mark.parametrize("name", RULES)
 
 
 @anywhere
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), how=options, data=st.data())
 def test_decisions_do_not_depend_on_row_order(name, table, how, data) -> None:
     order = pa.array(data.draw(st.permutations(range(table.num_rows))))
@@ -313,7 +313,7 @@ def test_decisions_do_not_depend_on_row_order(name, table, how, data) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"boltzmann_tuned", "top_share", "rso_compat"}))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), how=options)
 def test_deciding_again_on_what_was_kept_keeps_it_all(name, table, how) -> None:
     bound = rule(name, **RULES[name])
@@ -322,7 +322,7 @@ def test_deciding_again_on_what_was_kept_keeps_it_all(name, table, how) -> None:
 
 
 @anywhere
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), how=options)
 def test_what_did_not_pass_is_never_kept_but_by_the_control(name, table, how) -> None:
     accepted = decided(table, rule(name, **RULES[name]), **how).filter(table.column("passed").is_null())
@@ -332,7 +332,7 @@ def test_what_did_not_pass_is_never_kept_but_by_the_control(name, table, how) ->
         assert all(passed.to_pylist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), low=st.floats(0, 1), high=st.floats(0, 1))
 def test_a_higher_threshold_keeps_a_subset(table, low, high) -> None:
     low, high = sorted((low, high))
@@ -340,7 +340,7 @@ def test_a_higher_threshold_keeps_a_subset(table, low, high) -> None:
     assert set(fewer) <= set(kept(decided(table, rule("threshold", min_score=low))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table=tables(), how=options)
 def test_caps_and_repeats_hold(table, how) -> None:
     rows = table.filter(decided(table, rule("all_passed"), **how).column("accepted")).to_pylist()

@@ -181,7 +181,7 @@ def test_replay_may_be_parquet(tmp_path):
 
 
 @given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_epoch_sees_every_example_once_and_every_batch_is_full(num_examples, batch_size, seed):
     batch_size = min(batch_size, num_examples)
     order = DataOrder(num_examples, batch_size, seed)
@@ -205,7 +205,7 @@ def test_steps_come_from_the_config_or_from_epochs():
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=25), st.integers(1, 6), st.integers(1, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shares_cover_the_batch_once_and_have_equally_many_parts(lengths, world_size, size):
     shares = [micro_batches(lengths, rank=r, world_size=world_size, size=size) for r in range(world_size)]
     assert len({len(s) for s in shares}) == 1

@@ -101,7 +101,7 @@ def test_a_policy_without_a_tokenizer_is_named(tmp_path):
         encoding.load_tokenizer(PolicySpec(str(tmp_path / "empty")))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text(alphabet="ab好é🙂 ", max_size=30),
     stops=st.lists(st.text(alphabet="ab好é🙂 ", min_size=1, max_size=4), min_size=1, max_size=3),

@@ -128,7 +128,7 @@ anything = st.text(st.characters(exclude_categories=("Cs",)), min_size=1)
 
 
 @given(st.lists(st.tuples(anything, anything, st.booleans()), min_size=1, max_size=8))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_jsonl_and_parquet(tmp_path, pairs):
     lines = [json.dumps({"prompt": p, "answer": a}, ensure_ascii=escaped) for p, a, escaped in pairs]
     path = write_jsonl(tmp_path / "any.jsonl", lines)

@@ -10,6 +10,7 @@ from rsft_cluster.config import PromptsConfig, RunConfig
 from rsft_cluster.night_records import Taken
 from rsft_cluster.prompts import read_prompts
 from rsft_cluster.prompts.digests import DigestSet, digests_of
+from rsft_cluster.prompts.held_out import HeldOut
 from rsft_cluster.runs import quarantine, watched
 from rsft_cluster.schemas import PROMPT, SEEN
 from rsft_cluster.store import Store
@@ -26,7 +27,7 @@ def take(config: RunConfig, store: Store, folder: str) -> Taken:
     path = f"{folder}/taken.parquet"
     with quarantine(store, f"{folder}/taken.quarantine.jsonl") as (on_bad, where):
         intake = read_prompts(wanted, on_bad=on_bad, quarantine=where)
-        batches = watched(_first(_fresh(intake, known), config.prompts.limit), whole, frozenset())
+        batches = watched(_first(_fresh(intake, known), config.prompts.limit), whole, HeldOut())
         num_prompts = store.write_batches(path, batches, PROMPT, rows=ROWS_A_GROUP)
     return Taken(
         path=path,

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rsft_cluster.schemas import message_digests
 
@@ -34,6 +33,6 @@ class HeldOut:
 
 def _endings(messages: pa.ListArray) -> list[str | None]:
     """Return the text of each prompt's last message; None for a prompt without any."""
-    last = pc.subtract(messages.offsets.slice(1), 1)
-    places = pc.if_else(pc.equal(messages.value_lengths(), 0), None, last)
-    return messages.values.field("content").take(places).to_pylist()
+    ends = messages.offsets.to_numpy()
+    last = pa.array(ends[1:] - 1, mask=ends[1:] == ends[:-1])
+    return messages.values.field("content").take(last).to_pylist()
