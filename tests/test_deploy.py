@@ -561,6 +561,29 @@ def test_the_images_are_pinned_and_run_as_nobody_special():
     assert f"{sys.version_info[0]}.{sys.version_info[1]}" == python, "the constraints were made with this Python"
 
 
+def test_an_index_beside_pypi_gives_torch_alone():
+    """Of other packages it need not have the versions of the constraints."""
+    others = [line for line in instructions() if "--index-url" in line]
+    assert [line.split()[-1] for line in others] == ["torch"]
+    assert all("--no-deps" in line for line in others)
+
+
+def test_each_image_is_built_from_mirrors_where_they_are_named():
+    """Of the arguments of the stage before it, a stage of older builders sees none."""
+    for target in ("cpu", "cuda"):
+        lines = stages()[target]
+        first = next(number for number, line in enumerate(lines) if "pip install" in line)
+        known = {line.split()[1].split("=")[0] for line in lines[:first] if line.startswith("ARG")}
+        assert {"PIP_INDEX_URL", *re.findall(r"\$\{(\w+)\}", " ".join(lines))} == known, target
+
+
+def test_every_file_of_the_package_is_installed():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rsft_cluster"]
+    package = ROOT / "rsft_cluster"
+    files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.endswith((".py", ".pyc"))} == set(data)
+
+
 def test_what_the_images_copy_is_there_and_not_ignored(tmp_path):
     ignore = (DEPLOY / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     kept = [line[1:] for line in ignore if line.startswith("!")]
