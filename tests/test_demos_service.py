@@ -10,7 +10,10 @@ from factories import candidate, read_jsonl
 from rsft_cluster.config_file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import service
+from rsft_cluster.demos.__main__ import prepare
 from rsft_cluster.demos.service import CHINESE, ENGLISH, MISTAKES, Case, Order, reply
+from rsft_cluster.errors import StoreError
+from rsft_cluster.report.progress import Reporter
 from rsft_cluster.scoring import Judge
 
 CONFIG = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "service.yaml"
@@ -160,3 +163,11 @@ def test_its_variant_learns_from_rejected_replies_as_well():
     rejection = load_config(CONFIG, sets).training.rejection
     assert rejection is not None
     assert (rejection.weight, load_config(CONFIG).training.rejection) == (0.1, None)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "task"
+    sets = [f"policy.model={folder}/base", f"prompts.paths=[{folder}/prompts.jsonl]"]
+    with pytest.raises(StoreError, match=f"{folder}: the task cannot be written: .*copy jobs/"):
+        prepare(service, load_config(CONFIG, sets), Reporter())

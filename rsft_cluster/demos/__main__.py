@@ -20,7 +20,7 @@ from rsft_cluster.config_file import load_config
 from rsft_cluster.controls import run_controls
 from rsft_cluster.demos import arithmetic, content, credit, service
 from rsft_cluster.demos.tiny import write_untrained
-from rsft_cluster.errors import ConfigError, RsftError
+from rsft_cluster.errors import ConfigError, RsftError, StoreError
 from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.report import results
 from rsft_cluster.report.comparison import comparison_table
@@ -130,7 +130,10 @@ def prepare(task: Task, config: RunConfig, reporter: Reporter) -> None:
     if (base / "config.json").exists():
         return
     folder = Path(config.prompts.paths[0]).parent
-    task.write_task(folder, seed=config.seed)
+    try:
+        task.write_task(folder, seed=config.seed)
+    except OSError as error:
+        raise StoreError(f"{folder}: the task cannot be written: {error}; copy jobs/ to where it can") from error
     untrained = base.with_name("untrained")
     write_untrained(
         untrained, task.SYMBOLS, end=task.END, pad=task.PAD, num_context_tokens=task.CONTEXT, seed=config.seed
