@@ -104,7 +104,8 @@ def test_a_constraint_that_breaks_later_is_found_with_the_unit_in_which_it_does(
 
 def test_a_constraint_that_fails_at_most_candidates_stops_early(make) -> None:
     judge = make(does())
-    with pytest.raises(StageError, match=r"20 of 2\d verdicts of does are errors(?s:.)*RuntimeError: cannot tell"):
+    stopped = r"20 of 2\d verdicts of does are errors, more than scoring.max_error_rate(?s:.)*RuntimeError: cannot tell"
+    with pytest.raises(StageError, match=stopped):
         judge.judge([candidate(c) for c in ["ok"] * 4 + ["raise"] * 1000])
 
 

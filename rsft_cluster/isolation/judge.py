@@ -120,9 +120,12 @@ class IsolatedJudge(Judge):
         name = self._all[number].name
         self._first_errors.setdefault(name, outcome.error)
         errors, verdicts = self._num_errors[number], self._num_verdicts[number]
-        if errors >= MIN_VERDICTS and errors > max(0.5, self._scoring.max_error_rate) * verdicts:
-            told = first_errors({name: self._first_errors[name]})
-            raise StageError(f"{errors} of {verdicts} verdicts of {name} are errors. {told}")
+        allowed = self._scoring.max_error_rate
+        if errors >= MIN_VERDICTS and errors > max(0.5, allowed) * verdicts:
+            raise StageError(
+                f"{errors} of {verdicts} verdicts of {name} are errors, more than scoring.max_error_rate = {allowed:g} "
+                f"allows. {first_errors({name: self._first_errors[name]})}"
+            )
 
 
 def _disagreements(first: Judgement, second: Judgement) -> tuple[str, ...]:
