@@ -11,13 +11,15 @@ def transformers(
     engine: Literal["blocks", "batches"] = "blocks",
     kv_bytes: int | None = None,
     packed: bool = True,
+    compiled: bool = True,
 ) -> Generator:
     """Return a generator that samples from a Hugging Face causal language model.
 
     `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding; `kv_bytes` bounds the memory
-    for keys and values; `packed` is whether weights are packed for a CPU.
+    for keys and values. For a CPU, `packed` is whether weights are packed, and `compiled` whether attention is compiled
+    where numba is installed.
     """
     # torch and transformers take seconds to import, and configs are bound on machines that have no use for them.
     from rsft_cluster.generators.transformers import TransformersGenerator  # noqa: PLC0415
 
-    return TransformersGenerator(policy, engine=engine, kv_bytes=kv_bytes, packed=packed)
+    return TransformersGenerator(policy, engine=engine, kv_bytes=kv_bytes, packed=packed, compiled=compiled)

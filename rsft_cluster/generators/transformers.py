@@ -45,12 +45,13 @@ class TransformersGenerator:
         engine: Literal["blocks", "batches"] = "blocks",
         kv_bytes: int | None = None,
         packed: bool = True,
+        compiled: bool = True,
     ) -> None:
         """Load the policy.
 
         `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding, which a model that the
         first does not fit gets in any case. `kv_bytes` bounds the memory for keys and values. `packed` is whether the
-        engine packs weights for a CPU.
+        engine packs weights for a CPU, `compiled` whether it compiles attention for one, where numba is installed.
         """
         _fix_numerics(policy)
         self._policy = policy
@@ -58,9 +59,9 @@ class TransformersGenerator:
         self.model = _load_model(policy)
         self._num_context_tokens = encoding.num_context_tokens(self.model.config)
         self._num_known_tokens = cast("Embedding", self.model.get_input_embeddings()).num_embeddings
-        self.decoder = (engine == "blocks" and _engine(self.model, policy, kv_bytes, packed=packed)) or BatchedDecoder(
-            self.model, pad_token_id=encoding.pad_token_id(self.tokenizer)
-        )
+        self.decoder = (
+            engine == "blocks" and _engine(self.model, policy, kv_bytes, packed=packed, compiled=compiled)
+        ) or BatchedDecoder(self.model, pad_token_id=encoding.pad_token_id(self.tokenizer))
 
     def generate(
         self,
@@ -119,16 +120,19 @@ class TransformersGenerator:
         return StopRule(ends, decoding.stop, self.decode)
 
 
-def _engine(model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool) -> Engine | None:
+def _engine(
+    model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool, compiled: bool
+) -> Engine | None:
     """Return the engine, with the weights packed on a CPU; None, and a word in the log, for a model it does not fit."""
     try:
-        layers = layer_shapes(model)
+        layers = layer_shapes(model, compiled=compiled)
     except UnsupportedModelError as error:
         logger.warning("event=batched_decoding model=%s reason=%s", policy.model, error)
         return None
     if packed and model.device.type == "cpu":
         pack(model)
-    return Engine(model, layers, Limits(kv_bytes or _kv_bytes(model), PREFILL_TOKENS[model.device.type]))
+    limits = Limits(kv_bytes or _kv_bytes(model), PREFILL_TOKENS[model.device.type])
+    return Engine(model, layers, limits, compiled=compiled)
 
 
 def _kv_bytes(model: PreTrainedModel) -> int:

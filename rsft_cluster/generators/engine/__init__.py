@@ -7,6 +7,9 @@ rows.py        the rows that are being decoded, host side
 blocks.py      the store of keys and values: a prompt's blocks shared by its candidates, a row's its own
 batches.py     what one forward works on: prompts to prefill, or one new token a row
 attention.py   attention over blocks, and how transformers comes to call it
+compiled.py    one new token a row on a CPU, for attention that numba compiles
+kernel.py      that attention
+vectors.py     its vector code
 steps.py       decode steps, run one by one or, on a GPU, recorded and replayed
 forward.py     a forward over packed tokens
 probe.py       whether a model goes through our attention, and what shape its keys and values have

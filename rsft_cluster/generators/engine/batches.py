@@ -188,6 +188,11 @@ class DecodeBatch:
         )
 
     @property
+    def token_positions(self) -> Tensor:
+        """The positions of `tokens`."""
+        return self.positions[:-1]
+
+    @property
     def num_rows(self) -> int:
         """Rows, those of the padding included."""
         return len(self.tokens)

@@ -16,7 +16,7 @@ from rsft_cluster.generators.engine.blocks import BlockStore, LayerShape, block_
 from rsft_cluster.generators.engine.forward import Forward
 from rsft_cluster.generators.engine.groups import Group
 from rsft_cluster.generators.engine.session import AHEAD, Session, row_blocks
-from rsft_cluster.generators.engine.steps import GraphSteps, PlainSteps, Steps
+from rsft_cluster.generators.engine.steps import steps_of
 from rsft_cluster.generators.stopping import StopRule
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,13 @@ class Limits:
 class Engine:
     """Decodes the candidates of prompts, so many at once as there are rows."""
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[LayerShape], limits: Limits) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[LayerShape], limits: Limits, *, compiled: bool = True
+    ) -> None:
+        """Use the layers that `layer_shapes` found, with the same `compiled`."""
         self._model = model
         self._forward = Forward(model)
-        self.steps: Steps = PlainSteps(self._forward) if model.device.type == "cpu" else GraphSteps(self._forward)
+        self.steps = steps_of(self._forward, compiled=compiled)
         self._layers = layers
         self._limits = limits
         self.store: BlockStore | None = None

@@ -14,10 +14,11 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rsft_cluster.generators.engine.attention import Scoring, attend_causally, installed, reading
-from rsft_cluster.generators.engine.batches import Chunk, DecodeBatch, PrefillBatch
+from rsft_cluster.generators.engine.batches import Chunk, PrefillBatch
 from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape
 from rsft_cluster.generators.engine.forward import Forward
 from rsft_cluster.generators.engine.rows import Rows
+from rsft_cluster.generators.engine.steps import steps_of
 
 LENGTHS = (BLOCK + 5, 7)
 """Tokens of the prompts that are tried; the first one has two candidates and is prefilled in two chunks."""
@@ -31,8 +32,11 @@ class UnsupportedModelError(Exception):
     """The model cannot be decoded over blocks; the message says why."""
 
 
-def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
-    """Return what each layer stores. Raises UnsupportedModelError for a model that does not work over blocks."""
+def layer_shapes(model: PreTrainedModel, *, compiled: bool = True) -> list[LayerShape]:
+    """Return what each layer stores. Raises UnsupportedModelError for a model that does not work over blocks.
+
+    `compiled` is whether attention is to be compiled where it can be.
+    """
     _check_config(model)
     recorder = _Recorder()
     reference = [_logits_of(model, ids) for ids in _prompts(model)]
@@ -41,7 +45,7 @@ def layer_shapes(model: PreTrainedModel) -> list[LayerShape]:
             ids = _prompts(model)[-1]
             Forward(model)(ids, torch.arange(len(ids), device=model.device))
         layers = recorder.layers(_windows(model))
-        found = _through_blocks(model, layers)
+        found = _through_blocks(model, layers, compiled=compiled)
     except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -106,7 +110,7 @@ def _logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _through_blocks(model: PreTrainedModel, layers: Sequence[LayerShape]) -> list[Tensor]:
+def _through_blocks(model: PreTrainedModel, layers: Sequence[LayerShape], *, compiled: bool) -> list[Tensor]:
     """Return the same through a store: two rows on the first prompt, one on the second."""
     store = BlockStore(layers, 16, dtype=model.dtype, device=model.device)
     forward, prompts = Forward(model), _prompts(model)
@@ -123,10 +127,10 @@ def _through_blocks(model: PreTrainedModel, layers: Sequence[LayerShape]) -> lis
             row = rows.add(group=number, index=0, key=0, prompt_length=length)
             rows.length[row], rows.last[row] = 1, int(prompts[number][length])
             rows.blocks[row, 0] = store.take_private(row, 0)
-        batch = DecodeBatch.of(rows, store)
+        batch = steps_of(forward, compiled=compiled).batch(rows, store, independent=False)
         for step in range(NUM_STEPS):
             with reading(batch):
-                logits = forward(batch.tokens, batch.positions[:-1])
+                logits = forward(batch.tokens, batch.token_positions)
             if not torch.allclose(logits[0], logits[2], atol=1e-2 * float(logits[0].std()) + 1e-6):
                 raise UnsupportedModelError("two rows with the same tokens differ")
             following = torch.zeros_like(batch.tokens)

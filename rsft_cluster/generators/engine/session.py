@@ -16,7 +16,7 @@ from rsft_cluster.generators.base import Completion, Decoding, FinishReason, Ref
 from rsft_cluster.generators.completing import check_finite, complete, out_of_memory
 from rsft_cluster.generators.drawing import draw
 from rsft_cluster.generators.engine.attention import reading
-from rsft_cluster.generators.engine.batches import Chunk, DecodeBatch, PrefillBatch
+from rsft_cluster.generators.engine.batches import Chunk, PrefillBatch
 from rsft_cluster.generators.engine.blocks import BLOCK, PRIVATE, BlockStore
 from rsft_cluster.generators.engine.forward import Forward
 from rsft_cluster.generators.engine.groups import Group
@@ -222,13 +222,7 @@ class Session:
         """Draw one token for every row, or a few, and end the rows that are over."""
         rows, steps = self._rows, self._steps
         self._at_work = self._groups[int(rows.group[0])]
-        batch = DecodeBatch.of(
-            rows,
-            self._store,
-            grid=steps.grid,
-            gathers=steps.gathers,
-            exact_sums=self._decoding.independent_rows,
-        )
+        batch = steps.batch(rows, self._store, independent=self._decoding.independent_rows)
         live = np.arange(rows.num)
         over: dict[int, FinishReason] = {}
         for drawn in steps(batch, self._decoding, self._forward.last_position):

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from rsft_cluster.generators.base import Decoding
 from rsft_cluster.generators.drawing import Draw, draw
-from rsft_cluster.generators.engine.attention import Places, reading
+from rsft_cluster.generators.engine.attention import Places, Reader, reading
 from rsft_cluster.generators.engine.batches import DecodeBatch
+from rsft_cluster.generators.engine.blocks import BlockStore
+from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
 from rsft_cluster.generators.engine.forward import Forward
+from rsft_cluster.generators.engine.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +31,36 @@ WARM_UPS = 2
 """Steps before a recording: libraries set themselves up in the first ones."""
 
 
+class Batch(Reader, Protocol):
+    """What a step reads and writes: one new token for every row."""
+
+    tokens: Tensor
+    """(rows): the last token of each row, whose keys and values are stored by this step."""
+    keys: Tensor
+    steps: Tensor
+    """(rows): the number of the token that is drawn."""
+
+    @property
+    def token_positions(self) -> Tensor:
+        """The positions of `tokens`, (rows)."""
+        ...
+
+    def advance(self, tokens: Tensor) -> None:
+        """Go on to the next step, with the tokens that were drawn."""
+        ...
+
+
 class Steps(Protocol):
-    """Takes steps of a batch."""
+    """Makes batches and takes steps of them."""
 
     num_steps: int
     """Steps between two looks of the host: at most as many as a block has tokens."""
-    grid: int
-    gathers: bool
-    """How `DecodeBatch.of` is to make batches."""
 
-    def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
+    def batch(self, rows: Rows, store: BlockStore, *, independent: bool) -> Batch:
+        """Return a batch of all rows; `independent` is whether a row's bits may not depend on the others."""
+        ...
+
+    def __call__(self, batch: Batch, decoding: Decoding, last_position: int) -> np.ndarray:
         """Return tokens, log-probabilities and target log-probabilities, (steps, 3, rows)."""
         ...
 
@@ -60,11 +83,15 @@ class PlainSteps:
     """Runs each step from Python."""
 
     def __init__(self, forward: Forward, *, num_steps: int = 1, grid: int = 1, gathers: bool = False) -> None:
-        self.num_steps, self.grid, self.gathers = num_steps, grid, gathers
-        self._forward = forward
+        self.num_steps = num_steps
+        self._forward, self._grid, self._gathers = forward, grid, gathers
+
+    def batch(self, rows: Rows, store: BlockStore, *, independent: bool) -> Batch:
+        """Return the batch of all rows."""
+        return DecodeBatch.of(rows, store, grid=self._grid, gathers=self._gathers, exact_sums=independent)
 
     @torch.inference_mode()
-    def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
+    def __call__(self, batch: Batch, decoding: Decoding, last_position: int) -> np.ndarray:
         """Take the steps."""
         drawn = [step(self._forward, batch, decoding, last_position) for _ in range(self.num_steps)]
         return to_host(torch.stack(drawn))
@@ -73,16 +100,31 @@ class PlainSteps:
         """Nothing is held."""
 
 
-def step(forward: Forward, batch: DecodeBatch, decoding: Decoding, last_position: int) -> Tensor:
+class CompiledSteps(PlainSteps):
+    """Runs each step from Python, with attention that is compiled for the CPU: no row's bits depend on the others."""
+
+    def batch(self, rows: Rows, store: BlockStore, *, independent: bool) -> Batch:
+        """Return the batch of all rows."""
+        return CompiledBatch(rows, store)
+
+
+def step(forward: Forward, batch: Batch, decoding: Decoding, last_position: int) -> Tensor:
     """Draw a token for every row and leave the batch ready for the next.
 
     Rows that are over go on until the host looks; their positions stay where the model has some.
     """
     with reading(batch):
-        logits = forward(batch.tokens, batch.positions[:-1].clamp(max=last_position))
+        logits = forward(batch.tokens, batch.token_positions.clamp(max=last_position))
     drawn = draw(logits, keys=batch.keys, steps=batch.steps, decoding=decoding)
     batch.advance(drawn.tokens)
     return stacked(drawn)
+
+
+def steps_of(forward: Forward, *, compiled: bool) -> Steps:
+    """Return the steps that suit a model's device; on a CPU with `compiled` attention, if that is to be and can be."""
+    if forward.model.device.type != "cpu":
+        return GraphSteps(forward)
+    return CompiledSteps(forward) if compiled and kernel_for(forward.model.dtype) else PlainSteps(forward)
 
 
 @dataclass(slots=True)
@@ -98,7 +140,6 @@ class GraphSteps:
 
     num_steps = 8
     grid = 256
-    gathers = True
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
@@ -107,9 +148,14 @@ class GraphSteps:
         self._plain: PlainSteps | None = None
         """Instead of recordings, for a model that cannot be recorded."""
 
+    def batch(self, rows: Rows, store: BlockStore, *, independent: bool) -> Batch:
+        """Return the batch of all rows, of one of few shapes."""
+        return DecodeBatch.of(rows, store, grid=self.grid, gathers=True, exact_sums=independent)
+
     @torch.inference_mode()
-    def __call__(self, batch: DecodeBatch, decoding: Decoding, last_position: int) -> np.ndarray:
+    def __call__(self, batch: Batch, decoding: Decoding, last_position: int) -> np.ndarray:
         """Take the steps."""
+        assert isinstance(batch, DecodeBatch)
         with _without_deterministic_mode():
             if self._plain is None:
                 try:

@@ -1,0 +1,121 @@
+"""A decode step on a CPU: one new token for every row, whose attention is compiled (`kernel.py`) where numba is.
+
+Rows of a prompt stand beside each other in what is given to the kernel, and read its blocks together.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsft_cluster.generators.engine.attention import Scoring
+from rsft_cluster.generators.engine.batches import padded
+from rsft_cluster.generators.engine.blocks import BLOCK, SHARED, BlockStore
+from rsft_cluster.generators.engine.rows import Rows
+
+logger = logging.getLogger(__name__)
+
+STORED_AS = {torch.float32: np.float32, torch.bfloat16: np.uint16}
+"""What the kernel takes; bfloat16, which numpy lacks, as bits."""
+_FAR = 1 << 40
+"""More tokens than any sequence has."""
+
+
+@cache
+def kernel_for(dtype: torch.dtype) -> Any:
+    """Return the kernel's module, compiled for keys and values of this type.
+
+    None, and a word in the log, where numba is not installed or does not work.
+    """
+    if dtype not in STORED_AS:
+        return None
+    try:
+        # An optional dependency, and nothing that a process which does not sample should import.
+        from rsft_cluster.generators.engine import kernel  # noqa: PLC0415
+
+        kernel.compile_for(STORED_AS[dtype])
+    except Exception as error:  # compilers fail in many ways, and there is another way to go on
+        reason = str(error).strip().splitlines() or [""]
+        logger.warning("event=attention_not_compiled reason=%s: %s", type(error).__name__, reason[0])
+        return None
+    return kernel
+
+
+class CompiledBatch:
+    """All rows' last tokens, in the order of the rows, and padding up to what matrix products want."""
+
+    def __init__(self, rows: Rows, store: BlockStore) -> None:
+        self._rows, self._store = rows, store
+        self._kernel = kernel_for(store.keys[0].dtype)
+        self._num_steps = 0
+        self._plans: list[Any] | None = None
+        num = rows.num
+
+        def column(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.pad(values, (0, padded(num) - num)))
+
+        self.tokens = column(rows.last[:num])
+        self.keys = column(rows.key[:num])
+        self.steps = column(rows.length[:num])
+        self.token_positions = column(rows.prompt_length[:num] + rows.own[:num])
+
+    def advance(self, tokens: Tensor) -> None:
+        """Go on to the next step, with the tokens that were drawn."""
+        self.tokens.copy_(tokens)
+        self.steps += 1
+        self.token_positions += 1
+        self._num_steps += 1
+        self._plans = None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+        """Store each row's new key and value; attend from it to its prompt and to its own tokens."""
+        if self._plans is None:
+            order = np.argsort(self._rows.group[: self._rows.num], kind="stable")
+            self._plans = [self._plan(part) for part in np.array_split(order, torch.get_num_threads()) if len(part)]
+        new = [tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)]
+        output = query.new_zeros((query.shape[1], query.shape[0], value.shape[-1]))
+        tensors = (*new, self._store.keys[layer], self._store.values[layer], output)
+        arrays = self._kernel.Layer(*map(_array, tensors))
+        scale, softcap = np.float32(how.scale), np.float32(how.softcap or 0.0)
+        window = self._store.layers[layer].window or _FAR
+
+        def part(plan: Any) -> None:
+            self._kernel.attend(arrays, plan, scale, softcap, window)
+
+        if len(self._plans) == 1:
+            part(self._plans[0])
+        else:
+            list(_threads(len(self._plans)).map(part, self._plans))
+        return output
+
+    def _plan(self, order: np.ndarray) -> Any:
+        """Return what these rows read and write in this step."""
+        rows, store = self._rows, self._store
+        group, own, prompt = rows.group[order], rows.own[order] + self._num_steps, rows.prompt_length[order]
+        shared = np.flatnonzero(store.kind == SHARED)
+        first, last = (np.searchsorted(group, store.holder[shared], side) for side in ("left", "right"))
+        of_prompts = np.stack([shared, first, last, store.start[shared], store.count[shared]], 1)
+        row, number = np.nonzero(np.arange(int(own.max()) // BLOCK + 1) <= (own // BLOCK)[:, None])
+        start = prompt[row] + number * BLOCK
+        of_rows = np.stack([rows.blocks[order[row], number], row, row + 1, start, np.full_like(row, BLOCK)], 1)
+        pieces = np.concatenate([of_prompts[first < last], of_rows])
+        return self._kernel.Plan(
+            tokens=order,
+            positions=prompt + own,
+            places=np.stack([rows.blocks[order, own // BLOCK], own % BLOCK], 1),
+            # By row, and a row's own after those of its prompt.
+            pieces=pieces[np.lexsort((pieces[:, 3], pieces[:, 1]))],
+        )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@cache
+def _threads(num: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num)
