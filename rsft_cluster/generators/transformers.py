@@ -20,6 +20,7 @@ from rsft_cluster.generators.base import Completion, Decoding, Law, PolicySpec, 
 from rsft_cluster.generators.batched import BatchedDecoder
 from rsft_cluster.generators.completing import Row
 from rsft_cluster.generators.engine.engine import Engine, Limits
+from rsft_cluster.generators.engine.norms import compile_norms
 from rsft_cluster.generators.engine.packing import pack
 from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_shapes
 from rsft_cluster.generators.loading import load_model
@@ -131,6 +132,8 @@ def _engine(
         return None
     if packed and model.device.type == "cpu":
         pack(model)
+    if compiled and model.device.type == "cpu":
+        compile_norms(model)
     limits = Limits(kv_bytes or _kv_bytes(model), PREFILL_TOKENS[model.device.type])
     return Engine(model, layers, limits, compiled=compiled)
 

@@ -79,7 +79,7 @@ class CompiledBatch:
         new = [tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)]
         output = query.new_zeros((query.shape[1], query.shape[0], value.shape[-1]))
         tensors = (*new, self._store.keys[layer], self._store.values[layer], output)
-        arrays = self._kernel.Layer(*map(_array, tensors))
+        arrays = self._kernel.Layer(*map(as_array, tensors))
         scale, softcap = np.float32(how.scale), np.float32(how.softcap or 0.0)
         window = self._store.layers[layer].window or _FAR
 
@@ -112,7 +112,8 @@ class CompiledBatch:
         )
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a contiguous tensor's memory; bfloat16, which numpy lacks, as bits."""
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

@@ -1,6 +1,6 @@
-"""Attention of a decode step on a CPU, compiled by numba: keys and values are read where they lie.
+"""What is compiled by numba for a CPU: attention of a decode step, and RMS norms.
 
-A row's sums run over its own blocks in its own order, whatever is decoded beside it.
+Keys and values are read where they lie. A row's sums run over its own blocks in its own order, whatever is decoded beside it.
 """
 
 import logging
@@ -140,13 +140,37 @@ def attend(layer: Any, plan: Any, scale: Any, softcap: Any, window: Any) -> None
         _finish(head, layer, plan, work)
 
 
+@njit(nogil=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
+def rms_norm(rows: Any, weight: Any, epsilon: Any, output: Any) -> None:
+    """Write rows (rows, dim) divided by the root of their mean square, and times the weight (dim), float32.
+
+    What is divided is rounded to the rows' type before it is multiplied.
+    """
+    num = rows.shape[1]
+    for row in range(len(rows)):
+        total = np.float32(0.0)
+        for d in range(num):
+            total += widened(rows[row, d]) * widened(rows[row, d])
+        share = np.float32(1.0) / np.sqrt(total / np.float32(num) + epsilon)
+        for d in range(num):
+            divided = widened(narrowed(widened(rows[row, d]) * share, rows[0, 0]))
+            output[row, d] = narrowed(divided * weight[d], rows[0, 0])
+
+
 def compile_for(store_type: Any) -> None:
-    """Compile for keys and values of a numpy type, or load what an earlier process compiled on such a machine."""
-    try:
-        attend.enable_caching()
-    except RuntimeError as error:
-        logger.info("event=attention_not_cached reason=%s", error)  # there is no folder that can be written
-    three, four = (types.Array(from_dtype(np.dtype(store_type)), num, "C") for num in (3, 4))
+    """Compile for tensors of a numpy type, or load what an earlier process compiled on such a machine."""
+    two, three, four = (types.Array(from_dtype(np.dtype(store_type)), num, "C") for num in (2, 3, 4))
     ints = [types.Array(types.int64, num, "C") for num in (1, 1, 2, 2)]
     layer, plan = types.NamedTuple([three, three, three, four, four, three], Layer), types.NamedTuple(ints, Plan)
-    attend.compile((layer, plan, types.float32, types.float32, types.int64))
+    _compile(attend, (layer, plan, types.float32, types.float32, types.int64))
+    _compile(rms_norm, (two, types.Array(types.float32, 1, "C"), types.float32, two))
+
+
+def _compile(function: Any, signature: tuple[Any, ...]) -> None:
+    try:
+        function.enable_caching()
+    except RuntimeError as error:
+        logger.info("event=compiled_not_cached reason=%s", error)  # there is no folder that can be written
+    function.disable_compile(False)
+    function.compile(signature)
+    function.disable_compile()  # whatever comes must be of a type that was foreseen
