@@ -195,7 +195,7 @@ def test_where_it_cannot_be_compiled_torch_attends_and_that_is_said_once(tmp_pat
     keys = keys_of(prompts, 3)
     expected = drawn(models.load_family("llama", tmp_path), prompts, LONG, keys)
 
-    def broken(_type):
+    def broken(*_types):
         raise RuntimeError("no such processor\nmore of it")
 
     kernel_for.cache_clear()

@@ -4,8 +4,10 @@ Prompts, decoding and keys in; completions and refusals out. A checkpoint's gene
 tokens and nothing else. In float32 the tokens of a candidate do not depend on the batch it was decoded in.
 """
 
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, cast
 
@@ -32,6 +34,8 @@ CPU_KV_BYTES = 2 << 30
 """Memory for keys and values on a CPU."""
 GPU_SHARE = 0.85
 """Share of a GPU's memory for weights, keys and values; the rest is for activations and logits."""
+MALLOPT = (-1, 1 << 30), (-3, 1 << 25)
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h, in bytes; more than the latter is not taken."""
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
 """Prompt tokens a forward, by device."""
 
@@ -166,3 +170,14 @@ def _fix_numerics(policy: PolicySpec) -> None:
     torch.set_float32_matmul_precision("highest")
     if policy.device == "cpu":
         torch.set_num_threads(policy.threads)
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: logits come and go with each step, and fresh pages for them are slow to get."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have none
+        for parameter, num_bytes in MALLOPT:
+            mallopt(parameter, num_bytes)

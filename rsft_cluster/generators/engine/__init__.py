@@ -10,7 +10,6 @@ attention.py   attention over blocks, and how transformers comes to call it
 compiled.py    one new token a row on a CPU, for attention that numba compiles
 kernel.py      that attention, and RMS norms
 norms.py       the norms in place of a model's own
-vectors.py     its vector code
 steps.py       decode steps, run one by one or, on a GPU, recorded and replayed
 forward.py     a forward over packed tokens
 probe.py       whether a model goes through our attention, and what shape its keys and values have

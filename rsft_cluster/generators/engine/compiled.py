@@ -6,7 +6,7 @@ Rows of a prompt stand beside each other in what is given to the kernel, and rea
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,36 @@ _FAR = 1 << 40
 """More tokens than any sequence has."""
 
 
+class Plan(NamedTuple):
+    """What some of the rows of a step read and write, rows of a prompt beside each other."""
+
+    tokens: np.ndarray
+    """(rows): which of the step's tokens each is."""
+    positions: np.ndarray
+    """(rows): where that is in its sequence."""
+    places: np.ndarray
+    """(rows, 2): the block and the offset that the token is stored at."""
+    pieces: np.ndarray
+    """(pieces, 5): a block, the first and the last + 1 row that see it, the position of its first token, and how many
+    tokens it has, where not all rows see as many."""
+
+
+class Layer(NamedTuple):
+    """The tensors of one layer's attention; bfloat16 comes as uint16, its bits."""
+
+    query: np.ndarray
+    """(tokens, heads, dim)"""
+    key: np.ndarray
+    """(tokens, kv heads, dim)"""
+    value: np.ndarray
+    """(tokens, kv heads, value_dim)"""
+    keys: np.ndarray
+    values: np.ndarray
+    """As in `BlockStore`."""
+    output: np.ndarray
+    """(tokens, heads, value_dim)"""
+
+
 @cache
 def kernel_for(dtype: torch.dtype) -> Any:
     """Return the kernel's module, compiled for keys and values of this type.
@@ -37,7 +67,7 @@ def kernel_for(dtype: torch.dtype) -> Any:
         # An optional dependency, and nothing that a process which does not sample should import.
         from rsft_cluster.generators.engine import kernel  # noqa: PLC0415
 
-        kernel.compile_for(STORED_AS[dtype])
+        kernel.compile_for(STORED_AS[dtype], Layer, Plan)
     except Exception as error:  # compilers fail in many ways, and there is another way to go on
         reason = str(error).strip().splitlines() or [""]
         logger.warning("event=attention_not_compiled reason=%s: %s", type(error).__name__, reason[0])
@@ -52,7 +82,7 @@ class CompiledBatch:
         self._rows, self._store = rows, store
         self._kernel = kernel_for(store.keys[0].dtype)
         self._num_steps = 0
-        self._plans: list[Any] | None = None
+        self._plans: list[Plan] | None = None
         num = rows.num
 
         def column(values: np.ndarray) -> Tensor:
@@ -79,11 +109,11 @@ class CompiledBatch:
         new = [tensor.transpose(0, 1).contiguous() for tensor in (query, key, value)]
         output = query.new_zeros((query.shape[1], query.shape[0], value.shape[-1]))
         tensors = (*new, self._store.keys[layer], self._store.values[layer], output)
-        arrays = self._kernel.Layer(*map(as_array, tensors))
+        arrays = Layer(*map(as_array, tensors))
         scale, softcap = np.float32(how.scale), np.float32(how.softcap or 0.0)
         window = self._store.layers[layer].window or _FAR
 
-        def part(plan: Any) -> None:
+        def part(plan: Plan) -> None:
             self._kernel.attend(arrays, plan, scale, softcap, window)
 
         if len(self._plans) == 1:
@@ -92,7 +122,7 @@ class CompiledBatch:
             list(_threads(len(self._plans)).map(part, self._plans))
         return output
 
-    def _plan(self, order: np.ndarray) -> Any:
+    def _plan(self, order: np.ndarray) -> Plan:
         """Return what these rows read and write in this step."""
         rows, store = self._rows, self._store
         group, own, prompt = rows.group[order], rows.own[order] + self._num_steps, rows.prompt_length[order]
@@ -103,7 +133,7 @@ class CompiledBatch:
         start = prompt[row] + number * BLOCK
         of_rows = np.stack([rows.blocks[order[row], number], row, row + 1, start, np.full_like(row, BLOCK)], 1)
         pieces = np.concatenate([of_prompts[first < last], of_rows])
-        return self._kernel.Plan(
+        return Plan(
             tokens=order,
             positions=prompt + own,
             places=np.stack([rows.blocks[order, own // BLOCK], own % BLOCK], 1),
