@@ -1,5 +1,7 @@
 """Compiled attention against plain attention in float64, how it is planned, and what happens without it."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import models
@@ -9,10 +11,13 @@ import torch
 from test_engine import AROUND_A_BLOCK, LONG, engine_of, letters
 from test_generators import drawn, keys_of
 
+import rsft_cluster.generators.engine
+from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators.engine import compiled, kernel
 from rsft_cluster.generators.engine.attention import Scoring
 from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape
 from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
+from rsft_cluster.generators.engine.norms import compile_norms
 from rsft_cluster.generators.engine.rows import Rows
 from rsft_cluster.generators.engine.steps import CompiledSteps, PlainSteps
 
@@ -210,10 +215,6 @@ def test_where_it_cannot_be_compiled_torch_attends_and_that_is_said_once(tmp_pat
 
 @pytest.mark.usefixtures("forgotten")
 def test_without_numba_torch_attends(tmp_path, monkeypatch, caplog):
-    import sys
-
-    import rsft_cluster.generators.engine
-
     monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.kernel", None)
     monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
     assert type(engine_of(models.load_family("llama", tmp_path)).steps) is PlainSteps
@@ -229,6 +230,58 @@ def test_it_need_not_be(tmp_path):
     found, expected = (list(each.generate(prompts, LONG, keys)) for each in (plain, generator))
     assert [c.token_ids for c in found] == [c.token_ids for c in expected]
     np.testing.assert_allclose([c.logprob for c in found], [c.logprob for c in expected], atol=1e-4)
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_where_it_must_be_a_worker_that_cannot_refuses(tmp_path, monkeypatch):
+    generator = models.load_family("llama", tmp_path)
+    assert type(engine_of(type(generator)(generator._policy, compiled=True)).steps) is CompiledSteps
+    kernel_for.cache_clear()
+    monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.kernel", None)
+    monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
+    with pytest.raises(ConfigError, match=r"install rsft-cluster\[cpu\]"):
+        type(generator)(generator._policy, compiled=True)
+
+
+def test_a_process_that_does_not_sample_does_not_import_it():
+    code = "import sys, rsft_cluster.cli, rsft_cluster.generators.transformers; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Norms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_norms_that_answer_alike_are_compiled(family, dtype, tmp_path):
+    generator = models.load_family(family, tmp_path)
+    model = type(generator)(generator._policy, engine="batches").model.to(dtype)
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            torch.nn.init.uniform_(module.weight, -1.0, 2.0, generator=torch.Generator().manual_seed(3))
+    ids = torch.arange(3, 11)[None]
+    with torch.inference_mode():
+        expected = model(ids).logits
+        found = compile_norms(model)
+        given = model(ids).logits
+    layers = model.config.num_hidden_layers
+    # Gemma's weights are what is added to 1.
+    assert found == {"llama": 2 * layers + 1, "qwen3": 4 * layers + 1}.get(family, 0)
+    torch.testing.assert_close(given, expected, atol=1e-5 if dtype == torch.float32 else 0.0, rtol=1e-5)
+
+
+def test_a_norm_in_name_alone_stays():
+    class OtherRMSNorm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.eps = torch.nn.Parameter(torch.ones(16)), 1e-6
+
+        def forward(self, inputs):
+            return self.weight * inputs * torch.rsqrt(inputs.pow(2).mean(-1, keepdim=True) * 1.01 + self.eps)
+
+    model = torch.nn.Sequential(OtherRMSNorm())
+    model.dtype = torch.float32
+    assert compile_norms(model) == 0
 
 
 def test_other_types_are_left_to_torch():

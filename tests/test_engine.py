@@ -374,21 +374,21 @@ def test_a_model_that_does_not_fit_is_decoded_in_batches_and_that_is_said_once(f
 
 
 def test_a_model_whose_attention_lost_something_on_the_way_is_found_out(llama, monkeypatch):
-    layer_shapes(llama.model)
+    layer_shapes(llama.model, compiled=False)
 
     def without_scale(query, key, value, how, *, window):
         return attend_causally(query, key, value, Scoring(how.scale * 1.5), window=window)
 
     monkeypatch.setattr("rsft_cluster.generators.engine.batches.attend_causally", without_scale)
     with pytest.raises(UnsupportedModelError, match="its logits differ by"):
-        layer_shapes(llama.model)
+        layer_shapes(llama.model, compiled=False)
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
 def test_positions_that_depend_on_the_longest_row_are_left_to_batches(llama, rope):
     llama.model.config.rope_parameters = {**llama.model.config.rope_parameters, "rope_type": rope}
     with pytest.raises(UnsupportedModelError, match="depend on the longest row"):
-        layer_shapes(llama.model)
+        layer_shapes(llama.model, compiled=False)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])

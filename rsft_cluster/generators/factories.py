@@ -11,13 +11,13 @@ def transformers(
     engine: Literal["blocks", "batches"] = "blocks",
     kv_bytes: int | None = None,
     packed: bool = True,
-    compiled: bool = True,
+    compiled: bool | None = None,
 ) -> Generator:
     """Return a generator that samples from a Hugging Face causal language model.
 
     `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding; `kv_bytes` bounds the memory
-    for keys and values. For a CPU, `packed` is whether weights are packed, and `compiled` whether attention is compiled
-    where numba is installed.
+    for keys and values. For a CPU, `packed` is whether weights are packed, and `compiled` whether attention and norms
+    are compiled: left out, where numba is installed; true, they must be.
     """
     # torch and transformers take seconds to import, and configs are bound on machines that have no use for them.
     from rsft_cluster.generators.transformers import TransformersGenerator  # noqa: PLC0415

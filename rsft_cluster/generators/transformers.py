@@ -21,6 +21,7 @@ from rsft_cluster.generators import encoding
 from rsft_cluster.generators.base import Completion, Decoding, Law, PolicySpec, Prompt, Refusal
 from rsft_cluster.generators.batched import BatchedDecoder
 from rsft_cluster.generators.completing import Row
+from rsft_cluster.generators.engine.compiled import kernel_for
 from rsft_cluster.generators.engine.engine import Engine, Limits
 from rsft_cluster.generators.engine.norms import compile_norms
 from rsft_cluster.generators.engine.packing import pack
@@ -50,13 +51,14 @@ class TransformersGenerator:
         engine: Literal["blocks", "batches"] = "blocks",
         kv_bytes: int | None = None,
         packed: bool = True,
-        compiled: bool = True,
+        compiled: bool | None = None,
     ) -> None:
         """Load the policy.
 
         `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding, which a model that the
         first does not fit gets in any case. `kv_bytes` bounds the memory for keys and values. `packed` is whether the
-        engine packs weights for a CPU, `compiled` whether it compiles attention for one, where numba is installed.
+        engine packs weights for a CPU. `compiled` is whether it compiles attention and norms for one: left out, where
+        numba is installed; true, it must be. Draws are the same, last bits of log-probabilities are not.
         """
         _fix_numerics(policy)
         self._policy = policy
@@ -126,20 +128,25 @@ class TransformersGenerator:
 
 
 def _engine(
-    model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool, compiled: bool
+    model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool, compiled: bool | None
 ) -> Engine | None:
     """Return the engine, with the weights packed on a CPU; None, and a word in the log, for a model it does not fit."""
+    can_compile = model.device.type == "cpu" and compiled is not False and kernel_for(model.dtype) is not None
+    if compiled and not can_compile:
+        raise ConfigError(
+            "compiled: nothing can be compiled here; install rsft-cluster[cpu] for a CPU, or leave it out"
+        )
     try:
-        layers = layer_shapes(model, compiled=compiled)
+        layers = layer_shapes(model, compiled=can_compile)
     except UnsupportedModelError as error:
         logger.warning("event=batched_decoding model=%s reason=%s", policy.model, error)
         return None
     if packed and model.device.type == "cpu":
         pack(model)
-    if compiled and model.device.type == "cpu":
+    if can_compile:
         compile_norms(model)
     limits = Limits(kv_bytes or _kv_bytes(model), PREFILL_TOKENS[model.device.type])
-    return Engine(model, layers, limits, compiled=compiled)
+    return Engine(model, layers, limits, compiled=can_compile)
 
 
 def _kv_bytes(model: PreTrainedModel) -> int:

@@ -35,10 +35,8 @@ class Limits:
 class Engine:
     """Decodes the candidates of prompts, so many at once as there are rows."""
 
-    def __init__(
-        self, model: PreTrainedModel, layers: Sequence[LayerShape], limits: Limits, *, compiled: bool = True
-    ) -> None:
-        """Use the layers that `layer_shapes` found, with the same `compiled`."""
+    def __init__(self, model: PreTrainedModel, layers: Sequence[LayerShape], limits: Limits, *, compiled: bool) -> None:
+        """Use the layers that `layer_shapes` found; `compiled` is whether attention is."""
         self._model = model
         self._forward = Forward(model)
         self.steps = steps_of(self._forward, compiled=compiled)

@@ -32,10 +32,10 @@ class UnsupportedModelError(Exception):
     """The model cannot be decoded over blocks; the message says why."""
 
 
-def layer_shapes(model: PreTrainedModel, *, compiled: bool = True) -> list[LayerShape]:
+def layer_shapes(model: PreTrainedModel, *, compiled: bool) -> list[LayerShape]:
     """Return what each layer stores. Raises UnsupportedModelError for a model that does not work over blocks.
 
-    `compiled` is whether attention is to be compiled where it can be.
+    `compiled` is whether attention is.
     """
     _check_config(model)
     recorder = _Recorder()

@@ -19,7 +19,7 @@ from rsft_cluster.generators.drawing import Draw, draw
 from rsft_cluster.generators.engine.attention import Places, Reader, reading
 from rsft_cluster.generators.engine.batches import DecodeBatch
 from rsft_cluster.generators.engine.blocks import BlockStore
-from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
+from rsft_cluster.generators.engine.compiled import CompiledBatch
 from rsft_cluster.generators.engine.forward import Forward
 from rsft_cluster.generators.engine.rows import Rows
 
@@ -121,10 +121,10 @@ def step(forward: Forward, batch: Batch, decoding: Decoding, last_position: int)
 
 
 def steps_of(forward: Forward, *, compiled: bool) -> Steps:
-    """Return the steps that suit a model's device; on a CPU with `compiled` attention, if that is to be and can be."""
+    """Return the steps that suit a model's device; on a CPU `compiled` is whether attention is."""
     if forward.model.device.type != "cpu":
         return GraphSteps(forward)
-    return CompiledSteps(forward) if compiled and kernel_for(forward.model.dtype) else PlainSteps(forward)
+    return CompiledSteps(forward) if compiled else PlainSteps(forward)
 
 
 @dataclass(slots=True)
