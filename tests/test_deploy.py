@@ -580,8 +580,8 @@ def test_each_image_is_built_from_mirrors_where_they_are_named():
 def test_every_file_of_the_package_is_installed():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rsft_cluster"]
     package = ROOT / "rsft_cluster"
-    files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
-    assert {name for name in files if not name.endswith((".py", ".pyc"))} == set(data)
+    files = {path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".py"}
+    assert {str(path) for path in files if "__pycache__" not in path.parts} == set(data)
 
 
 def test_what_the_images_copy_is_there_and_not_ignored(tmp_path):

@@ -144,7 +144,7 @@ class CompiledBatch:
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """Return a contiguous tensor's memory; bfloat16, which numpy lacks, as bits."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
 @cache
