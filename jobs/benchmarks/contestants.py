@@ -75,6 +75,11 @@ def rsft_unpacked(spec: Spec) -> Engine:
     return _answering(spec, *_generator(spec, packed=False))
 
 
+def rsft_uncompiled(spec: Spec) -> Engine:
+    """Return the same generator with attention and norms by torch."""
+    return _answering(spec, *_generator(spec, compiled=False))
+
+
 def rsft_batches(spec: Spec) -> Engine:
     """Return this project's plain batched decoding, which models get that the engine does not fit."""
     return _answering(spec, *_generator(spec, engine="batches"))
@@ -106,6 +111,7 @@ BUILDERS: dict[str, Callable[[Spec], Engine]] = {
         rsft_copies,
         rsft_drained,
         rsft_unpacked,
+        rsft_uncompiled,
         rsft_batches,
     )
 }

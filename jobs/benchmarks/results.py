@@ -19,6 +19,7 @@ RATIOS = {
     "vs_copies": "rsft_copies",
     "vs_drained": "rsft_drained",
     "vs_unpacked": "rsft_unpacked",
+    "vs_uncompiled": "rsft_uncompiled",
     "vs_batches": "rsft_batches",
 }
 """The tokens a second of `rsft` divided by those of another contestant, by the name of the ratio."""

@@ -11,6 +11,7 @@ useful tokens: those of an answer up to its end token.
     rsft_copies       the same, asked for each candidate as a prompt of its own: what shared prompts save
     rsft_drained      the same in batches: what refilling saves       (--ablation)
     rsft_unpacked     the same without packed weights                 (--ablation)
+    rsft_uncompiled   the same with attention and norms by torch      (--ablation)
     rsft_batches      this project's plain batched decoding           (--ablation)
     vllm              vLLM, in a Python of its own: --vllm-python, or RSFT_VLLM_PYTHON
 """
@@ -38,7 +39,7 @@ from jobs.benchmarks.sides import Side, SideError
 from rsft_cluster.report import results
 
 CONTESTANTS = ("generate", "sorted_generate", "generate_batch", "rsft", "rsft_copies", "vllm")
-ABLATION = ("rsft", "rsft_drained", "rsft_copies", "rsft_unpacked", "rsft_batches")
+ABLATION = ("rsft", "rsft_drained", "rsft_copies", "rsft_unpacked", "rsft_uncompiled", "rsft_batches")
 SHORTEST, LONGEST = 16, 256
 SEED = 0
 
