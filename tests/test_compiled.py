@@ -219,6 +219,7 @@ def test_without_numba_torch_attends(tmp_path, monkeypatch, caplog):
     monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
     assert type(engine_of(models.load_family("llama", tmp_path)).steps) is PlainSteps
     assert "event=attention_not_compiled reason=" in caplog.text
+    assert "pip install rsft-cluster[cpu]" in caplog.text
 
 
 def test_it_need_not_be(tmp_path):
