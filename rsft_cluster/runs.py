@@ -159,8 +159,12 @@ def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
     Raises ConfigError when a held-out prompt also stands among the training prompts.
     """
     held_out = _take_in(run, "held_out", run.config.evaluation.prompts, HeldOut())
-    known = HeldOut(run.store.read_batches(held_out.path, ["messages"]))
-    return _take_in(run, "train", run.config.prompts, known), held_out
+    return _take_in(run, "train", run.config.prompts, held_out_in(run.store, held_out)), held_out
+
+
+def held_out_in(store: Store, prompts: PromptSet) -> HeldOut:
+    """Return what was taken in as held-out prompts, to hold others against."""
+    return HeldOut(store.read_batches(prompts.path, ["messages"]))
 
 
 def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> PromptSet:

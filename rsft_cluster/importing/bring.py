@@ -34,14 +34,13 @@ from rsft_cluster.importing.usable import asked_of, check_asked, check_tokens
 from rsft_cluster.plugins import Bound
 from rsft_cluster.policies import policy_spec
 from rsft_cluster.prompts import BadLine, to_messages
-from rsft_cluster.prompts.held_out import HeldOut
 from rsft_cluster.prompts.mapping import ColumnMapping
 from rsft_cluster.prompts.paths import find_files
 from rsft_cluster.prompts.rows import Refused
 from rsft_cluster.prompts.source import prompt_row, read_rows
 from rsft_cluster.records import Manifest, Plan, Record
 from rsft_cluster.report.progress import Progress, Reporter
-from rsft_cluster.runs import Run, read_record, take_in, watched
+from rsft_cluster.runs import Run, held_out_in, read_record, take_in, watched
 from rsft_cluster.sampling import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table
 from rsft_cluster.scoring import ErrorBudget
@@ -179,8 +178,7 @@ class _Bad:
 def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
     """Write the prompts, none of which may stand among the held-out ones."""
     _, held_out = take_in(run)
-    known = HeldOut(run.store.read_batches(held_out.path, ["messages"]))
-    batches = watched(spooled.prompts(), hashlib.sha256(), known)
+    batches = watched(spooled.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
     write_prompts(run.store, PROMPTS, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
 

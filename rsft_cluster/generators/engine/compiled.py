@@ -68,12 +68,10 @@ def kernel_for(dtype: torch.dtype) -> Any:
         from rsft_cluster.generators.engine import kernel  # noqa: PLC0415
 
         kernel.compile_for(STORED_AS[dtype], Layer, Plan)
-    except ModuleNotFoundError as error:
-        logger.warning("event=attention_not_compiled reason=%s; pip install rsft-cluster[cpu] makes it faster", error)
-        return None
     except Exception as error:  # compilers fail in many ways, and there is another way to go on
         reason = str(error).strip().splitlines() or [""]
-        logger.warning("event=attention_not_compiled reason=%s: %s", type(error).__name__, reason[0])
+        advice = "; pip install rsft-cluster[cpu]" if isinstance(error, ModuleNotFoundError) else ""
+        logger.warning("event=attention_not_compiled reason=%s: %s%s", type(error).__name__, reason[0], advice)
         return None
     return kernel
 
