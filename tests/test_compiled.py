@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -13,11 +15,11 @@ from test_generators import drawn, keys_of
 
 import rsft_cluster.generators.engine
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.engine import compiled, kernel
+from rsft_cluster.generators.engine import compiled, kernel, vectors
 from rsft_cluster.generators.engine.attention import Scoring
 from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape
 from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
-from rsft_cluster.generators.engine.norms import compile_norms
+from rsft_cluster.generators.engine.layers import compile_layers
 from rsft_cluster.generators.engine.rows import Rows
 from rsft_cluster.generators.engine.steps import CompiledSteps, PlainSteps
 
@@ -249,12 +251,26 @@ def test_a_process_that_does_not_sample_does_not_import_it():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# Norms
+# Norms and gated MLPs
+
+CALM = torch.linspace(-9.0, 9.0, 24)
+WILD = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 79.0, -79.0, 120.0, -120.0, 3e38, -3e38, torch.inf, torch.nan])
+
+
+class MLP(torch.nn.Module):
+    def __init__(self, act=torch.nn.SiLU, *, bias=(False, False), factor=1.0):
+        super().__init__()
+        self.gate_proj, self.up_proj = (torch.nn.Linear(16, 40, bias=has_bias) for has_bias in bias)
+        self.down_proj, self.act_fn = torch.nn.Linear(40, 16), act()
+        self.factor = factor
+
+    def forward(self, inputs):
+        return self.down_proj(self.act_fn(self.gate_proj(inputs)) * self.up_proj(inputs)) * self.factor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
-def test_norms_that_answer_alike_are_compiled(family, dtype, tmp_path):
+def test_layers_that_answer_alike_are_compiled(family, dtype, tmp_path):
     generator = models.load_family(family, tmp_path)
     model = type(generator)(generator._policy, engine="batches").model.to(dtype)
     for module in model.modules():
@@ -263,12 +279,13 @@ def test_norms_that_answer_alike_are_compiled(family, dtype, tmp_path):
     ids = torch.arange(3, 11)[None]
     with torch.inference_mode():
         expected = model(ids).logits
-        found = compile_norms(model)
+        found = compile_layers(model)
         given = model(ids).logits
     layers = model.config.num_hidden_layers
-    # Gemma's weights are what is added to 1.
-    assert found == {"llama": 2 * layers + 1, "qwen3": 4 * layers + 1}.get(family, 0)
-    torch.testing.assert_close(given, expected, atol=1e-5 if dtype == torch.float32 else 0.0, rtol=1e-5)
+    # Gemma's weights of norms are what is added to 1, and its gates are no silu.
+    assert found == {"llama": 3 * layers + 1, "qwen3": 5 * layers + 1}.get(family, 0)
+    exactness = 1e-5 if dtype == torch.float32 else 2.0**-6
+    torch.testing.assert_close(given, expected, atol=exactness, rtol=exactness)
 
 
 def test_a_norm_in_name_alone_stays():
@@ -280,9 +297,47 @@ def test_a_norm_in_name_alone_stays():
         def forward(self, inputs):
             return self.weight * inputs * torch.rsqrt(inputs.pow(2).mean(-1, keepdim=True) * 1.01 + self.eps)
 
-    model = torch.nn.Sequential(OtherRMSNorm())
-    model.dtype = torch.float32
-    assert compile_norms(model) == 0
+    assert compile_layers(torch.nn.Sequential(OtherRMSNorm())) == 0
+
+
+@pytest.mark.parametrize("bias", [(False, False), (True, False), (True, True)])
+def test_gate_and_up_become_one_product(bias):
+    model = torch.nn.Sequential(MLP(bias=bias))
+    inputs = torch.randn(3, 16)
+    with torch.inference_mode():
+        expected = model(inputs)
+        assert compile_layers(model) == 1
+        torch.testing.assert_close(model(inputs), expected, atol=1e-6, rtol=1e-6)
+    assert sum(p.numel() for p in model.parameters() if p.dim() == 2) == 3 * 16 * 40
+
+
+@pytest.mark.parametrize("other", [{"act": torch.nn.GELU}, {"factor": 1.5}])
+def test_an_mlp_that_is_made_in_another_way_stays(other):
+    assert compile_layers(torch.nn.Sequential(MLP(**other))) == 0
+
+
+@pytest.mark.parametrize("values", [CALM, WILD], ids=["calm", "wild"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gates_are_what_torch_makes_them(dtype, values):
+    gates, ups = values.to(dtype), torch.linspace(-2.0, 3.0, len(values)).to(dtype)
+    rows = torch.cat([gates, ups])[None].repeat(3, 1)
+    found = torch.empty(3, len(values), dtype=dtype)
+    kernel_for(dtype).gate(compiled.as_array(rows), compiled.as_array(found))
+    expected = (torch.nn.functional.silu(gates.double()).to(dtype) * ups).expand(3, -1)
+    exactness = 1e-6 if dtype == torch.float32 else 2.0**-7
+    # Far below 0 a silu is no normal float.
+    far = gates < -75.0
+    torch.testing.assert_close(found[:, ~far], expected[:, ~far], atol=0.0, rtol=exactness, equal_nan=True)
+    assert (found[:, far].abs() < 1e-30).all()
+
+
+def test_what_is_compiled_is_compiled_anew_when_a_module_of_its_changes():
+    kernel_for(torch.float32)
+    functions: tuple[Any, ...] = (kernel.attend, kernel.rms_norm, kernel.gate)
+    for function in functions:
+        own, helpers = function._cache._cache_file._source_stamp
+        assert own == function._cache._impl.locator.get_source_stamp()
+        assert helpers == Path(vectors.__file__).read_bytes()
 
 
 def test_other_types_are_left_to_torch():

@@ -23,7 +23,7 @@ from rsft_cluster.generators.batched import BatchedDecoder
 from rsft_cluster.generators.completing import Row
 from rsft_cluster.generators.engine.compiled import kernel_for
 from rsft_cluster.generators.engine.engine import Engine, Limits
-from rsft_cluster.generators.engine.norms import compile_norms
+from rsft_cluster.generators.engine.layers import compile_layers
 from rsft_cluster.generators.engine.packing import pack
 from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_shapes
 from rsft_cluster.generators.loading import load_model
@@ -141,10 +141,10 @@ def _engine(
     except UnsupportedModelError as error:
         logger.warning("event=batched_decoding model=%s reason=%s", policy.model, error)
         return None
+    if can_compile:
+        compile_layers(model)  # before they are packed: it puts matrices together
     if packed and model.device.type == "cpu":
         pack(model)
-    if can_compile:
-        compile_norms(model)
     limits = Limits(kv_bytes or _kv_bytes(model), PREFILL_TOKENS[model.device.type])
     return Engine(model, layers, limits, compiled=can_compile)
 
