@@ -15,7 +15,7 @@ from test_generators import drawn, keys_of
 
 import rsft_cluster.generators.engine
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.engine import compiled, kernel, vectors
+from rsft_cluster.generators.engine import compiled, kernel, layers, vectors
 from rsft_cluster.generators.engine.attention import Scoring
 from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape
 from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
@@ -281,9 +281,9 @@ def test_layers_that_answer_alike_are_compiled(family, dtype, tmp_path):
         expected = model(ids).logits
         found = compile_layers(model)
         given = model(ids).logits
-    layers = model.config.num_hidden_layers
+    num_layers = model.config.num_hidden_layers
     # Gemma's weights of norms are what is added to 1, and its gates are no silu.
-    assert found == {"llama": 3 * layers + 1, "qwen3": 5 * layers + 1}.get(family, 0)
+    assert found == {"llama": 3 * num_layers + 1, "qwen3": 5 * num_layers + 1}.get(family, 0)
     exactness = 1e-5 if dtype == torch.float32 else 2.0**-6
     torch.testing.assert_close(given, expected, atol=exactness, rtol=exactness)
 
@@ -309,6 +309,18 @@ def test_gate_and_up_become_one_product(bias):
         assert compile_layers(model) == 1
         torch.testing.assert_close(model(inputs), expected, atol=1e-6, rtol=1e-6)
     assert sum(p.numel() for p in model.parameters() if p.dim() == 2) == 3 * 16 * 40
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_any_number_of_threads_gates_all_rows(threads, monkeypatch):
+    model = torch.nn.Sequential(MLP())
+    inputs = torch.randn(5, 16)
+    with torch.inference_mode():
+        assert compile_layers(model) == 1
+        expected = model(inputs)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(layers, "PART", 1)
+        assert torch.equal(model(inputs), expected)
 
 
 @pytest.mark.parametrize("other", [{"act": torch.nn.GELU}, {"factor": 1.5}])

@@ -76,7 +76,7 @@ def rsft_unpacked(spec: Spec) -> Engine:
 
 
 def rsft_uncompiled(spec: Spec) -> Engine:
-    """Return the same generator with attention and norms by torch."""
+    """Return the same generator with nothing compiled: attention, norms and gates by torch."""
     return _answering(spec, *_generator(spec, compiled=False))
 
 

@@ -11,7 +11,7 @@ useful tokens: those of an answer up to its end token.
     rsft_copies       the same, asked for each candidate as a prompt of its own: what shared prompts save
     rsft_drained      the same in batches: what refilling saves       (--ablation)
     rsft_unpacked     the same without packed weights                 (--ablation)
-    rsft_uncompiled   the same with attention and norms by torch      (--ablation)
+    rsft_uncompiled   the same with nothing compiled                  (--ablation)
     rsft_batches      this project's plain batched decoding           (--ablation)
     vllm              vLLM, in a Python of its own: --vllm-python, or RSFT_VLLM_PYTHON
 """

@@ -57,8 +57,8 @@ class TransformersGenerator:
 
         `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding, which a model that the
         first does not fit gets in any case. `kv_bytes` bounds the memory for keys and values. `packed` is whether the
-        engine packs weights for a CPU. `compiled` is whether it compiles attention and norms for one: left out, where
-        numba is installed; true, it must be. Draws are the same, last bits of log-probabilities are not.
+        engine packs weights for a CPU. `compiled` is whether it compiles attention, norms and gates for one: left
+        out, where numba is installed; true, it must be. Last bits of log-probabilities differ, in float32 no draws do.
         """
         _fix_numerics(policy)
         self._policy = policy

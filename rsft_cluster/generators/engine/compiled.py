@@ -4,9 +4,10 @@ Rows of a prompt stand beside each other in what is given to the kernel, and rea
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from rsft_cluster.generators.engine.attention import Scoring
 from rsft_cluster.generators.engine.batches import padded
 from rsft_cluster.generators.engine.blocks import BLOCK, SHARED, BlockStore
 from rsft_cluster.generators.engine.rows import Rows
+
+Part = TypeVar("Part")
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +120,7 @@ class CompiledBatch:
         def part(plan: Plan) -> None:
             self._kernel.attend(arrays, plan, scale, softcap, window)
 
-        if len(self._plans) == 1:
-            part(self._plans[0])
-        else:
-            list(_threads(len(self._plans)).map(part, self._plans))
+        for_each(part, self._plans)
         return output
 
     def _plan(self, order: np.ndarray) -> Plan:
@@ -146,6 +146,14 @@ class CompiledBatch:
 def as_array(tensor: Tensor) -> np.ndarray:
     """Return a contiguous tensor's memory; bfloat16, which numpy lacks, as bits."""
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+
+
+def for_each(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
+    """Do compiled work for every part, at the same time."""
+    if len(parts) == 1:
+        work(parts[0])
+    else:
+        list(_threads(len(parts)).map(work, parts))
 
 
 @cache
