@@ -69,6 +69,7 @@ class TransformersGenerator:
         self.decoder = (
             engine == "blocks" and _engine(self.model, policy, kv_bytes, packed=packed, compiled=compiled)
         ) or BatchedDecoder(self.model, pad_token_id=encoding.pad_token_id(self.tokenizer))
+        _libc("malloc_trim", 0)  # loading leaves as much behind as the weights take
 
     def generate(
         self,
@@ -182,9 +183,12 @@ def _fix_numerics(policy: PolicySpec) -> None:
 
 def _keep_freed_memory() -> None:
     """Let glibc keep what is freed: logits come and go with each step, and fresh pages for them are slow to get."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none
-        for parameter, num_bytes in MALLOPT:
-            mallopt(parameter, num_bytes)
+    for parameter, num_bytes in MALLOPT:
+        _libc("mallopt", parameter, num_bytes)
+
+
+def _libc(name: str, *arguments: int) -> None:
+    """Call a function of glibc; other C libraries have none."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*arguments)

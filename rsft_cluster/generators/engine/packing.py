@@ -34,19 +34,21 @@ def pack(model: PreTrainedModel) -> int:
 
     None where this machine's oneDNN does not take the model's dtype.
     """
-    if not _can_pack(model.dtype):
-        return 0
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) in (nn.Linear, Conv1D)
-    ]
-    for parent, name, child in found:
-        weight = cast("Any", child).weight
-        packed = PackedLinear(weight.T if isinstance(child, Conv1D) else weight, cast("Any", child).bias)
-        setattr(parent, name, packed)
-    return len(found)
+    return _pack(model) if _can_pack(model.dtype) else 0
+
+
+def _pack(module: nn.Module) -> int:
+    """Replace the linear layers of a module. One by one, so that few weights are in memory twice."""
+    packed = 0
+    for name, child in [*module.named_children()]:
+        if type(child) in (nn.Linear, Conv1D):
+            linear = cast("Any", child)
+            weight = linear.weight.T if isinstance(child, Conv1D) else linear.weight
+            setattr(module, name, PackedLinear(weight, linear.bias))
+            packed += 1
+        else:
+            packed += _pack(child)
+    return packed
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
