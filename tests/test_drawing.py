@@ -4,7 +4,7 @@ import torch
 from oracles import chi_square_p
 
 from rsft_cluster.generators.base import Decoding
-from rsft_cluster.generators.drawing import draw, keys_tensor, process, uniforms
+from rsft_cluster.generators.drawing import _block_lse, draw, keys_tensor, process, uniforms
 
 NUM_DRAWS = 20_000
 
@@ -131,6 +131,25 @@ def test_temperature_comes_before_top_p():
     logits = torch.tensor([[0.9, 0.1]]).log()
     assert process(logits, Decoding(top_p=0.85)).isfinite().tolist() == [[True, False]]
     assert process(logits, Decoding(top_p=0.85, temperature=3.0)).isfinite().tolist() == [[True, True]]
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.5, 0.9, 0.999999])
+def test_of_equally_likely_tokens_those_with_the_lowest_ids_are_in_the_nucleus(top_p):
+    logits = logits_of(300, rows=20, seed=5).round()
+    logits[10:] = logits[10:].masked_fill(logits[10:] < 0, -torch.inf)  # as top-k does
+    logits[0] = 0.0
+    found = process(logits, Decoding(top_p=top_p)).isfinite().numpy()
+    for row, kept in zip(logits.numpy(), found, strict=True):
+        assert np.array_equal(kept, reference_processed(row, Decoding(top_p=top_p)) > 0)
+
+
+def test_what_is_cut_off_changes_no_bit_of_a_log_probability():
+    logits = logits_of(1000, rows=20, seed=6) * torch.logspace(0, 3, 20)[:, None]
+    logits[:, 200:300] = -torch.inf
+    logits[::2, 256:640] = -torch.inf  # whole blocks
+    logits[1::2] = logits[1::2].masked_fill(logits[1::2] < 0, -torch.inf)
+    whole = torch.nn.functional.pad(logits, (0, 24), value=-torch.inf).view(20, -1, 128)
+    assert torch.equal(_block_lse(logits), whole.logsumexp(-1).double())
 
 
 def test_neutral_settings_leave_the_logits_alone():

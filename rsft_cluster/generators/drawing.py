@@ -22,6 +22,7 @@ _WITHIN = 1 << 32
 """Counters of the draw within a block start here; those of the draw of a block start at 0."""
 
 _CUT = -float("inf")
+_FAINTEST = -80.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +145,31 @@ def _block_lse(logits: Tensor) -> Tensor:
     rows, size = logits.shape
     if size % BLOCK:
         logits = functional.pad(logits, (0, -size % BLOCK), value=_CUT)
-    return torch.logsumexp(logits.view(rows, -1, BLOCK), -1).double()
+    blocks = logits.view(rows, -1, BLOCK)
+    highest = blocks.amax(-1, keepdim=True)
+    # What is cut off counts as e^-80, which changes no sum from 1 on; a CPU takes up to 100 times as long for less.
+    masses = (blocks - highest.masked_fill(highest == _CUT, 0.0)).clamp_(min=_FAINTEST).exp_()
+    return (masses.sum(-1).log() + highest.squeeze(-1)).double()
 
 
 def _outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Return what is not in the smallest set of likeliest tokens whose mass reaches `top_p`."""
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    ordered = _descending(logits)
     probabilities = ordered.double().softmax(-1)
-    mass_before = probabilities.cumsum(-1) - probabilities
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, mass_before >= top_p)
+    mass_before = probabilities.cumsum(-1).sub_(probabilities)
+    num_kept = (mass_before < top_p).sum(-1, keepdim=True)
+    least_kept = ordered.gather(-1, (num_kept - 1).clamp(min=0))
+    # Of the tokens that are as likely as the last one, those with the lowest ids are in.
+    ties = logits == least_kept
+    num_ties = num_kept - (logits > least_kept).sum(-1, keepdim=True)
+    return (logits < least_kept) | (ties & (ties.cumsum(-1, dtype=torch.int32) > num_ties))
+
+
+def _descending(values: Tensor) -> Tensor:
+    """Return float32 values (rows, size) in order. On CPUs by numpy, which takes a thirtieth of torch's time."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1, descending=True).values
+    return torch.from_numpy(np.sort(values.numpy(), -1)).flip(-1)
 
 
 def _pick(values: Tensor, tokens: Tensor) -> Tensor:
