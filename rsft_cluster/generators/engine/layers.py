@@ -3,7 +3,6 @@
 Torch makes eight passes of a norm, over copies in float32, and two of a gate.
 """
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,8 @@ class CompiledMLP(nn.Module):
         both = self.gate_and_up(inputs)
         gated = both.new_empty((*both.shape[:-1], both.shape[-1] // 2))
         rows, output = as_array(both.flatten(0, -2)), as_array(gated.flatten(0, -2))
-        num_parts = min(torch.get_num_threads(), -(-rows.size // PART))
-        ends = np.linspace(0, len(rows), num_parts + 1, dtype=int).tolist()
-        parts = [slice(start, end) for start, end in pairwise(ends)]
+        size = -(-len(rows) // min(torch.get_num_threads(), -(-rows.size // PART)))
+        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
         for_each(lambda part: self._gate(rows[part], output[part]), parts)
         return self.down(gated)
 
