@@ -14,8 +14,6 @@ from rsft_cluster.generators.engine.compiled import as_array, for_each, kernel_f
 
 EXACTNESS = {torch.float32: 1e-6, torch.bfloat16: 2.0**-7}
 """What a replaced module's answers may differ by, as a share of them: a bit of the last place."""
-
-
 PART = 1 << 16
 """Numbers for which a thread is worth its while: they take about 50 microseconds."""
 
