@@ -22,7 +22,8 @@ _WITHIN = 1 << 32
 """Counters of the draw within a block start here; those of the draw of a block start at 0."""
 
 _CUT = -float("inf")
-_FAINTEST = -80.0
+FAINTEST = -80.0
+"""Below the highest score, what counts as this far below: e^-80 of it changes no float, and is no denormal one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,8 @@ def _block_lse(logits: Tensor) -> Tensor:
         logits = functional.pad(logits, (0, -size % BLOCK), value=_CUT)
     blocks = logits.view(rows, -1, BLOCK)
     highest = blocks.amax(-1, keepdim=True)
-    # What is cut off counts as e^-80, which changes no sum from 1 on; a CPU takes up to 100 times as long for less.
-    masses = (blocks - highest.masked_fill(highest == _CUT, 0.0)).clamp_(min=_FAINTEST).exp_()
+    # Clamped: a CPU takes up to 100 times as long for what is cut off.
+    masses = (blocks - highest.masked_fill(highest == _CUT, 0.0)).clamp_(min=FAINTEST).exp_()
     return (masses.sum(-1).log() + highest.squeeze(-1)).double()
 
 

@@ -15,4 +15,5 @@ steps.py       decode steps, run one by one or, on a GPU, recorded and replayed
 forward.py     a forward over packed tokens
 probe.py       whether a model goes through our attention, and what shape its keys and values have
 packing.py     weights packed for the CPU's matrix products
+replacing.py   modules in the place of others
 """

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from rsft_cluster.generators.drawing import FAINTEST
+
 NAME = "rsft_blocks"
 """Under this name transformers knows the attention; no mask is registered for it, so the model makes none."""
-
-FAINTEST = -80.0
-"""Below the highest score, what counts as this far below: e^-80 of it changes no float, and is no denormal one."""
 
 HIDDEN = -1e30
 """Added to scores that are not to be seen; finite, so that differences stay numbers."""

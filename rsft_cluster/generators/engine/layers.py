@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsft_cluster.generators.engine.compiled import as_array, for_each, kernel_for
+from rsft_cluster.generators.engine.replacing import replace_modules
 
 EXACTNESS = {torch.float32: 1e-6, torch.bfloat16: 2.0**-7}
 """What a replaced module's answers may differ by, as a share of them: a bit of the last place."""
@@ -60,15 +61,7 @@ def compile_layers(model: nn.Module) -> int:
 
     Returns how many. There has to be a kernel for the model's type.
     """
-    replaced = 0
-    for name, child in [*model.named_children()]:
-        compiled = _compiled(child)
-        if compiled is None:
-            replaced += compile_layers(child)
-        else:
-            setattr(model, name, compiled)
-            replaced += 1
-    return replaced
+    return replace_modules(model, _compiled)
 
 
 @torch.inference_mode()

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rsft_cluster.generators.engine.replacing import replace_modules
+
 ROWS = 128
 """Rows that the packing is made for; any number works."""
 
@@ -34,21 +36,15 @@ def pack(model: PreTrainedModel) -> int:
 
     None where this machine's oneDNN does not take the model's dtype.
     """
-    return _pack(model) if _can_pack(model.dtype) else 0
+    return replace_modules(model, _packed) if _can_pack(model.dtype) else 0
 
 
-def _pack(module: nn.Module) -> int:
-    """Replace the linear layers of a module. One by one, so that few weights are in memory twice."""
-    packed = 0
-    for name, child in [*module.named_children()]:
-        if type(child) in (nn.Linear, Conv1D):
-            linear = cast("Any", child)
-            weight = linear.weight.T if isinstance(child, Conv1D) else linear.weight
-            setattr(module, name, PackedLinear(weight, linear.bias))
-            packed += 1
-        else:
-            packed += _pack(child)
-    return packed
+def _packed(module: nn.Module) -> PackedLinear | None:
+    """Return a packed layer in place of a linear one."""
+    if type(module) not in (nn.Linear, Conv1D):
+        return None
+    linear = cast("Any", module)
+    return PackedLinear(linear.weight.T if isinstance(module, Conv1D) else linear.weight, linear.bias)
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
