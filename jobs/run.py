@@ -2,7 +2,7 @@
 
 import sys
 
-from rsft_cluster.cli import main
+from rsft_cluster.cli.app import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["run"]

@@ -1,5 +1,5 @@
 """`python -m rsft_cluster` is `rsft`."""
 
-from rsft_cluster.cli import main
+from rsft_cluster.cli.app import main
 
 main()

@@ -7,6 +7,7 @@ Ids are digests of content, never positions, so that they survive a change of sh
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from json.encoder import encode_basestring as quoted
 
@@ -24,6 +25,19 @@ def _schema(name: str, fields: Sequence[pa.Field]) -> pa.Schema:
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message; role `raw` is text without a chat template."""
+
+    role: str
+    content: str
+
+
+def to_messages(value: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
+    """Return the messages of a PROMPT or ACCEPTED row, as read by `to_pylist`."""
+    return tuple(Message(role=message["role"], content=message["content"]) for message in value)
 
 
 MESSAGES = pa.list_(

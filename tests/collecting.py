@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 from factories import prompt
 
-from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.decide import bind_rule
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.plan import Folder, is_done, planned_units, survey, write_plan
+from rsft_cluster.collection.actors import Sample, ScoreAndCommit, Work
+from rsft_cluster.collection.plan import is_done, planned_units, survey, write_plan
 from rsft_cluster.collection.seal import seal
-from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
 from rsft_cluster.config import AcceptanceConfig, Plugin, ScoringConfig
-from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.plugins import bind
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import Manifest, Pass, PolicyRef
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 from rsft_cluster.scheduling.kinds import KINDS
 from rsft_cluster.scheduling.order import Kubernetes, Order
 

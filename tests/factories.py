@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsft_cluster.constraints.base import Candidate, Message
-from rsft_cluster.schemas import PROMPT, prompt_id, rows_to_table
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.schemas import PROMPT, Message, prompt_id, rows_to_table
 
 
 def prompt(text: str = "What is 2 + 3?", *, reference: str | None = "5", role: str = "user", **more: Any) -> dict:

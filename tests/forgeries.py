@@ -93,7 +93,7 @@ def add(a, b):
 """,
     "writes reports to every file": """
 import os, sys
-encode = sys.modules["rsft_cluster.sandbox.inside.plain"].encode
+encode = sys.modules["rsft_cluster.constraints.programs.sandbox.inside.plain"].encode
 def framed(value):
     data = encode(value)
     return len(data).to_bytes(4, "big") + data
@@ -105,7 +105,7 @@ def add(a, b): return 0
 """,
     "writes reports before it ends": """
 import os, sys
-encode = sys.modules["rsft_cluster.sandbox.inside.plain"].encode
+encode = sys.modules["rsft_cluster.constraints.programs.sandbox.inside.plain"].encode
 def add(a, b):
     for number in range(64):
         for value in ((0, "passed", ""), "passed", True):
@@ -131,21 +131,21 @@ def add(a, b):
 """,
     "patches how values are sent": """
 import sys
-plain = sys.modules["rsft_cluster.sandbox.inside.plain"]
-side = sys.modules["rsft_cluster.sandbox.inside.program_side"]
+plain = sys.modules["rsft_cluster.constraints.programs.sandbox.inside.plain"]
+side = sys.modules["rsft_cluster.constraints.programs.sandbox.inside.program_side"]
 for module in (plain, side):
     module.encode = lambda *a, **k: b"h" + b"i0;" + b"s3;int"
 def add(a, b): return 0
 """,
     "sends a set of lists": """
 import sys
-side = sys.modules["rsft_cluster.sandbox.inside.program_side"]
+side = sys.modules["rsft_cluster.constraints.programs.sandbox.inside.program_side"]
 side.encode = lambda *a, **k: b"S1;l0;"
 def add(a, b): return 0
 """,
     "sends a value without end": """
 import sys
-side = sys.modules["rsft_cluster.sandbox.inside.program_side"]
+side = sys.modules["rsft_cluster.constraints.programs.sandbox.inside.program_side"]
 side.encode = lambda *a, **k: b"l1;" * 100_000
 def add(a, b): return 0
 """,

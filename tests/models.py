@@ -31,8 +31,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.transformers import TransformersGenerator
+from rsft_cluster.policies.spec import PolicySpec
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ("<pad>", "<s>", "</s>")

@@ -6,7 +6,7 @@ stands ready on the machine: a folder with a canary, ports, sockets, a process, 
 
 from dataclasses import dataclass
 
-from rsft_cluster.sandbox.program import Limits, Outcome
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome
 
 TRIED = b"tried\n"
 WAIT = "time.sleep(5)\nprint('ESCAPED')"

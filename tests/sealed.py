@@ -7,19 +7,20 @@ from pathlib import Path
 from collecting import Collection
 from factories import prompt
 
-from rsft_cluster.acceptance import selecting
-from rsft_cluster.collection.plan import Folder, write_plan
-from rsft_cluster.collection.workers import Work
+from rsft_cluster.acceptance.decide import selecting
+from rsft_cluster.collection.actors import Work
+from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.config import RunConfig
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.lease import hold
 from rsft_cluster.plugins import bind
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import Manifest, Pass, Plan, PolicyRef, Totals
-from rsft_cluster.report.progress import Reporter
-from rsft_cluster.runs import Run
+from rsft_cluster.report.reporter import Reporter
+from rsft_cluster.rounds.waves import sample_in_waves
+from rsft_cluster.runs.lease import hold
+from rsft_cluster.runs.run import Run
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store
-from rsft_cluster.waves import sample_in_waves
+from rsft_cluster.store.layout import Folder
 
 POLICY = PolicyRef(name="round-0000", uri="/m", digest="d")
 

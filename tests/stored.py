@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 from factories import prompt
 
-from rsft_cluster.collection.deciding import UNDECIDED
-from rsft_cluster.collection.plan import Folder, write_plan
+from rsft_cluster.collection.plan import write_plan
+from rsft_cluster.collection.score_table import UNDECIDED
 from rsft_cluster.config import RunConfig
 from rsft_cluster.records import Manifest, PolicyRef, Totals
 from rsft_cluster.schemas import CANDIDATE, PROMPT, SCORE, VERDICT, rows_to_table
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 POLICY = PolicyRef(name="round-0000", uri="/m", digest="d")
 CONSTRAINTS = ("strict", "lenient", "slow")

@@ -17,18 +17,19 @@ from models import EOS, tiny_llama
 from oracles import enumerate_completions
 from target_constraints import LENGTH, score_of
 
-from rsft_cluster.acceptance import bind_rule, decide
+from rsft_cluster.acceptance.decide import bind_rule, decide
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.deciding import judged_table
-from rsft_cluster.collection.plan import Folder, write_plan
-from rsft_cluster.collection.workers import Work
+from rsft_cluster.collection.actors import Work
+from rsft_cluster.collection.plan import write_plan
+from rsft_cluster.collection.score_table import judged_table
 from rsft_cluster.config import AcceptanceConfig, BudgetConfig, Constraint, Plugin, ScoringConfig
-from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.plugins import bind
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import Manifest, Pass, PolicyRef
 from rsft_cluster.schemas import PROMPT, rows_to_table
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 Tokens = tuple[int, ...]
 Weights = Mapping[Tokens, float]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsft_cluster.acceptance import DECIDED, bind_rule, decide
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.base import rule as declare
+from rsft_cluster.acceptance.decide import DECIDED, bind_rule, decide
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError

@@ -14,9 +14,9 @@ import torch
 from oracles import chi_square_p
 from targets import counts
 
-from rsft_cluster.adaptive.trie import Trie
 from rsft_cluster.generators.base import Decoding
 from rsft_cluster.generators.drawing import draw, keys_tensor
+from rsft_cluster.sampling.adaptive.trie import Trie
 
 # A Markov language over a, b, c and the end, of at most four letters
 

@@ -13,15 +13,16 @@ from targets import NAMING, counts, language
 from test_method_targets import run_config
 
 from rsft_cluster.acceptance.compatible import check_compatible
-from rsft_cluster.adaptive.generator import adaptive, shortest_dead
-from rsft_cluster.adaptive.trie import Trie
 from rsft_cluster.config import AdaptiveConfig, Constraint, Plugin, SamplingConfig
-from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, PluginError
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt
+from rsft_cluster.generators.base import Completion, Decoding, Prompt
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.keys import sampling_key
 from rsft_cluster.plugins import bind
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.sampling.adaptive.generator import adaptive, shortest_dead
+from rsft_cluster.sampling.adaptive.trie import Trie
+from rsft_cluster.schemas import Message
 
 # The enumerated language of a tiny model, through the actors
 

@@ -16,16 +16,17 @@ from stored import stored_run
 from test_audit import RULES
 from typer.testing import CliRunner
 
-from rsft_cluster.acceptance import decide
-from rsft_cluster.again import accepting, groups
-from rsft_cluster.again.accepting import accept_again, decide_again
-from rsft_cluster.again.deciding import begun, decided_blocks, way_of
-from rsft_cluster.again.export import export
-from rsft_cluster.again.groups import blocks
-from rsft_cluster.again.stored import stored_round
-from rsft_cluster.cli import app
+from rsft_cluster.acceptance.decide import decide
+from rsft_cluster.cli.app import app
 from rsft_cluster.cli.options import load_again
 from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.review.redeciding import accepting
+from rsft_cluster.review.redeciding import blocks as groups
+from rsft_cluster.review.redeciding.accepting import accept_again, decide_again
+from rsft_cluster.review.redeciding.blocks import blocks
+from rsft_cluster.review.redeciding.export import export
+from rsft_cluster.review.redeciding.outcome import begun, decided_blocks, way_of
+from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.schemas import ACCEPTED, conform
 from rsft_cluster.store import Store
 from rsft_cluster.training.batches import load_examples

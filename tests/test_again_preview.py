@@ -12,19 +12,19 @@ from stored import stored_run
 from test_again_accepting import other
 from typer.testing import CliRunner
 
-from rsft_cluster.again import trust as trusting
-from rsft_cluster.again.accepting import decide_again
-from rsft_cluster.again.deciding import way_of
-from rsft_cluster.again.preview import asked, grid, preview
-from rsft_cluster.again.stored import stored_round
-from rsft_cluster.again.trust import trust
-from rsft_cluster.again.verdicts import verdicts_of
-from rsft_cluster.cli import app
+from rsft_cluster.cli.app import app
 from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.report.previews import show_preview
 from rsft_cluster.report.trust import show_trust
-from rsft_cluster.revisions import ConstraintTrust
+from rsft_cluster.review.records import ConstraintTrust
+from rsft_cluster.review.redeciding import trust as trusting
+from rsft_cluster.review.redeciding.accepting import decide_again
+from rsft_cluster.review.redeciding.outcome import way_of
+from rsft_cluster.review.redeciding.preview import asked, grid, preview
+from rsft_cluster.review.redeciding.stored_round import stored_round
+from rsft_cluster.review.redeciding.trust import trust
+from rsft_cluster.review.redeciding.verdicts import verdicts_of
 from rsft_cluster.schemas import SCORE
 
 

@@ -15,17 +15,17 @@ from test_again_accepting import files_of, sealed
 from test_audit import RULES
 from typer.testing import CliRunner
 
-from rsft_cluster.again import rejudging
-from rsft_cluster.again.accepting import accept_again
-from rsft_cluster.again.comparing import compare
-from rsft_cluster.again.deciding import way_of
-from rsft_cluster.again.preview import preview
-from rsft_cluster.again.rejudging import rejudge
-from rsft_cluster.again.stored import stored_round
-from rsft_cluster.again.trust import trust
-from rsft_cluster.cli import app
+from rsft_cluster.cli.app import app
 from rsft_cluster.cli.options import load_again
 from rsft_cluster.errors import ConfigError, StageError, StoreError
+from rsft_cluster.review.redeciding import rejudging
+from rsft_cluster.review.redeciding.accepting import accept_again
+from rsft_cluster.review.redeciding.comparing import compare
+from rsft_cluster.review.redeciding.outcome import way_of
+from rsft_cluster.review.redeciding.preview import preview
+from rsft_cluster.review.redeciding.rejudging import rejudge
+from rsft_cluster.review.redeciding.stored_round import stored_round
+from rsft_cluster.review.redeciding.trust import trust
 from rsft_cluster.schemas import SCORE
 from rsft_cluster.store import Store
 

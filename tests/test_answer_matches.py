@@ -8,7 +8,7 @@ from time import perf_counter
 import pytest
 from factories import candidate
 
-from rsft_cluster.constraints.answer_matches import AnswerMatches
+from rsft_cluster.constraints.answers.answer_matches import AnswerMatches
 from rsft_cluster.constraints.base import Verdict
 from rsft_cluster.errors import ConfigError
 

@@ -60,7 +60,7 @@ def test_help_takes_less_than_a_second_and_imports_no_engine():
         ended = os.times()  # of the processor: whatever else the machine does, it counts the command alone
         times.append(ended.children_user + ended.children_system - began.children_user - began.children_system)
     assert min(times) < 1.0
-    code = f"import sys, rsft_cluster.cli; print([m for m in {ENGINES} if m in sys.modules])"
+    code = f"import sys, rsft_cluster.cli.app; print([m for m in {ENGINES} if m in sys.modules])"
     assert python(code).strip() == "[]"
 
 
@@ -92,7 +92,7 @@ def test_no_module_is_dead():
     """What nothing imports is dead, unless users or machines reach it by its name."""
     entrances = str(PROJECT["project"]["entry-points"]) + str(PROJECT["project"]["scripts"])
     entrances += "rsft_cluster.testing rsft_cluster.__main__ rsft_cluster.demos.__main__"
-    entrances += " rsft_cluster.isolation.nursery rsft_cluster.scheduling.starter"
+    entrances += " rsft_cluster.scoring.isolation.fork_server rsft_cluster.scheduling.starter"
     imported = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

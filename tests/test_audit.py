@@ -7,13 +7,13 @@ import pytest
 from sealed import rounds
 from typer.testing import CliRunner
 
-from rsft_cluster.audit.chain import START, hash_of, to_json
-from rsft_cluster.audit.explanation import explained, find_line
-from rsft_cluster.audit.lines import head_of, head_path, round_lines
-from rsft_cluster.audit.replay import replay
-from rsft_cluster.audit.verify import verify_lines, verify_run
-from rsft_cluster.cli import app
+from rsft_cluster.cli.app import app
 from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.review.audit.chain import START, hash_of, to_json
+from rsft_cluster.review.audit.explanation import explained, find_line
+from rsft_cluster.review.audit.lines import head_of, head_path, round_lines
+from rsft_cluster.review.audit.replay import replay
+from rsft_cluster.review.audit.verify import verify_lines, verify_run
 from rsft_cluster.store import Store
 
 RULES = {

@@ -14,7 +14,7 @@ from models import BOS, EOS, tiny_llama
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import ACCEPTED, candidate_id, rows_to_table
 from rsft_cluster.training.batches import (
     DataOrder,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rsft_cluster.budget import Allowance, Standing, is_futile, next_wave, spent
 from rsft_cluster.config import BudgetConfig
+from rsft_cluster.rounds.budget import Allowance, Standing, is_futile, next_wave, spent
 
 
 def standing(candidates, drawn, kept=None, goals=1, lost=()) -> Standing:

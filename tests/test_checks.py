@@ -9,10 +9,10 @@ import pytest
 from factories import write_jsonl
 from projects import NUM_HELD_OUT, NUM_PROMPTS, sums, write_fake_model, write_project
 
-from rsft_cluster.checks import PEEK, check, check_plugins
-from rsft_cluster.config_file import load_config
+from rsft_cluster.checks.check import PEEK, check, check_plugins
+from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.model_files import ModelFiles, check_template
+from rsft_cluster.policies.files import ModelFiles, check_template
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_plug_ins_alone_can_be_checked_without_the_files(project):
 
 def test_no_engine_is_imported(project):
     code = (
-        "import sys; from rsft_cluster.checks import check; from rsft_cluster.config_file import load_config\n"
+        "import sys; from rsft_cluster.checks.check import check; from rsft_cluster.config.file import load_config\n"
         "check(load_config('run.yaml'))\n"
         "print([m for m in ('ray', 'torch', 'transformers', 'deepspeed') if m in sys.modules])"
     )

@@ -18,10 +18,10 @@ import yaml
 from collecting import collection
 from projects import write_fake_model, write_project
 
-from rsft_cluster import cli
-from rsft_cluster.lease import hold
-from rsft_cluster.promotion import PromotionLog
+from rsft_cluster.cli import app as cli
 from rsft_cluster.records import PolicyRef
+from rsft_cluster.runs.lease import hold
+from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
 
 FAST_S = 3.0

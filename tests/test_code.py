@@ -8,12 +8,13 @@ from factories import candidate
 from forgeries import FORGERIES, HANGS
 
 from rsft_cluster.constraints.base import Verdict
-from rsft_cluster.constraints.code import CASES, Code, extract
+from rsft_cluster.constraints.programs.code import CASES, Code, extract
+from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
+from rsft_cluster.constraints.programs.sandbox import tiers
+from rsft_cluster.constraints.programs.sandbox.inside.plain import NotPlainError, decode, encode
+from rsft_cluster.constraints.programs.sandbox.program import Program
+from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import ConfigError, StageError
-from rsft_cluster.sandbox import probe, tiers
-from rsft_cluster.sandbox.inside.plain import NotPlainError, decode, encode
-from rsft_cluster.sandbox.program import Program
-from rsft_cluster.sandbox.sandbox import Sandbox
 from rsft_cluster.testing import check_constraint
 
 SUITES = {

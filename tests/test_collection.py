@@ -83,7 +83,7 @@ def test_accepted_samples_stand_before_the_other_units_are_sampled(tmp_path):
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_death_at_every_file_operation_changes_nothing_in_the_outcome(tmp_path, undisturbed, monkeypatch, torn):
-    monkeypatch.setattr("rsft_cluster.collection.workers.Store", Mortal)
+    monkeypatch.setattr("rsft_cluster.collection.actors.Store", Mortal)
     monkeypatch.setattr(Mortal, "torn", torn)
     num_deaths = 0
     for operation in range(1, 100):

@@ -15,7 +15,8 @@ from test_generators import drawn, keys_of
 
 import rsft_cluster.generators.engine
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.engine import compiled, kernel, layers, vectors
+from rsft_cluster.generators.engine import compiled, layers, vectors
+from rsft_cluster.generators.engine import cpu_kernels as kernel
 from rsft_cluster.generators.engine.attention import Scoring
 from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape
 from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
@@ -217,7 +218,7 @@ def test_where_it_cannot_be_compiled_torch_attends_and_that_is_said_once(tmp_pat
 
 @pytest.mark.usefixtures("forgotten")
 def test_without_numba_torch_attends(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.kernel", None)
+    monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.cpu_kernels", None)
     monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
     assert type(engine_of(models.load_family("llama", tmp_path)).steps) is PlainSteps
     assert "event=attention_not_compiled reason=" in caplog.text
@@ -240,14 +241,14 @@ def test_where_it_must_be_a_worker_that_cannot_refuses(tmp_path, monkeypatch):
     generator = models.load_family("llama", tmp_path)
     assert type(engine_of(type(generator)(generator._policy, compiled=True)).steps) is CompiledSteps
     kernel_for.cache_clear()
-    monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.kernel", None)
+    monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.cpu_kernels", None)
     monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
     with pytest.raises(ConfigError, match=r"install rsft-cluster\[cpu\]"):
         type(generator)(generator._policy, compiled=True)
 
 
 def test_a_process_that_does_not_sample_does_not_import_it():
-    code = "import sys, rsft_cluster.cli, rsft_cluster.generators.transformers; assert 'numba' not in sys.modules"
+    code = "import sys, rsft_cluster.cli.app, rsft_cluster.generators.transformers; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,7 +6,7 @@ from factories import candidate
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.building import build, is_isolated
 from rsft_cluster.errors import PluginError
-from rsft_cluster.scoring import Judge
+from rsft_cluster.scoring.judge import Judge
 
 DIGITS = {"use": "pattern", "params": {"must": r"^\d+$"}}
 SHORT = {"use": "length", "params": {"max": 3, "unit": "characters"}}

@@ -16,9 +16,9 @@ from projects import settings
 from pydantic import ValidationError
 
 from rsft_cluster.config import FairnessConfig, RunConfig, WorkerRange, json_schema
-from rsft_cluster.config_file import MAX_CONFIG_BYTES, load_config, parse_config
+from rsft_cluster.config.file import MAX_CONFIG_BYTES, load_config, parse_config
+from rsft_cluster.config.strict_yaml import read
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.strict_yaml import read
 
 
 @pytest.fixture

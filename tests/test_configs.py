@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 import yaml
 
-from rsft_cluster.checks import check_plugins
+from rsft_cluster.checks.check import check_plugins
 from rsft_cluster.config import json_schema
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "jobs" / "configs").glob("*.yaml"))
 

@@ -8,11 +8,11 @@ from factories import candidate
 
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.base import BatchConstraint, Verdict
-from rsft_cluster.constraints.finished import finished
-from rsft_cluster.constraints.json_schema import JsonSchema
-from rsft_cluster.constraints.length import Length
-from rsft_cluster.constraints.pattern import Pattern
-from rsft_cluster.constraints.words import Words
+from rsft_cluster.constraints.form.finished import finished
+from rsft_cluster.constraints.form.json_schema import JsonSchema
+from rsft_cluster.constraints.form.length import Length
+from rsft_cluster.constraints.text.pattern import Pattern
+from rsft_cluster.constraints.text.words import Words
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.plugins import bind
 
@@ -258,7 +258,7 @@ def test_a_wrong_schema_fails_when_the_constraint_is_built(params, message) -> N
 
 
 def test_a_catastrophic_pattern_in_a_schema_raises_and_gives_no_verdict(monkeypatch) -> None:
-    monkeypatch.setattr("rsft_cluster.constraints.json_schema.PATTERN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("rsft_cluster.constraints.form.json_schema.PATTERN_TIMEOUT_S", 0.05)
     slow = JsonSchema(schema={"pattern": r"^(?:a|a|b)*(?:a|a|c)*(?:a|a)*$"})
     with pytest.raises(TimeoutError):
         judged(slow, json.dumps("a" * 60 + "!"))

@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 from factories import candidate
 
-from rsft_cluster.constraints._languages import LANGUAGES, _identifier, load_model
-from rsft_cluster.constraints.base import BatchConstraint, Message, Verdict
-from rsft_cluster.constraints.choice import Choice
-from rsft_cluster.constraints.format import Format
-from rsft_cluster.constraints.instruction import Instruction
-from rsft_cluster.constraints.language import Language
-from rsft_cluster.constraints.no_repeat_of_prompt import NoRepeatOfPrompt
-from rsft_cluster.constraints.pii import Pii
-from rsft_cluster.constraints.repetition import Repetition, repeated_rate
-from rsft_cluster.constraints.safety_words import SafetyWords
-from rsft_cluster.constraints.similarity import Similarity, similarity
-from rsft_cluster.constraints.words import Words
+from rsft_cluster.constraints.answers.choice import Choice
+from rsft_cluster.constraints.answers.similarity import Similarity, similarity
+from rsft_cluster.constraints.base import BatchConstraint, Verdict
+from rsft_cluster.constraints.form.format import Format
+from rsft_cluster.constraints.form.instruction import Instruction
+from rsft_cluster.constraints.text._languages import LANGUAGES, _identifier, load_model
+from rsft_cluster.constraints.text.language import Language
+from rsft_cluster.constraints.text.no_repeat_of_prompt import NoRepeatOfPrompt
+from rsft_cluster.constraints.text.pii import Pii
+from rsft_cluster.constraints.text.repetition import Repetition, repeated_rate
+from rsft_cluster.constraints.text.safety_words import SafetyWords
+from rsft_cluster.constraints.text.words import Words
 from rsft_cluster.errors import ConfigError
+from rsft_cluster.schemas import Message
 from rsft_cluster.testing import check_cases
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))

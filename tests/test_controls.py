@@ -3,7 +3,7 @@
 import pytest
 from sealed import rounds
 
-from rsft_cluster.controls import random_examples
+from rsft_cluster.rounds.controls import random_examples
 from rsft_cluster.schemas import ACCEPTED
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from factories import candidate, read_jsonl
 
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import content
 from rsft_cluster.demos.content import MISTAKES, PRODUCTS, QUALITIES, text
-from rsft_cluster.scoring import Judge, Judgement
+from rsft_cluster.scoring.judge import Judge, Judgement
 
 CONFIG = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "content.yaml"
 CONSTRAINT_OF = {

@@ -8,20 +8,20 @@ import pyarrow as pa
 import pytest
 from factories import read_jsonl
 
-from rsft_cluster.acceptance import bind_rule, decide
+from rsft_cluster.acceptance.decide import bind_rule, decide
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.deciding import attributes_of, judged_table, undecided_table
-from rsft_cluster.collection.workers import as_candidates
-from rsft_cluster.config_file import load_config
-from rsft_cluster.constraints.base import Candidate, Message
+from rsft_cluster.collection.actors import as_candidates
+from rsft_cluster.collection.score_table import attributes_of, judged_table, undecided_table
+from rsft_cluster.config.file import load_config
+from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import credit
 from rsft_cluster.demos.credit import Applicant, Case, arithmetic_is_true, follows_its_score, no_protected_reason
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.fairness import decision_figures
+from rsft_cluster.evaluation.fairness import decision_figures
 from rsft_cluster.prompts import read_prompts
 from rsft_cluster.records import Plan, PolicyRef
-from rsft_cluster.schemas import CANDIDATE, candidate_id, rows_to_table
-from rsft_cluster.scoring import Judge
+from rsft_cluster.schemas import CANDIDATE, Message, candidate_id, rows_to_table
+from rsft_cluster.scoring.judge import Judge
 
 CONFIG = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "credit.yaml"
 PROMPT = "woman old e7 s2 o3:"

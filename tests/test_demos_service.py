@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from factories import candidate, read_jsonl
 
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import service
 from rsft_cluster.demos.__main__ import prepare
 from rsft_cluster.demos.service import CHINESE, ENGLISH, MISTAKES, Case, Order, reply
 from rsft_cluster.errors import StoreError
-from rsft_cluster.report.progress import Reporter
-from rsft_cluster.scoring import Judge
+from rsft_cluster.report.reporter import Reporter
+from rsft_cluster.scoring.judge import Judge
 
 CONFIG = Path(__file__).resolve().parent.parent / "jobs" / "configs" / "service.yaml"
 CONSTRAINT_OF = {

@@ -28,9 +28,9 @@ import typer.main
 from deploying import CONFIG, DEPLOY, IMAGE, PLACES, ROOT, all_manifests, crd_schemas, example, manifests, ready, within
 from running import write_config
 
-from rsft_cluster import cli
-from rsft_cluster.config_file import load_config
-from rsft_cluster.needs import needs
+from rsft_cluster.cli import app as cli
+from rsft_cluster.cluster.needs import needs
+from rsft_cluster.config.file import load_config
 from rsft_cluster.scheduling import kuberay, pods
 from rsft_cluster.scheduling.kinds import KINDS, ON_KUBERNETES
 from rsft_cluster.scheduling.order import Kubernetes

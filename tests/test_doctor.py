@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from rsft_cluster import cli
-from rsft_cluster.sandbox import probe, tiers
+from rsft_cluster.cli import app as cli
+from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
+from rsft_cluster.constraints.programs.sandbox import tiers
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from models import BOS, EOS, PAD
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 
-from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators import encoding
-from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.generators.stopping import Ending, StopRule
+from rsft_cluster.policies import tokens as encoding
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.schemas import Message
 
 CHAT = [Message("system", "Be brief."), Message("user", "2 + 3 等于几？")]
 WITHOUT_BOS = models.CHAT_TEMPLATE.removeprefix("{{ bos_token }}")

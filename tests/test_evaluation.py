@@ -5,7 +5,7 @@ from itertools import combinations
 import pyarrow as pa
 import pytest
 
-from rsft_cluster.evaluation import distinct_n, pass_at_k, per_prompt_table
+from rsft_cluster.evaluation.figures import distinct_n, pass_at_k, per_prompt_table
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 1), (5, 2, 3), (8, 0, 8), (8, 8, 1), (6, 1, 6), (4, 3, 2)])

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from rsft_cluster.acceptance import bind_rule, decide
 from rsft_cluster.acceptance.base import JUDGED
+from rsft_cluster.acceptance.decide import bind_rule, decide
 from rsft_cluster.acceptance.fairness import judge_fairness
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, FairnessConfig, Plugin

@@ -8,15 +8,15 @@ import pytest
 from factories import prompt
 from rich.console import Console
 
-from rsft_cluster.collection.plan import Folder
 from rsft_cluster.config import FairnessConfig
 from rsft_cluster.errors import StageError
-from rsft_cluster.evaluation import evaluate_fairness
-from rsft_cluster.fairness import decision_figures, fairness_report
+from rsft_cluster.evaluation.fairness import decision_figures, fairness_report
+from rsft_cluster.evaluation.figures import evaluate_fairness
 from rsft_cluster.records import FairnessReport, Manifest, Plan, PolicyRef, Totals
 from rsft_cluster.report.fairness import fairness_table
 from rsft_cluster.schemas import PROMPT, SCORE, rows_to_table
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 PROTECTED = {"gender": ("woman", "man"), "age": ("young", "old")}
 FAIR = FairnessConfig.model_validate(

@@ -13,8 +13,8 @@ from projects import settings, sums
 
 from rsft_cluster.config import OPERATIONAL, RunConfig, flatten, is_operational
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.fingerprint import PATH, claim, fingerprint
 from rsft_cluster.records import PolicyRef
+from rsft_cluster.runs.fingerprint import PATH, claim, fingerprint
 from rsft_cluster.store import Store
 
 POLICY = PolicyRef(name="round-0000", uri="/model", digest="d" * 32)

@@ -9,14 +9,15 @@ import torch
 from models import EOS, PAD
 from oracles import chi_square_p, enumerate_completions
 
-from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, StageError
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
-from rsft_cluster.generators.batched import BatchedDecoder
+from rsft_cluster.generators.base import Completion, Decoding, Prompt, Refusal
 from rsft_cluster.generators.drawing import draw, keys_tensor
 from rsft_cluster.generators.engine.engine import Engine
+from rsft_cluster.generators.plain.batches import BatchedDecoder
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.keys import sampling_key
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.schemas import Message
 
 LENGTHS = (1, 3, 20, 9, 14)
 SHAPED = Decoding(temperature=0.8, top_k=20, top_p=0.95, min_p=0.01, max_tokens=12)

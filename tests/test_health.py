@@ -3,8 +3,8 @@
 import pytest
 
 from rsft_cluster.config import HealthConfig
-from rsft_cluster.diversity import distinct_n, self_bleu
-from rsft_cluster.health import alarms
+from rsft_cluster.evaluation.alarms import alarms
+from rsft_cluster.evaluation.diversity import distinct_n, self_bleu
 from rsft_cluster.records import Evaluation, FileRef, PolicyRef
 
 

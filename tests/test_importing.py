@@ -19,24 +19,25 @@ from projects import settings, sums, write_project
 from test_again_accepting import other
 from typer.testing import CliRunner
 
-from rsft_cluster.again.accepting import decide_again
-from rsft_cluster.again.stored import stored_round
-from rsft_cluster.again.trust import trust
-from rsft_cluster.audit.lines import head_of, head_path
-from rsft_cluster.audit.verify import verify_run
-from rsft_cluster.cli import app
-from rsft_cluster.collection.workers import ScoreAndCommit
-from rsft_cluster.config_file import load_config
+from rsft_cluster.cli.app import app
+from rsft_cluster.collection.actors import ScoreAndCommit
+from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.generators.encoding import decode, load_tokenizer
-from rsft_cluster.importing.bring import QUARANTINE, Imported, bring
-from rsft_cluster.inspection import Filter, inspect
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.policies.tokens import decode, load_tokenizer
 from rsft_cluster.records import AuditHead, Plan, PromptSet
-from rsft_cluster.report.progress import Reporter
-from rsft_cluster.rounds import opened
-from rsft_cluster.runs import summary, take_in
-from rsft_cluster.stages import plan_round, sample_round
+from rsft_cluster.report.reporter import Reporter
+from rsft_cluster.review.audit.lines import head_of, head_path
+from rsft_cluster.review.audit.verify import verify_run
+from rsft_cluster.review.inspection import Filter, inspect
+from rsft_cluster.review.redeciding.accepting import decide_again
+from rsft_cluster.review.redeciding.stored_round import stored_round
+from rsft_cluster.review.redeciding.trust import trust
+from rsft_cluster.rounds.importing.import_round import QUARANTINE, Imported, bring
+from rsft_cluster.rounds.loop import opened
+from rsft_cluster.rounds.stages import plan_round, sample_round
+from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.summary import summary
 from rsft_cluster.store import Store
 from rsft_cluster.training.batches import load_examples
 

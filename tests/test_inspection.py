@@ -12,8 +12,8 @@ from rich.console import Console
 from rsft_cluster.collection.plan import halves, quarantine, split
 from rsft_cluster.config import AcceptanceConfig
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.inspection import Filter, inspect
 from rsft_cluster.report.candidates import json_line, show_candidate, visible
+from rsft_cluster.review.inspection import Filter, inspect
 
 EVIL = "\x1b[31mred\x1b]0;title\x07 \u202e\x9b2J [bold]x[/bold]\r\n\t你好"
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rsft_cluster.config import ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import StageError
-from rsft_cluster.isolation.judge import IsolatedJudge
+from rsft_cluster.scoring.isolated_judge import IsolatedJudge
 
 Make = Callable[..., IsolatedJudge]
 

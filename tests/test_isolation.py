@@ -17,7 +17,7 @@ from factories import candidate
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.outcomes import Outcome
 from rsft_cluster.errors import PluginError, StageError
-from rsft_cluster.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import Pool
 
 DOES = Constraint(use="misbehaving:does", timeout_s=1.0)
 TOGETHER = Constraint(use="misbehaving:Together", timeout_s=1.0)
@@ -144,11 +144,11 @@ def test_a_constraint_that_cannot_be_built_there_is_told() -> None:
     assert set(descendants()) <= before
 
 
-def test_a_pool_whose_nursery_died_says_so(capfd) -> None:
+def test_a_pool_whose_fork_server_died_says_so(capfd) -> None:
     pool = Pool([DOES], num_processes=1, memory_bytes=2**29)
-    nursery = psutil.Process(pool.nursery_pid)
-    nursery.kill()
-    nursery.wait()
+    fork_server = psutil.Process(pool.fork_server_pid)
+    fork_server.kill()
+    fork_server.wait()
     with pytest.raises(StageError, match="the process that forks"):
         judged(pool, ["ok"])
     pool.close()
@@ -162,15 +162,15 @@ from factories import candidate
 from rsft_cluster.config import Constraint
 from rsft_cluster.isolation.pool import Pool
 pool = Pool([Constraint(use="misbehaving:does", timeout_s=900)], num_processes=2, memory_bytes=2**29)
-print(pool.nursery_pid, flush=True)
+print(pool.fork_server_pid, flush=True)
 pool.judge([candidate("sleep"), candidate("spin")], [range(2)])
 """
     actor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert actor.stdout is not None
-    nursery = psutil.Process(int(actor.stdout.readline()))
-    while len(nursery.children()) < 2:
+    fork_server = psutil.Process(int(actor.stdout.readline()))
+    while len(fork_server.children()) < 2:
         time.sleep(0.05)
-    family = [nursery, *nursery.children()]
+    family = [fork_server, *fork_server.children()]
     os.kill(actor.pid, signal.SIGKILL)
     actor.wait()
     gone, alive = psutil.wait_procs(family, timeout=10)

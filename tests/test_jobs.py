@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from projects import write_project
 
-from rsft_cluster import jobs
-from rsft_cluster.cluster import explain_connection
-from rsft_cluster.config_file import load_config
+from rsft_cluster.cluster import jobs
+from rsft_cluster.cluster.connection import explain_connection
+from rsft_cluster.cluster.needs import needs
+from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, StageError
-from rsft_cluster.needs import needs
 
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "c"}
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from rsft_cluster.errors import AlreadyRunningError
-from rsft_cluster.lease import TTL_S, hold, holder
+from rsft_cluster.runs.lease import TTL_S, hold, holder
 from rsft_cluster.store import Store
 
 

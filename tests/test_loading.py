@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from rsft_cluster.config import PolicyConfig, RunConfig
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.generators.base import Decoding, PolicySpec
+from rsft_cluster.generators.base import Decoding
 from rsft_cluster.generators.engine.engine import Engine
-from rsft_cluster.generators.loading import load_model
 from rsft_cluster.generators.transformers import TransformersGenerator
-from rsft_cluster.policies import base_policy, policy_spec, verify
+from rsft_cluster.policies.loading import load_model
+from rsft_cluster.policies.references import base_policy, policy_spec, verify
+from rsft_cluster.policies.spec import PolicySpec
 
 IDS = torch.arange(3, 20)[None]
 

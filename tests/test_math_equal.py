@@ -11,8 +11,8 @@ import pytest
 from factories import candidate
 
 from rsft_cluster.constraints.base import Verdict
-from rsft_cluster.constraints.chinese_numbers import in_digits
-from rsft_cluster.constraints.math_equal import CASES, MathEqual
+from rsft_cluster.constraints.mathematics.chinese_numbers import in_digits
+from rsft_cluster.constraints.mathematics.math_equal import CASES, MathEqual
 from rsft_cluster.testing import check_constraint
 
 
@@ -305,7 +305,7 @@ def test_chinese_numerals_are_read_where_they_are_quantities(numeral, digits) ->
 
 def test_the_module_loads_without_sympy_which_only_a_formula_needs() -> None:
     script = (
-        "import sys; from rsft_cluster.constraints.math_equal import MathEqual; "
+        "import sys; from rsft_cluster.constraints.mathematics.math_equal import MathEqual; "
         "from rsft_cluster.constraints.base import Candidate; "
         "assert MathEqual().judge([Candidate('#### 5', reference='5')])[0].passed; assert 'sympy' not in sys.modules; "
         "assert MathEqual().judge([Candidate('2x', reference='x+x')])[0].passed; assert 'sympy' in sys.modules"

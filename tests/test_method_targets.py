@@ -12,8 +12,8 @@ from oracles import chi_square_p
 from target_constraints import score_of
 from targets import counts, expected_variation, language, total_variation
 
-from rsft_cluster.acceptance import bind_rule
 from rsft_cluster.acceptance.compatible import check_compatible
+from rsft_cluster.acceptance.decide import bind_rule
 from rsft_cluster.config import AcceptanceConfig, BudgetConfig, Plugin, RunConfig
 from rsft_cluster.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from collecting import collection
 
-from rsft_cluster.metrics import METRICS, Meter
+from rsft_cluster.metrics.meter import METRICS, Meter
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 DASHBOARD, PROMETHEUS = DEPLOY / "grafana" / "rsft.json", DEPLOY / "prometheus" / "prometheus.yml"

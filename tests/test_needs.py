@@ -3,8 +3,8 @@
 import pytest
 from projects import settings
 
+from rsft_cluster.cluster.needs import Needs, describe_nodes, fitting, lacking, needs, pools
 from rsft_cluster.config import RunConfig, SamplingConfig, ScoringConfig
-from rsft_cluster.needs import Needs, describe_nodes, fitting, lacking, needs, pools
 
 
 def said(nodes, **changes):

@@ -15,22 +15,21 @@ from factories import write_jsonl
 from projects import settings, sums, write_fake_model, write_project
 
 from rsft_cluster.config import NightlyConfig, RunConfig
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, OutOfTimeError
-from rsft_cluster.lease import hold
-from rsft_cluster.night_records import NightRecord
 from rsft_cluster.nightly.dates import logical_date, missed
+from rsft_cluster.nightly.intake import mark_seen, stored_prompts, take
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.night import nightly
 from rsft_cluster.nightly.notices import WEBHOOK, notify
-from rsft_cluster.nightly.records import record_of, records
+from rsft_cluster.nightly.records import NightRecord, record_of, records
 from rsft_cluster.nightly.retention import prune
-from rsft_cluster.nightly.taking import mark_seen, stored_prompts, take
-from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.prompts import read_prompts
 from rsft_cluster.records import PolicyRef
-from rsft_cluster.report.progress import Reporter
-from rsft_cluster.rounds import opened
+from rsft_cluster.report.reporter import Reporter
+from rsft_cluster.rounds.loop import opened
+from rsft_cluster.runs.lease import hold
+from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
 
 QUIET = Reporter(quiet=True)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from rsft_cluster.config import PilotConfig
-from rsft_cluster.pilot import balance_score, choose
+from rsft_cluster.rounds.pilot import balance_score, choose
 
 
 def scores(*rows: tuple[str, str, float | None, bool | None]) -> pa.Table:

@@ -73,7 +73,7 @@ def problem(use: str, **params: object) -> str:
 
 def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
     bound = bind(constraint("length", max=5), "constraints", num_leading=1)
-    assert bound.use == "rsft_cluster.constraints.length:Length"
+    assert bound.use == "rsft_cluster.constraints.form.length:Length"
     assert pickle.loads(pickle.dumps(bound)) == bound
 
 

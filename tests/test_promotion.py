@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from rsft_cluster.errors import ConfigError, StageError
-from rsft_cluster.promotion import PromotionLog, always, bootstrap_interval, paired_bootstrap
+from rsft_cluster.evaluation.promotion import always, bootstrap_interval, paired_bootstrap
 from rsft_cluster.records import PolicyRef
+from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
 
 

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from reading import config, read, refusal, texts
 
 from rsft_cluster.config import Plugin, PromptsConfig
-from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, PluginError
-from rsft_cluster.prompts import BadLine, files, read_prompts, to_messages
+from rsft_cluster.prompts import BadLine, files, read_prompts
 from rsft_cluster.prompts.digests import DigestSet
 from rsft_cluster.prompts.held_out import HeldOut
 from rsft_cluster.prompts.source import BATCH_ROWS
 from rsft_cluster.prompts.source_ids import SourceIds
 from rsft_cluster.schemas import MESSAGES as MESSAGES_TYPE
-from rsft_cluster.schemas import PROMPT, digest, message_digests, prompt_id, rows_to_table
+from rsft_cluster.schemas import PROMPT, Message, digest, message_digests, prompt_id, rows_to_table, to_messages
 
 ROOT = Path(__file__).resolve().parent.parent
 

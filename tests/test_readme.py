@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.decide import bind_rule
 from rsft_cluster.config import AcceptanceConfig, Plugin
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.plugins import known
-from rsft_cluster.scoring import Judge
+from rsft_cluster.scoring.judge import Judge
 from rsft_cluster.testing import check_constraint
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")

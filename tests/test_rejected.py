@@ -12,8 +12,8 @@ from models import BOS, EOS, tokenizer
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.generators.encoding import decode
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.policies.tokens import decode
 from rsft_cluster.schemas import candidate_id
 from rsft_cluster.training.batches import Example, examples_digest
 from rsft_cluster.training.job import TrainingJob

@@ -19,12 +19,13 @@ from select import select
 import pytest
 from payloads import GRANTED_BY_A_KERNEL_OF_ITS_OWN, LIMITS, PAYLOADS, Payload
 
+from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
+from rsft_cluster.constraints.programs.sandbox import sandbox as sandbox_module
+from rsft_cluster.constraints.programs.sandbox import tiers
+from rsft_cluster.constraints.programs.sandbox.interpreter import interpreter
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
+from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import ConfigError, StageError
-from rsft_cluster.sandbox import probe, tiers
-from rsft_cluster.sandbox import sandbox as sandbox_module
-from rsft_cluster.sandbox.interpreter import interpreter
-from rsft_cluster.sandbox.program import Limits, Outcome, Program
-from rsft_cluster.sandbox.sandbox import Sandbox
 
 MARKER = f"rsft-payload-{os.getpid()}"
 FOUND = {found.tier: found for found in probe.survey()}
@@ -198,7 +199,7 @@ def test_a_program_that_is_cancelled_is_over_at_once(sandbox) -> None:
 @pytest.mark.parametrize("how", ["worker", "supervisor"])
 def test_a_program_dies_with_its_worker_and_with_its_supervisor(sandbox, how) -> None:
     script = (
-        "import sys, time; from rsft_cluster.sandbox.sandbox import *\n"
+        "import sys, time; from rsft_cluster.constraints.programs.sandbox.sandbox import *\n"
         "s = Sandbox(sys.argv[1]); s.start(Program(s.python.argv('-c', 'import time; time.sleep(60)', sys.argv[2])))\n"
         "print(open('/proc/self/task/%d/children' % __import__('os').getpid()).read(), flush=True); time.sleep(60)"
     )

@@ -25,11 +25,11 @@ import typer.main
 from deploying import ROOT, example, manifests
 from projects import settings, write_project
 
-from rsft_cluster import cli
+from rsft_cluster.cli import app as cli
+from rsft_cluster.cluster.needs import needs
 from rsft_cluster.config import NightlyConfig, RunConfig
 from rsft_cluster.config.parts import most
 from rsft_cluster.errors import ConfigError, StageError
-from rsft_cluster.needs import needs
 from rsft_cluster.scheduling import kuberay, starter
 from rsft_cluster.scheduling.cronjob import JOB_NAME
 from rsft_cluster.scheduling.installing import install

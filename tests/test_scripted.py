@@ -7,11 +7,12 @@ import time
 import models
 import pytest
 
-from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Prompt, Refusal
 from rsft_cluster.generators.scripted import ScriptedGenerator
 from rsft_cluster.keys import sampling_key
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.schemas import Message
 
 NOWHERE = PolicySpec("no-such-folder")
 KEYS = [sampling_key(0, "round-0001", "p", i) for i in range(4000)]

@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from rsft_cluster.config import Constraint
-from rsft_cluster.constraints.base import Candidate, Message
-from rsft_cluster.constraints.classifier import Classifier
-from rsft_cluster.constraints.reward_model import RewardModel
-from rsft_cluster.constraints.sequence_models import SequenceModel
+from rsft_cluster.constraints.base import Candidate
+from rsft_cluster.constraints.models.classifier import Classifier
+from rsft_cluster.constraints.models.reward_model import RewardModel
+from rsft_cluster.constraints.models.sequence_models import SequenceModel
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.scoring import Judge
+from rsft_cluster.schemas import Message
+from rsft_cluster.scoring.judge import Judge
 
 LABELS = ("calm", "angry", "sad")
 TEXTS = [
@@ -162,7 +163,7 @@ def test_a_model_without_a_pad_token_scores_texts_one_by_one(tmp_path, rewards) 
 
 def test_what_is_too_long_is_an_error_of_that_candidate_alone(rewards) -> None:
     asked = candidates(["short", "y" * 200, "short too"])
-    settings = {"name": "rm", "use": "rsft_cluster.constraints.reward_model:RewardModel"}
+    settings = {"name": "rm", "use": "rsft_cluster.constraints.models.reward_model:RewardModel"}
     judge = Judge([Constraint(**settings, params={"model": rewards[0]})])
     fine, long, also_fine = judge.judge(asked)
     assert fine.score is not None

@@ -14,12 +14,13 @@ from s3 import SECRET_KEY, Bucket, bucket_of_server
 from test_store import prompts
 
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, StoreError
-from rsft_cluster.fingerprint import claim
-from rsft_cluster.lease import hold
-from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.records import PolicyRef
+from rsft_cluster.runs.fingerprint import claim
+from rsft_cluster.runs.lease import hold
+from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.schemas import PROMPT
-from rsft_cluster.store import Store, clients, localise, objects, open_uri, patience, upload_folder
+from rsft_cluster.store import Store, clients, localise, objects, open_uri, upload_folder
+from rsft_cluster.store import retrying as patience
 
 CREATING = "if-none-match"
 
@@ -181,7 +182,7 @@ def test_a_lease_is_held_by_one_through_lost_replies(bucket, proxy, fault):
 
 
 def test_a_lease_that_cannot_be_released_ends_no_run(bucket, proxy, monkeypatch, caplog):
-    monkeypatch.setattr("rsft_cluster.lease.RELEASE_S", 0.2)
+    monkeypatch.setattr("rsft_cluster.runs.lease.RELEASE_S", 0.2)
     with hold(Store(bucket.place())):
         proxy.rule = lambda request: "503" if is_put(request) else None
     assert "the lease ends when this process does" in caplog.text

@@ -9,23 +9,25 @@ import pyarrow as pa
 import pytest
 from factories import candidate
 
-from rsft_cluster.acceptance.all_passed import all_passed
 from rsft_cluster.acceptance.base import passed, rule
-from rsft_cluster.acceptance.best_of_n import best_of_n
-from rsft_cluster.acceptance.boltzmann import boltzmann
-from rsft_cluster.acceptance.everything import everything
-from rsft_cluster.acceptance.threshold import threshold
-from rsft_cluster.constraints import words
-from rsft_cluster.constraints.answer_matches import AnswerMatches
-from rsft_cluster.constraints.base import Candidate, Message, Verdict
-from rsft_cluster.constraints.finished import finished
-from rsft_cluster.constraints.json_schema import JsonSchema
-from rsft_cluster.constraints.length import Length
-from rsft_cluster.constraints.pattern import Pattern
-from rsft_cluster.constraints.words import Words
+from rsft_cluster.acceptance.rules.all_passed import all_passed
+from rsft_cluster.acceptance.rules.best_of_n import best_of_n
+from rsft_cluster.acceptance.rules.boltzmann import boltzmann
+from rsft_cluster.acceptance.rules.everything import everything
+from rsft_cluster.acceptance.rules.threshold import threshold
+from rsft_cluster.constraints.answers.answer_matches import AnswerMatches
+from rsft_cluster.constraints.base import Candidate, Verdict
+from rsft_cluster.constraints.form.finished import finished
+from rsft_cluster.constraints.form.json_schema import JsonSchema
+from rsft_cluster.constraints.form.length import Length
+from rsft_cluster.constraints.text import words
+from rsft_cluster.constraints.text.pattern import Pattern
+from rsft_cluster.constraints.text.words import Words
 from rsft_cluster.errors import ConfigError, PluginError
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Prompt, Refusal
 from rsft_cluster.generators.scripted import ScriptedGenerator
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.schemas import Message
 from rsft_cluster.testing import check_cases, check_constraint, check_generator, check_rule, judged_cases
 
 PROMPTS = [Prompt(f"id-{i}", (Message("user", f"What is {i} + 1?"),), str(i + 1)) for i in range(4)]
@@ -274,7 +276,7 @@ def written(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("which", ["words", "rsft_cluster.constraints.words", words, Words, finished])
+@pytest.mark.parametrize("which", ["words", "rsft_cluster.constraints.text.words", words, Words, finished])
 def test_cases_are_checked_by_name_module_or_constraint(which) -> None:
     check_cases(which)
 

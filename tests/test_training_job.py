@@ -1,7 +1,7 @@
 """What workers tell the driver of their progress."""
 
 from rsft_cluster.config import TrainingConfig
-from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.training.job import TrainingJob, tell, told
 
 

@@ -5,11 +5,12 @@ import pyarrow as pa
 import pytest
 from sealed import Killed, rounds
 
-from rsft_cluster.collection.plan import Folder, planned_units, quarantine
+from rsft_cluster.collection.plan import planned_units, quarantine
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.inspection import Filter, inspect
 from rsft_cluster.records import Manifest, Plan
+from rsft_cluster.review.inspection import Filter, inspect
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from jobs.benchmarks.serving import Answers, Engine, Run, Spec, serve, until_end
 from jobs.benchmarks.workload import PAD, text_of
-from rsft_cluster.constraints.base import Message
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt
-from rsft_cluster.generators.encoding import RAW
+from rsft_cluster.generators.base import Completion, Decoding, Prompt
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.keys import sampling_key
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.policies.tokens import RAW
+from rsft_cluster.schemas import Message
 
 PAGE_TOKENS = 256
 """transformers' own default; its continuous batching shares whole pages of a prompt between the candidates."""

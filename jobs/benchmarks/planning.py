@@ -23,12 +23,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rsft_cluster.collection.plan import Folder, planned_units, write_plan
+from rsft_cluster.collection.plan import planned_units, write_plan
 from rsft_cluster.config import RunConfig
-from rsft_cluster.lease import hold
 from rsft_cluster.records import Pass, PolicyRef
-from rsft_cluster.report import results
-from rsft_cluster.runs import Run, open_store, take_in
+from rsft_cluster.report.console import results
+from rsft_cluster.runs.lease import hold
+from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.run import Run, open_store
+from rsft_cluster.store.layout import Folder
 
 KINDS = ("parquet", "jsonl")
 ROWS_AT_ONCE = 65_536

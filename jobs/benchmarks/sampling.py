@@ -36,7 +36,7 @@ from jobs.benchmarks.results import Comparison, Repetition, Standing
 from jobs.benchmarks.roofline import Machine, Probe, demand, roofline
 from jobs.benchmarks.serving import Spec
 from jobs.benchmarks.sides import Side, SideError
-from rsft_cluster.report import results
+from rsft_cluster.report.console import results
 
 CONTESTANTS = ("generate", "sorted_generate", "generate_batch", "rsft", "rsft_copies", "vllm")
 ABLATION = ("rsft", "rsft_drained", "rsft_copies", "rsft_unpacked", "rsft_uncompiled", "rsft_batches")

@@ -28,20 +28,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rsft_cluster.acceptance import bind_rule
+from rsft_cluster.acceptance.decide import bind_rule
 from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.cluster import chatter_to_file
+from rsft_cluster.cluster.connection import chatter_to_file
+from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
-from rsft_cluster.collection.plan import Folder, write_plan, write_prompts
-from rsft_cluster.collection.workers import Work
+from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.config import AcceptanceConfig, ClusterConfig, Plugin, SamplingConfig, ScoringConfig
-from rsft_cluster.generators.base import PolicySpec
 from rsft_cluster.plugins import bind
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.progress import Progress
+from rsft_cluster.prompts.stored import write_prompts
 from rsft_cluster.records import Pass, PolicyRef
-from rsft_cluster.report import results
-from rsft_cluster.report.progress import Progress
+from rsft_cluster.report.console import results
 from rsft_cluster.schemas import PROMPT, prompt_id, rows_to_table
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 SCORED_FOR = 32

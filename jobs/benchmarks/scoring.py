@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rsft_cluster.config.parts import Constraint
-from rsft_cluster.constraints.base import Candidate, Message
+from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.constraints.building import build
 from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
-from rsft_cluster.isolation.pool import Pool
-from rsft_cluster.report import results
+from rsft_cluster.report.console import results
+from rsft_cluster.schemas import Message
+from rsft_cluster.scoring.isolation.pool import Pool
 
 MEMORY_BYTES = 4 * 2**30
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -1,9 +1,9 @@
 """Which settings go together: what would make a rule miss its target is refused before anything is sampled."""
 
 from rsft_cluster import config
-from rsft_cluster.acceptance import bind_rule
-from rsft_cluster.acceptance.all_passed import all_passed
-from rsft_cluster.acceptance.everything import everything
+from rsft_cluster.acceptance.decide import bind_rule
+from rsft_cluster.acceptance.rules.all_passed import all_passed
+from rsft_cluster.acceptance.rules.everything import everything
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.generators.base import STEERABLE
 from rsft_cluster.plugins import bind

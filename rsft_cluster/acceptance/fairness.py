@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rsft_cluster.acceptance.groups import codes
+from rsft_cluster.acceptance.group_arrays import codes
 from rsft_cluster.config import FairnessConfig
 from rsft_cluster.errors import StageError
 from rsft_cluster.schemas import SWAP_GROUP

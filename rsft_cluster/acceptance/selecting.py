@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from rsft_cluster.acceptance.base import Scope
-from rsft_cluster.acceptance.groups import codes, first_in_group, rank_in_group
+from rsft_cluster.acceptance.group_arrays import codes, first_in_group, rank_in_group
 from rsft_cluster.config import AcceptanceConfig, BudgetConfig, FairnessConfig
 from rsft_cluster.plugins import Bound
 

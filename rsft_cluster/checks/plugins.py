@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance import bind_rule, decide, target_of
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.compatible import check_compatible
+from rsft_cluster.acceptance.decide import bind_rule, decide, target_of
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.checks.findings import Findings
 from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
@@ -17,12 +17,12 @@ from rsft_cluster.constraints.base import BatchConstraint, Candidate
 from rsft_cluster.constraints.building import build, cases_of, is_isolated
 from rsft_cluster.constraints.outcomes import outcomes_of
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.evaluation import PER_PROMPT
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.isolation.pool import Pool
+from rsft_cluster.evaluation.figures import PER_PROMPT
 from rsft_cluster.plugins import bind
-from rsft_cluster.prompts import to_messages
-from rsft_cluster.scoring import Judge, applies
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.schemas import to_messages
+from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.judge import Judge, applies
 
 
 def bind_all(found: Findings) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from rsft_cluster.cli.options import AsJson, RunUri, count, find_run
 from rsft_cluster.errors import AuditError
-from rsft_cluster.report import results
+from rsft_cluster.report.console import results
 
 audit = typer.Typer(no_args_is_help=True, help="The audit trail: a line a candidate, hash-chained.")
 
@@ -21,8 +21,8 @@ Round = Annotated[
 @audit.command()
 def export(run_uri: RunUri, round_: Round = None) -> None:
     """Print the audit trail, one JSON line a candidate."""
-    from rsft_cluster.audit.chain import to_json
-    from rsft_cluster.audit.lines import audited_rounds, previous_head, round_lines
+    from rsft_cluster.review.audit.chain import to_json
+    from rsft_cluster.review.audit.lines import audited_rounds, previous_head, round_lines
 
     store = find_run(run_uri)
     for number in audited_rounds(store) if round_ is None else [round_]:
@@ -36,7 +36,7 @@ def verify(
     as_json_: AsJson = False,
 ) -> None:
     """Replay every decision from its line alone, and check the chain and, of a run, its files. Exit code 1 if not."""
-    from rsft_cluster.audit.verify import verify_lines, verify_run
+    from rsft_cluster.review.audit.verify import verify_lines, verify_run
 
     if Path(target).is_file():
         with Path(target).open(encoding="utf-8") as lines:
@@ -62,9 +62,9 @@ def explain(
     as_json_: AsJson = False,
 ) -> None:
     """Say in words why a candidate was kept or not."""
-    from rsft_cluster.audit.chain import to_json
-    from rsft_cluster.audit.explanation import explained, find_line
     from rsft_cluster.report.explanation import show_explanation
+    from rsft_cluster.review.audit.chain import to_json
+    from rsft_cluster.review.audit.explanation import explained, find_line
 
     store = find_run(run_uri)
     line, messages = find_line(store, candidate)

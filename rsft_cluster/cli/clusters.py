@@ -22,8 +22,8 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
 ) -> None:  # fmt: skip
     """Send a run, or a night of it, to a Ray cluster as a job. The same one is never sent twice at once."""
-    from rsft_cluster import jobs
-    from rsft_cluster.checks import check_plugins
+    from rsft_cluster.checks.check import check_plugins
+    from rsft_cluster.cluster import jobs
 
     loaded = load(config, set_)
     if night is not None and not nightly:
@@ -50,7 +50,7 @@ def submit(
 
 def jobs(address: Address = DEFAULT_ADDRESS, as_json_: AsJson = False) -> None:
     """List a cluster's runs."""
-    from rsft_cluster.jobs import describe
+    from rsft_cluster.cluster.jobs import describe
 
     found = describe(address)
     if as_json_:
@@ -62,7 +62,7 @@ def jobs(address: Address = DEFAULT_ADDRESS, as_json_: AsJson = False) -> None:
 
 def logs(job: Job, address: Address = DEFAULT_ADDRESS, follow: Follow = False) -> None:
     """Print what a job has printed."""
-    from rsft_cluster import jobs
+    from rsft_cluster.cluster import jobs
 
     if follow:
         raise typer.Exit(jobs.follow(address, job, sys.stdout.write))
@@ -71,7 +71,7 @@ def logs(job: Job, address: Address = DEFAULT_ADDRESS, follow: Follow = False) -
 
 def stop(job: Job, address: Address = DEFAULT_ADDRESS) -> None:
     """Stop a job. Submitting the same run again goes on where it stopped."""
-    from rsft_cluster import jobs
+    from rsft_cluster.cluster import jobs
 
     typer.echo("stopping" if jobs.stop(address, job) else "was not running", err=True)
 

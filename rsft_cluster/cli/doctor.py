@@ -17,7 +17,7 @@ from rich.table import Table
 
 from rsft_cluster.cli.options import AsJson
 from rsft_cluster.errors import RsftError
-from rsft_cluster.report import results
+from rsft_cluster.report.console import results
 
 State = Literal["fine", "weak", "broken"]
 
@@ -93,7 +93,7 @@ def _gpus() -> Finding:
 
 def _confinement() -> Iterator[Finding]:
     """Return what confines model-written code: the tier in use, and why the stronger ones are not."""
-    from rsft_cluster.sandbox.probe import survey
+    from rsft_cluster.constraints.programs.sandbox.escape_probe import survey
 
     found = survey()
     holding = [tier for tier in found if tier.holds]

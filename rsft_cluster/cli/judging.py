@@ -22,13 +22,13 @@ from rsft_cluster.cli.options import (
     values,
 )
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.report import results
+from rsft_cluster.report.console import results
 from rsft_cluster.report.decisions import show_decision
-from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.reporter import Reporter
 
 if TYPE_CHECKING:
-    from rsft_cluster.again.preview import Setting
-    from rsft_cluster.again.stored import StoredRound
+    from rsft_cluster.review.redeciding.preview import Setting
+    from rsft_cluster.review.redeciding.stored_round import StoredRound
 
 Round = Annotated[
     int | None, typer.Option("--round", help="Round; by default the newest sealed one.", parser=count, metavar="NUMBER")
@@ -55,10 +55,10 @@ def score(
     quiet: Quiet = False, as_json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Judge stored candidates by other constraints, beside the sealed scoring. Goes on where it stopped."""
-    from rsft_cluster.again.comparing import compare
-    from rsft_cluster.again.deciding import way_of
-    from rsft_cluster.again.rejudging import rejudge
     from rsft_cluster.report.scorings import show_rejudged
+    from rsft_cluster.review.redeciding.comparing import compare
+    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.rejudging import rejudge
 
     stored = _stored(run_uri, round_)
     sections = ("scoring", "acceptance")
@@ -86,9 +86,9 @@ def accept(
     as_json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Decide again on stored scores, beside the sealed decision."""
-    from rsft_cluster.again.accepting import accept_again, decide_again
-    from rsft_cluster.again.deciding import way_of
-    from rsft_cluster.again.stored import new_name
+    from rsft_cluster.review.redeciding.accepting import accept_again, decide_again
+    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.stored_round import new_name
 
     stored = _stored(run_uri, round_)
     if name is not None:
@@ -123,10 +123,10 @@ def preview(
     as_json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Show what other settings would keep, without keeping anything."""
-    from rsft_cluster.again.deciding import way_of
-    from rsft_cluster.again.preview import asked, grid
-    from rsft_cluster.again.preview import preview as foresee
     from rsft_cluster.report.previews import show_preview
+    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.preview import asked, grid
+    from rsft_cluster.review.redeciding.preview import preview as foresee
 
     stored = _stored(run_uri, round_)
     current = load_again(stored.config, ("acceptance",), stored.number)
@@ -157,8 +157,8 @@ def preview(
 
 def trust(run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", as_json_: AsJson = False) -> None:
     """Say how far each constraint can be trusted: errors, time, length, and agreement with the others."""
-    from rsft_cluster.again.trust import trust as look
     from rsft_cluster.report.trust import show_trust
+    from rsft_cluster.review.redeciding.trust import trust as look
 
     found = look(_stored(run_uri, round_), scoring)
     if as_json_:
@@ -174,7 +174,7 @@ def export(
     decision: Annotated[str, typer.Option(help="A decision of `rsft accept`; by default the sealed one.")] = "sealed",
 ) -> None:
     """Write what a decision accepted as worked examples (.jsonl), or with token ids (.parquet)."""
-    from rsft_cluster.again.export import export as write
+    from rsft_cluster.review.redeciding.export import export as write
 
     num_rows = write(_stored(run_uri, round_), to, decision)
     typer.echo(f"{to}: {num_rows:,} examples", err=True)
@@ -199,7 +199,7 @@ def _ways(said: Sequence[str]) -> dict[str, list[object]]:
 
 def _stored(run_uri: str, number: int | None) -> "StoredRound":
     """Return a round; modules of the run's own are looked for where the user stands."""
-    from rsft_cluster.again.stored import stored_round
+    from rsft_cluster.review.redeciding.stored_round import stored_round
 
     import_from(Path.cwd())
     return stored_round(find_run(run_uri), number)
@@ -213,8 +213,8 @@ def import_(
     set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False,
 ) -> None:  # fmt: skip
     """Make candidates from elsewhere the first round of a run: judged, decided, and ready to be trained on."""
-    from rsft_cluster.importing.bring import bring
-    from rsft_cluster.rounds import opened
+    from rsft_cluster.rounds.importing.import_round import bring
+    from rsft_cluster.rounds.loop import opened
     from rsft_cluster.store import join_uri, open_uri
 
     loaded, reporter = load(config, set_), Reporter(quiet=quiet)

@@ -14,7 +14,7 @@ from rsft_cluster.cli.options import (
     night_of,
     warn,
 )
-from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.reporter import Reporter
 
 
 def nightly(
@@ -22,7 +22,7 @@ def nightly(
     night: Night = None, quiet: Quiet = False, as_json_: AsJson = False, trust_remote_code: TrustRemoteCode = False,
 ) -> None:  # fmt: skip
     """Do tonight's run: new prompts, from the current policy. Started again, it goes on; a night that is over stays."""
-    from rsft_cluster.checks import check as run_checks
+    from rsft_cluster.checks.check import check as run_checks
     from rsft_cluster.nightly.night import EXIT_CODES, nightly
 
     loaded, reporter = load(config, set_), Reporter(quiet=quiet)

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsft_cluster import strict_yaml
-from rsft_cluster.config import NightlyConfig, Plugin, RunConfig
-from rsft_cluster.config_file import check_place, load_config, load_sections
+from rsft_cluster.config import NightlyConfig, Plugin, RunConfig, strict_yaml
+from rsft_cluster.config.file import check_place, load_config, load_sections
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.nightly.dates import logical_date
 
 if TYPE_CHECKING:
-    from rsft_cluster.checks import Finding
-    from rsft_cluster.report.progress import Reporter
+    from rsft_cluster.checks.check import Finding
+    from rsft_cluster.report.reporter import Reporter
     from rsft_cluster.store import Store
 
 ConfigPath = Annotated[Path, typer.Argument(help="A run's config: YAML, or JSON as stored by a run.", metavar="CONFIG")]
@@ -89,7 +88,7 @@ def load_again(
 
     The rule keeps the parameters that it has in the round, unless another one is named.
     """
-    from rsft_cluster.acceptance import scheduled
+    from rsft_cluster.acceptance.decide import scheduled
 
     if path is not None:
         import_from(path.parent)
@@ -124,7 +123,7 @@ def values(text: str) -> list[str]:
 
 def find_run(uri: str) -> "Store":
     """Return the store of a run named by its folder or URI."""
-    from rsft_cluster import runs
+    from rsft_cluster.runs import run as runs
 
     check_place(uri)
     return runs.find_run(uri)

@@ -21,11 +21,11 @@ from rsft_cluster.cli.options import (
     warn,
 )
 from rsft_cluster.config import json_schema
-from rsft_cluster.report import results
+from rsft_cluster.report.console import results
 from rsft_cluster.report.fairness import fairness_table
 from rsft_cluster.report.findings import show_finding
 from rsft_cluster.report.nights import nights_table
-from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.reporter import Reporter
 from rsft_cluster.report.tables import as_json, rounds_table
 
 DONE = {"start": "begun with", "promote": "promoted", "keep": "kept", "rollback": "rolled back"}
@@ -41,11 +41,11 @@ def check(
     ] = None,
 ) -> None:
     """Validate a config, bind its plug-ins, and say what the run will ask for. Asks no cluster but one at --address."""
-    from rsft_cluster.checks import check as run_checks
+    from rsft_cluster.checks.check import check as run_checks
 
     loaded, nodes = load(config, set_), None
     if address is not None:
-        from rsft_cluster.cluster import nodes_at
+        from rsft_cluster.cluster.connection import nodes_at
 
         nodes = nodes_at(address)
     found = run_checks(loaded, nodes)
@@ -98,8 +98,8 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="A policy, like round-0002; else the one before.")] = None,
 ) -> None:
     """Make an earlier policy current again. The log keeps both."""
-    from rsft_cluster.lease import hold
-    from rsft_cluster.promotion import PromotionLog
+    from rsft_cluster.runs.lease import hold
+    from rsft_cluster.runs.promotions import PromotionLog
 
     store = find_run(run_uri)
     with hold(store) as lease:
@@ -115,14 +115,14 @@ def status(
 ) -> None:
     """Show a run's rounds or nights, whether it is running, and which policy is current."""
     if job:
-        from rsft_cluster.jobs import describe
+        from rsft_cluster.cluster.jobs import describe
 
         typer.echo(json.dumps(describe(address, target)[0], indent=1))
         return
-    from rsft_cluster.lease import holder
     from rsft_cluster.nightly.records import records
-    from rsft_cluster.promotion import PromotionLog
-    from rsft_cluster.runs import summaries
+    from rsft_cluster.runs.lease import holder
+    from rsft_cluster.runs.promotions import PromotionLog
+    from rsft_cluster.runs.summary import summaries
 
     store = find_run(target)
     rounds, current, running = summaries(store), PromotionLog(store).current(), holder(store)
@@ -165,10 +165,10 @@ def inspect(
     """Look at candidates with their verdicts and the reason of every decision."""
     from itertools import islice
 
-    from rsft_cluster.inspection import Filter
-    from rsft_cluster.inspection import inspect as find
     from rsft_cluster.report.candidates import json_line, show_candidate
-    from rsft_cluster.runs import summaries
+    from rsft_cluster.review.inspection import Filter
+    from rsft_cluster.review.inspection import inspect as find
+    from rsft_cluster.runs.summary import summaries
 
     wanted = Filter(state, constraint, prompt)
     store = find_run(run_uri)
@@ -190,12 +190,12 @@ def _advance(
     config: ConfigPath, overrides: list[str] | None, until: str, *, quiet: bool, trust_remote_code: bool,
     as_json_: bool = False,
 ) -> None:  # fmt: skip
-    from rsft_cluster.checks import check as run_checks
+    from rsft_cluster.checks.check import check as run_checks
 
     loaded, reporter = load(config, overrides), Reporter(quiet=quiet)
     # Before the run is made: a config that cannot work must not become what the run was begun with.
     warn(run_checks(loaded), reporter)
-    from rsft_cluster.rounds import run_rounds
+    from rsft_cluster.rounds.loop import run_rounds
 
     rounds = run_rounds(
         loaded, reporter, until=until, trust_remote_code=trust_remote_code,

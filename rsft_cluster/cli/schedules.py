@@ -49,7 +49,7 @@ def schedule(
     queue: Annotated[str | None, typer.Option(help="Kubernetes: a Kueue LocalQueue to wait in.")] = None,
 ) -> None:
     """Print the files that start `rsft nightly` at the times of `nightly:`; all of them UTC."""
-    from rsft_cluster.checks import check_plugins
+    from rsft_cluster.checks.check import check_plugins
     from rsft_cluster.scheduling.installing import install, write
     from rsft_cluster.scheduling.kinds import KINDS
     from rsft_cluster.scheduling.order import Kubernetes, Order

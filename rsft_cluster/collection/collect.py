@@ -11,25 +11,18 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from rsft_cluster.acceptance import target_of
+from rsft_cluster.acceptance.decide import target_of
+from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.pipeline import run_pass
-from rsft_cluster.collection.plan import (
-    Folder,
-    Survey,
-    is_done,
-    planned_units,
-    quarantine,
-    split,
-    survey,
-)
+from rsft_cluster.collection.plan import Survey, is_done, planned_units, quarantine, split, survey
 from rsft_cluster.collection.seal import seal
-from rsft_cluster.collection.workers import Work
 from rsft_cluster.config import ClusterConfig, SamplingConfig, most
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
-from rsft_cluster.metrics import ACCEPTANCE_RATIO, PASS_RATIO, PROMPTS_LEFT, SOLVE_RATIO, UNITS_LEFT, Meter
+from rsft_cluster.metrics.meter import ACCEPTANCE_RATIO, PASS_RATIO, PROMPTS_LEFT, SOLVE_RATIO, UNITS_LEFT, Meter
+from rsft_cluster.progress import Progress
 from rsft_cluster.records import Manifest, Totals, Unit
-from rsft_cluster.report.progress import Progress
-from rsft_cluster.scoring import ErrorBudget
+from rsft_cluster.scoring.judge import ErrorBudget
+from rsft_cluster.store.layout import Folder
 
 UNITS_A_PASS = 4096
 """Units given to Ray Data at once, or so many of each worker as UNITS_A_WORKER says if these are more: bounds the

@@ -15,9 +15,9 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from rsft_cluster.collection.workers import Sample, ScoreAndCommit, Work
+from rsft_cluster.cluster.needs import Needs, fitting
+from rsft_cluster.collection.actors import Sample, ScoreAndCommit, Work
 from rsft_cluster.config import SamplingConfig, ScoringConfig, WorkerRange, fewest, most
-from rsft_cluster.needs import Needs, fitting
 from rsft_cluster.records import Unit
 
 UNITS_WHILE_SHORT = 16

@@ -6,7 +6,7 @@ Everything is told by file names, so that a survey is three listings and no read
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from rsft_cluster.records import Commit, Pass, Plan, PolicyRef, PromptState, Unit
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
 
 UNIT = pa.schema(
     [
@@ -26,50 +27,8 @@ UNIT = pa.schema(
     ]
 )
 UNITS_A_BATCH = 8192
-ROWS_A_GROUP = 4096
-"""Prompts that a row group of a prompts file holds at most, unless one unit is larger. A unit reads its whole group."""
 MAX_ATTEMPTS = 12
 """Begun attempts after which a unit counts as crashing, whatever became of the drivers that watched it."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A collection's place in the store, and the names of its parts."""
-
-    store: Store
-    path: str
-    """`rounds/0003`, or `rounds/0003/evaluation`."""
-
-    def at(self, *parts: str) -> str:
-        """Return a path below the folder."""
-        return "/".join([self.path, *parts])
-
-    @property
-    def units(self) -> str:
-        """The Parquet file that lists the units."""
-        return self.at("plan", "units.parquet")
-
-    @property
-    def plan(self) -> str:
-        """The plan's record, written after the units."""
-        return self.at("plan", "plan.json")
-
-    @property
-    def manifest(self) -> str:
-        """The seal."""
-        return self.at("manifest.json")
-
-    @property
-    def imported(self) -> str:
-        """The record of what was brought in, where a round's candidates are from elsewhere."""
-        return self.at("imported.json")
-
-
-def write_prompts(
-    store: Store, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, unit_size: int
-) -> int:
-    """Write the prompts of a plan, whole units a row group; return the number of prompts."""
-    return store.write_batches(path, batches, schema, rows=unit_size, most_rows=ROWS_A_GROUP)
 
 
 def write_plan(

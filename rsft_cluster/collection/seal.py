@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
-from rsft_cluster.collection.plan import Folder, planned_units, survey
+from rsft_cluster.collection.plan import planned_units, survey
 from rsft_cluster.errors import StageError, StoreError
 from rsft_cluster.prompts.digests import digests_of
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Totals, Unit
-from rsft_cluster.sampling import decoding_of
+from rsft_cluster.sampling.unit_sampler import decoding_of
 from rsft_cluster.schemas import digest
+from rsft_cluster.store.layout import Folder
 
 IDS_AT_ONCE = 1 << 16
 COUNTED = (

@@ -35,13 +35,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat message; role `raw` is text without a chat template."""
-
-    role: str
-    content: str
+from rsft_cluster.schemas import Message
 
 
 @dataclass(frozen=True, slots=True)

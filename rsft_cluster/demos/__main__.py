@@ -14,21 +14,24 @@ from typing import Protocol
 
 from rich.console import Console
 
-from rsft_cluster.cluster import connect
+from rsft_cluster.cluster.connection import connect
 from rsft_cluster.config import RunConfig, TrainingConfig
-from rsft_cluster.config_file import load_config
-from rsft_cluster.controls import run_controls
+from rsft_cluster.config.file import load_config
 from rsft_cluster.demos import arithmetic, content, credit, service
 from rsft_cluster.demos.tiny import write_untrained
 from rsft_cluster.errors import ConfigError, RsftError, StoreError
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.report import results
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.progress import duration
 from rsft_cluster.report.comparison import comparison_table
+from rsft_cluster.report.console import results
 from rsft_cluster.report.fairness import fairness_table
-from rsft_cluster.report.progress import Reporter, duration
-from rsft_cluster.report.tables import RoundSummary, rounds_table
-from rsft_cluster.rounds import opened, run_round, start
-from rsft_cluster.runs import open_store, summaries, take_in
+from rsft_cluster.report.reporter import Reporter
+from rsft_cluster.report.tables import rounds_table
+from rsft_cluster.rounds.controls import run_controls
+from rsft_cluster.rounds.loop import opened, run_round, start
+from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.run import open_store
+from rsft_cluster.runs.summary import RoundSummary, summaries
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.trainer import fine_tune
 

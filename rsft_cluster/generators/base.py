@@ -26,28 +26,9 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rsft_cluster.constraints.base import Message
+from rsft_cluster.schemas import Message
 
 FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class PolicySpec:
-    """A policy as a worker loads it."""
-
-    model: str
-    """A local folder, or a hub id."""
-    name: str = "round-0000"
-    adapter: str | None = None
-    """A folder with a LoRA adapter that is merged into the model's weights."""
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: str = "sdpa"
-    chat_template: str | None = None
-    """The template's text, where the tokenizer's own is not to be used."""
-    trust_remote_code: bool = False
-    device: str = "cpu"
-    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from rsft_cluster.generators.base import Generator, PolicySpec
+from rsft_cluster.generators.base import Generator
+from rsft_cluster.policies.spec import PolicySpec
 
 
 def transformers(

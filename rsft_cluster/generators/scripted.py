@@ -13,7 +13,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Prompt, Refusal
+from rsft_cluster.policies.spec import PolicySpec
 
 NUM_WRONG = 9
 """Different wrong answers to a prompt whose reference is a whole number."""

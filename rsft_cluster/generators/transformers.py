@@ -17,17 +17,18 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators import encoding
-from rsft_cluster.generators.base import Completion, Decoding, Law, PolicySpec, Prompt, Refusal
-from rsft_cluster.generators.batched import BatchedDecoder
+from rsft_cluster.generators.base import Completion, Decoding, Law, Prompt, Refusal
 from rsft_cluster.generators.completing import Row
 from rsft_cluster.generators.engine.compiled import kernel_for
 from rsft_cluster.generators.engine.engine import Engine, Limits
 from rsft_cluster.generators.engine.layers import compile_layers
 from rsft_cluster.generators.engine.packing import pack
 from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_shapes
-from rsft_cluster.generators.loading import load_model
+from rsft_cluster.generators.plain.batches import BatchedDecoder
 from rsft_cluster.generators.stopping import StopRule
+from rsft_cluster.policies import tokens as encoding
+from rsft_cluster.policies.loading import load_model
+from rsft_cluster.policies.spec import PolicySpec
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ray.util.metrics import Counter, Gauge
 
-from rsft_cluster.metrics import METRICS, Meter, Metric
+from rsft_cluster.metrics.meter import METRICS, Meter, Metric
 
 KEEP_INTERVAL_S = 5.0
 """Half of the interval of Ray's reports, as Ray has it unless told otherwise."""

@@ -7,21 +7,20 @@ from datetime import UTC, date, datetime
 
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError
-from rsft_cluster.lease import Lease, hold
-from rsft_cluster.night_records import NightPlan, NightRecord
 from rsft_cluster.nightly.dates import missed
+from rsft_cluster.nightly.intake import mark_seen, stored_prompts, take
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.notices import notify
-from rsft_cluster.nightly.records import record_of, record_path, records
+from rsft_cluster.nightly.records import NightPlan, NightRecord, record_of, record_path, records
 from rsft_cluster.nightly.retention import prune
-from rsft_cluster.nightly.taking import mark_seen, stored_prompts, take
-from rsft_cluster.policies import BASE, base_policy
-from rsft_cluster.promotion import PromotionLog
+from rsft_cluster.policies.references import BASE, base_policy
+from rsft_cluster.progress import Listener
 from rsft_cluster.records import PolicyRef
-from rsft_cluster.report.progress import Reporter
-from rsft_cluster.report.tables import RoundSummary
-from rsft_cluster.rounds import run_rounds
-from rsft_cluster.runs import open_store, read_record, summaries
+from rsft_cluster.rounds.loop import run_rounds
+from rsft_cluster.runs.lease import Lease, hold
+from rsft_cluster.runs.promotions import PromotionLog
+from rsft_cluster.runs.run import open_store, read_record
+from rsft_cluster.runs.summary import RoundSummary, summaries
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
 
@@ -37,7 +36,7 @@ class _Nights:
     config: RunConfig
     store: Store
     lease: Lease
-    reporter: Reporter
+    listener: Listener
     trust_remote_code: bool
     import_paths: tuple[str, ...]
 
@@ -53,7 +52,7 @@ class _Nights:
 def nightly(
     config: RunConfig,
     tonight: date,
-    reporter: Reporter,
+    listener: Listener,
     *,
     trust_remote_code: bool = False,
     import_paths: tuple[str, ...] = (),
@@ -67,10 +66,10 @@ def nightly(
     if store.folders("rounds"):
         raise ConfigError(f"{store.uri}: holds a run of `rsft run`; give the nights a `run` name of their own")
     with hold(store) as lease:
-        nights = _Nights(config, store, lease, reporter, trust_remote_code, import_paths)
+        nights = _Nights(config, store, lease, listener, trust_remote_code, import_paths)
         found = record_of(store, str(tonight))
         if found is not None:
-            reporter.note(f"{store.uri}: the night of {tonight} is over ({found.outcome}): {found.reason}")
+            listener.note(f"{store.uri}: the night of {tonight} is over ({found.outcome}): {found.reason}")
             return found
         _begin(nights)
         try:
@@ -79,7 +78,7 @@ def nightly(
                     _settle(nights, earlier)
                 return _do(nights, str(tonight))
         except RsftError as error:
-            notify(config.nightly, {"date": str(tonight), "outcome": "failed", "reason": str(error)}, reporter)
+            notify(config.nightly, {"date": str(tonight), "outcome": "failed", "reason": str(error)}, listener)
             raise
 
 
@@ -128,7 +127,7 @@ def _settle(nights: _Nights, night: str) -> None:
         try:
             _do(nights, night)
         except (NothingAcceptedError, DivergedError) as error:  # on record, and no reason to leave tonight out
-            nights.reporter.note(f"{night}: {error}")
+            nights.listener.note(f"{night}: {error}")
         except ConfigError as error:
             why = f"it cannot be gone on with: {error}"
         else:
@@ -153,7 +152,7 @@ def _do(nights: _Nights, night: str) -> NightRecord:
     try:
         rounds = run_rounds(
             config_of_night(nights.config, store, night, plan),
-            nights.reporter,
+            nights.listener,
             trust_remote_code=nights.trust_remote_code,
             import_paths=nights.import_paths,
         )
@@ -246,7 +245,7 @@ def _close(nights: _Nights, record: NightRecord, seconds: float) -> NightRecord:
     record = record.model_copy(update={"hours": round(seconds / 3600, 3)})
     nights.lease.check()
     nights.store.create(record_path(record.date), record.to_json())
-    nights.reporter.note(f"{record.date}: {record.outcome}: {record.reason}")
-    notify(nights.config.nightly, record.model_dump(mode="json"), nights.reporter)
+    nights.listener.note(f"{record.date}: {record.outcome}: {record.reason}")
+    notify(nights.config.nightly, record.model_dump(mode="json"), nights.listener)
     prune(nights.store, nights.config.nightly, records(nights.store), nights.log.entries())
     return record

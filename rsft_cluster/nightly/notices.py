@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from rsft_cluster.config import NightlyConfig
-from rsft_cluster.report.progress import Reporter
+from rsft_cluster.progress import Listener
 
 WEBHOOK = "RSFT_WEBHOOK_URL"
 """Where the address stands: it often holds a secret, so it is no part of a config, and never printed."""
@@ -15,7 +15,7 @@ COMMAND_TIMEOUT_S = 60
 WEBHOOK_TIMEOUT_S = 15
 
 
-def notify(config: NightlyConfig, told: Mapping[str, object], reporter: Reporter) -> None:
+def notify(config: NightlyConfig, told: Mapping[str, object], listener: Listener) -> None:
     """Give the record to the command and the web hook that are named, if any."""
     payload = json.dumps(told, ensure_ascii=False).encode()
     if config.notify:
@@ -24,12 +24,12 @@ def notify(config: NightlyConfig, told: Mapping[str, object], reporter: Reporter
                 config.notify, input=payload, timeout=COMMAND_TIMEOUT_S, check=True, capture_output=True
             )
         except (OSError, subprocess.SubprocessError) as error:
-            reporter.note(f"warning: nightly.notify: {config.notify[0]}: {_why(error)}")
+            listener.note(f"warning: nightly.notify: {config.notify[0]}: {_why(error)}")
     if url := os.environ.get(WEBHOOK):
         try:
             _post(url, payload)
         except (OSError, ValueError) as error:
-            reporter.note(f"warning: {WEBHOOK}: the web hook was not reached ({_why(error)})")
+            listener.note(f"warning: {WEBHOOK}: the web hook was not reached ({_why(error)})")
 
 
 def _post(url: str, payload: bytes) -> None:

@@ -1,8 +1,53 @@
-"""What became of each night, as it stands in the store."""
+"""Records of nights: what one takes and begins from, what became of it, and where that stands."""
 
-from rsft_cluster.night_records import NightRecord
-from rsft_cluster.runs import read_record
+from typing import Literal
+
+from rsft_cluster.records import PolicyRef, Record
+from rsft_cluster.runs.run import read_record
 from rsft_cluster.store import Store
+
+
+class Taken(Record):
+    """The prompts that a night took, copied aside."""
+
+    path: str
+    """Parquet file of PROMPT rows."""
+    num_prompts: int
+    num_seen: int
+    """Prompts that earlier nights had taken."""
+    num_bad: int
+    content: str
+    """Digest over the prompt ids in order."""
+
+
+class NightPlan(Record):
+    """What a night works on, fixed when it begins."""
+
+    policy: PolicyRef
+    taken: Taken
+    missed: tuple[str, ...] = ()
+    """Dates before it on which there was to be a night and none began."""
+
+
+class NightRecord(Record):
+    """What became of a night; a date that has one is over."""
+
+    date: str
+    """UTC, the day on which the night was to begin."""
+    outcome: Literal["promoted", "kept", "nothing_new", "nothing_accepted", "diverged", "abandoned"]
+    reason: str
+    policy: str
+    """The name of the policy that is current after it."""
+    num_prompts: int = 0
+    num_accepted: int = 0
+    before: float | None = None
+    """pass@1 of the policy that the night began with, on held-out prompts."""
+    after: float | None = None
+    """pass@1 of what it trained last."""
+    missed: tuple[str, ...] = ()
+    hours: float = 0.0
+    ended_at: str
+    """UTC, ISO 8601."""
 
 
 def record_of(store: Store, night: str) -> NightRecord | None:

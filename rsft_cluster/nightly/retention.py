@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rsft_cluster.config import NightlyConfig
-from rsft_cluster.night_records import NightRecord
+from rsft_cluster.nightly.records import NightRecord
 from rsft_cluster.records import Promotion
 from rsft_cluster.store import Store
 

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
+from rsft_cluster.config.uris import SCHEMES as STORES
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.store import open_uri
-from rsft_cluster.uris import SCHEMES as STORES
 
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 PARQUET = (".parquet",)

@@ -1,6 +1,6 @@
 """A prompt source for prompts that stand in a store already, as PROMPT rows: what a night took."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 
@@ -19,3 +19,14 @@ def stored(
     del content
     folder, _, name = uri.rpartition("/")
     yield from Store(folder).read_batches(name)
+
+
+ROWS_A_GROUP = 4096
+"""Prompts that a row group of a prompts file holds at most, unless one unit is larger. A unit reads its whole group."""
+
+
+def write_prompts(
+    store: Store, path: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, unit_size: int
+) -> int:
+    """Write the prompts of a plan, whole units a row group; return the number of prompts."""
+    return store.write_batches(path, batches, schema, rows=unit_size, most_rows=ROWS_A_GROUP)

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from rsft_cluster.records import Evaluation
-from rsft_cluster.report.tables import RoundSummary
+from rsft_cluster.runs.summary import RoundSummary
 
 NAMES = {"random": "random candidates", "sft_only": "worked examples alone"}
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsft_cluster.report.candidates import visible
-from rsft_cluster.revisions import Change, Funnel
+from rsft_cluster.review.records import Change, Funnel
 
 STEPS = {
     "num_candidates": "candidates",

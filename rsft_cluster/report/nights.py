@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from rsft_cluster.night_records import NightRecord
+from rsft_cluster.nightly.records import NightRecord
 
 COLOURS = {"promoted": "green", "nothing_accepted": "yellow", "diverged": "red", "abandoned": "red"}
 

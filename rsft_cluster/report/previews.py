@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsft_cluster.report.candidates import visible
-from rsft_cluster.revisions import Histogram, Preview
+from rsft_cluster.review.records import Histogram, Preview
 
 BAR_WIDTH = 28
 MARKS = (("kept", "█", "green"), ("passed", "▓", "yellow"), ("failed", "░", "red"))

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from rsft_cluster.report.candidates import visible
 from rsft_cluster.report.decisions import show_examples
-from rsft_cluster.revisions import Rejudged
+from rsft_cluster.review.records import Rejudged
 
 
 def show_rejudged(console: Console, title: str, found: Rejudged) -> None:

@@ -1,60 +1,11 @@
 """Tables of a run: a row a round, from the records in the store."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 
-from rsft_cluster.records import Decision, Evaluation, FairnessReport, Manifest, TrainingResult
-
-
-@dataclass(frozen=True)
-class RoundSummary:
-    """What is known of a round; None where it has not come so far."""
-
-    round: int
-    manifest: Manifest | None = None
-    training: TrainingResult | None = None
-    evaluation: Evaluation | None = None
-    decision: Decision | None = None
-    controls: Mapping[str, Evaluation] = field(default_factory=dict)
-    """Control arms of the round by name, evaluated as the challenger was."""
-    stage: str = "done"
-    """The stage that is to be done next, or `done`."""
-    fairness: FairnessReport | None = None
-
-    def row(self) -> dict[str, object]:
-        """Return the figures that the table shows, by name, for scripts."""
-        totals, evaluation = self.manifest and self.manifest.totals, self.evaluation
-        return {
-            "round": self.round,
-            "stage": self.stage,
-            "num_prompts": totals.num_prompts if totals else None,
-            "num_quarantined": totals.num_prompts_quarantined if totals else None,
-            "num_candidates": totals.num_candidates if totals else None,
-            "pass_rate": _share(totals.num_passed, totals.num_candidates) if totals else None,
-            "solve_rate": _share(totals.num_solved, totals.num_prompts) if totals else None,
-            "num_accepted": totals.num_accepted if totals else None,
-            "final_loss": self.training.final_loss if self.training else None,
-            "greedy_accuracy": evaluation.greedy_accuracy if evaluation else None,
-            "pass_at_1": evaluation.pass_at_1 if evaluation else None,
-            "pass_at_k": evaluation.pass_at_k if evaluation else None,
-            "k": evaluation.k if evaluation else None,
-            "mean_tokens": evaluation.mean_tokens if evaluation else None,
-            "entropy": evaluation.entropy if evaluation else None,
-            "distinct_2": evaluation.distinct_2 if evaluation else None,
-            "self_bleu": evaluation.self_bleu if evaluation else None,
-            "promoted": self.decision.promoted if self.decision else None,
-            "reason": self.decision.reason if self.decision else None,
-            "alarms": list(self.decision.alarms) if self.decision else None,
-            "controls": {name: found.pass_at_1 for name, found in self.controls.items()},
-            "num_waves": self.manifest.num_waves if self.manifest else None,
-            "target": self.manifest.rule if self.manifest else None,
-            "chosen": self.manifest.chosen if self.manifest else None,
-            "accepted_digest": self.manifest.accepted_digest if self.manifest else None,
-            "content": self.manifest.content if self.manifest else None,
-        }
+from rsft_cluster.runs.summary import RoundSummary
 
 
 def rounds_table(rounds: Sequence[RoundSummary], *, title: str = "") -> Table:
@@ -93,10 +44,6 @@ def _decision(summary: RoundSummary) -> str:
     if summary.decision is None:
         return "start"
     return "promoted" if summary.decision.promoted else "kept old"
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
 
 
 def _count(value: object) -> str:

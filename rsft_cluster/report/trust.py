@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rsft_cluster.report.candidates import visible
 from rsft_cluster.report.findings import show_finding
-from rsft_cluster.revisions import ConstraintTrust, TrustReport
+from rsft_cluster.review.records import ConstraintTrust, TrustReport
 
 VERDICTS = ("passed", "errors", "late", "n/a", "alone", "length")
 TIMES = ("mean", "p95", "max", "of all time")

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rsft_cluster.cluster.needs import SPARE_CPUS
 from rsft_cluster.config import RunConfig, most
-from rsft_cluster.needs import SPARE_CPUS
 from rsft_cluster.scheduling.order import Kubernetes
 
 Manifest = dict[str, Any]

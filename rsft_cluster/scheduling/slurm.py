@@ -4,7 +4,7 @@ import math
 import shlex
 from pathlib import Path
 
-from rsft_cluster.needs import needs
+from rsft_cluster.cluster.needs import needs
 from rsft_cluster.scheduling import cron
 from rsft_cluster.scheduling.order import File, Order
 

@@ -1,8 +1,8 @@
 """Where artefacts live: disks, NFS and object stores behind one `Store`, and the files of models beside it."""
 
+from rsft_cluster.config.uris import join_uri, place_of
 from rsft_cluster.store.filesystem import open_uri
 from rsft_cluster.store.folders import localise, upload_folder
 from rsft_cluster.store.store import Store
-from rsft_cluster.uris import join_uri, place_of
 
 __all__ = ["Store", "join_uri", "localise", "open_uri", "place_of", "upload_folder"]

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.store.patience import CONNECT_S, REQUEST_S
+from rsft_cluster.store.retrying import CONNECT_S, REQUEST_S
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential

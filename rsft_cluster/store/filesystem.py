@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from rsft_cluster.config.uris import place_of
 from rsft_cluster.store.objects import CHUNK_BYTES, Objects
-from rsft_cluster.store.patience import timeout_s
-from rsft_cluster.uris import place_of
+from rsft_cluster.store.retrying import timeout_s
 
 READ_AHEAD_BYTES = 64 << 10
 """Of a file that is read here and there, like Parquet; one that is read on and on is read in whole chunks."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from rsft_cluster.config.uris import place_of
 from rsft_cluster.store.disk import copy_durably
 from rsft_cluster.store.filesystem import open_uri
 from rsft_cluster.store.objects import Objects
-from rsft_cluster.store.patience import timeout_s
-from rsft_cluster.uris import place_of
+from rsft_cluster.store.retrying import timeout_s
 
 
 def localise(uri: str) -> Path:

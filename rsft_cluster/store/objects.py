@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 
 from rsft_cluster.errors import StoreError
 from rsft_cluster.store.clients import client
-from rsft_cluster.store.patience import patiently
+from rsft_cluster.store.retrying import patiently
 
 T = TypeVar("T")
 CHUNK_BYTES = 8 << 20

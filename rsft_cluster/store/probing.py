@@ -6,10 +6,10 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from rsft_cluster.config.uris import place_of, shown
 from rsft_cluster.errors import StoreError
 from rsft_cluster.store.clients import endpoint
-from rsft_cluster.store.patience import Trouble, diagnose
-from rsft_cluster.uris import place_of, shown
+from rsft_cluster.store.retrying import Trouble, diagnose
 
 if TYPE_CHECKING:
     from rsft_cluster.store.store import Store

@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from rsft_cluster.config.uris import join_uri, place_of
 from rsft_cluster.errors import StoreError
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.schemas import conform
 from rsft_cluster.store.disk import once_more, sync, write_durably
 from rsft_cluster.store.filesystem import ObjectFilesystem
 from rsft_cluster.store.objects import Objects
-from rsft_cluster.store.patience import timeout_s
 from rsft_cluster.store.probing import START_S, probe
-from rsft_cluster.uris import join_uri, place_of
+from rsft_cluster.store.retrying import timeout_s
 
 R = TypeVar("R", bound=Record)
 TOGETHER = b"rsft_rows_together"

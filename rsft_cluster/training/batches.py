@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsft_cluster.config import TrainingConfig
-from rsft_cluster.constraints.base import Message
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.generators.encoding import encode_prompt, load_tokenizer
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.policies.tokens import encode_prompt, load_tokenizer
+from rsft_cluster.schemas import Message
 from rsft_cluster.store import open_uri
 from rsft_cluster.training.losses import IGNORED
 

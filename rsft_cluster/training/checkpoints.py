@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from rsft_cluster.config import is_operational
 from rsft_cluster.errors import ConfigError, DivergedError
-from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import upload_folder
 from rsft_cluster.training.averaging import WeightAverage

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import StoreError
-from rsft_cluster.generators.base import PolicySpec
-from rsft_cluster.metrics import Meter
+from rsft_cluster.metrics.meter import Meter
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.store import Store
 
 

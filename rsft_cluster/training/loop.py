@@ -22,13 +22,13 @@ from transformers import PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError, StageError
-from rsft_cluster.generators.encoding import num_context_tokens
-from rsft_cluster.metrics import LOSS, STEP, TRAINING_TOKENS
-from rsft_cluster.policies import localised
+from rsft_cluster.metrics.meter import LOSS, STEP, TRAINING_TOKENS
+from rsft_cluster.policies.references import localised
+from rsft_cluster.policies.tokens import num_context_tokens
 from rsft_cluster.training.averaging import WeightAverage
 from rsft_cluster.training.batches import Example
 from rsft_cluster.training.checkpoints import Progress, export_model, fingerprint, load_progress, save_progress
-from rsft_cluster.training.engine import apply_gradients, load_engine, load_frozen
+from rsft_cluster.training.deepspeed_engine import apply_gradients, load_engine, load_frozen
 from rsft_cluster.training.job import TELL_INTERVAL_S, StepMetrics, TrainingJob, TrainingOutcome, tell
 from rsft_cluster.training.losses import check_loss, learning_rate
 from rsft_cluster.training.objective import Objective

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.training.batches import Batch, collate
-from rsft_cluster.training.engine import logits_of
+from rsft_cluster.training.deepspeed_engine import logits_of
 from rsft_cluster.training.losses import (
     completion_kl,
     completion_nll,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 from rsft_cluster.errors import NothingAcceptedError
-from rsft_cluster.generators.encoding import decode, load_tokenizer
+from rsft_cluster.policies.tokens import decode, load_tokenizer
 from rsft_cluster.training.batches import (
     DataOrder,
     Example,

@@ -8,11 +8,12 @@ import pytest
 from collecting import Collection
 from comparing import FAST, accepted, write_run
 
-from rsft_cluster import rounds, stages
-from rsft_cluster.collection.workers import Work
-from rsft_cluster.config_file import load_config
+from rsft_cluster.collection.actors import Work
+from rsft_cluster.config.file import load_config
 from rsft_cluster.records import Manifest, Totals
-from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.reporter import Reporter
+from rsft_cluster.rounds import loop as rounds
+from rsft_cluster.rounds import stages
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rsft_cluster.generators.base import Completion, Decoding, PolicySpec, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Prompt, Refusal
 from rsft_cluster.generators.scripted import ScriptedGenerator
+from rsft_cluster.policies.spec import PolicySpec
 
 
 class Gated(ScriptedGenerator):

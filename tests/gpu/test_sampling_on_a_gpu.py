@@ -12,9 +12,10 @@ from test_engine import AROUND_A_BLOCK, ENGINE_FAMILIES, LONG, engine_of, letter
 from test_generators import drawn, keys_of
 from transformers import GenerationConfig, Qwen2Config
 
-from rsft_cluster.generators.base import Decoding, PolicySpec
+from rsft_cluster.generators.base import Decoding
 from rsft_cluster.generators.engine.steps import GraphSteps
 from rsft_cluster.generators.transformers import TransformersGenerator
+from rsft_cluster.policies.spec import PolicySpec
 
 pytestmark = [
     pytest.mark.gpu,

@@ -82,7 +82,9 @@ def test_hangs_and_crashes_cost_their_own_verdicts_and_leave_nothing_behind(fold
     left = [p.info for p in psutil.process_iter(["cmdline"]) if "86421" in (p.info["cmdline"] or [])]
     assert not left
     assert not [
-        p for p in psutil.process_iter(["cmdline"]) if "rsft_cluster.isolation.nursery" in (p.info["cmdline"] or [])
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if "rsft_cluster.scoring.isolation.fork_server" in (p.info["cmdline"] or [])
     ]
 
 

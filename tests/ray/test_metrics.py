@@ -13,7 +13,7 @@ import psutil
 import pytest
 from running import DEADLINE_S, NUM_PROMPTS, begin, write_config
 
-from rsft_cluster.metrics import METRICS
+from rsft_cluster.metrics.meter import METRICS
 
 pytestmark = pytest.mark.ray
 

@@ -10,8 +10,8 @@ import pytest
 from factories import write_jsonl
 from running import DEADLINE_S, NUM_HELD_OUT, NUM_PROMPTS, wait_for, write_config
 
-from rsft_cluster.promotion import PromotionLog
 from rsft_cluster.records import Evaluation
+from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
 
 pytestmark = pytest.mark.ray

@@ -11,12 +11,12 @@ import ray
 from collecting import collection
 from test_sequence_models import llama
 
+from rsft_cluster.collection.actors import as_candidates
 from rsft_cluster.collection.pipeline import run_pass
 from rsft_cluster.collection.plan import read_prompts_of
-from rsft_cluster.collection.workers import as_candidates
 from rsft_cluster.config import Constraint, SamplingConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
-from rsft_cluster.constraints.reward_model import RewardModel
+from rsft_cluster.constraints.models.reward_model import RewardModel
 
 pytestmark = pytest.mark.ray
 
@@ -47,7 +47,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_scoring_actors_with_gpus_agree_with_one_process(tmp_path):
     models = [llama(tmp_path / f"reward-{seed}", seed=seed) for seed in (1, 2)]
     params = {"model": models, "combine": "min", "device": "cpu", "batch_tokens": 100}
-    rewarded = Constraint(name="rewarded", use="rsft_cluster.constraints.reward_model:RewardModel", params=params)
+    rewarded = Constraint(
+        name="rewarded", use="rsft_cluster.constraints.models.reward_model:RewardModel", params=params
+    )
     told = Constraint(name="told", use="test_reward_models:worker")
     made = collection(tmp_path / "store", num_prompts=24, unit_size=2)
     made.work = replace(

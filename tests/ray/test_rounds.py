@@ -127,7 +127,8 @@ def test_neither_workers_nor_unit_size_change_what_is_accepted(undisturbed, fold
     subprocess.run(command, check=True, timeout=DEADLINE_S, capture_output=True)
 
     def accepted(run):
-        from rsft_cluster.runs import Store, summary
+        from rsft_cluster.runs.run import Store
+        from rsft_cluster.runs.summary import summary
 
         store = Store(str(folder / "runs" / run))
         manifest = summary(store, 1).manifest

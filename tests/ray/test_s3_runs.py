@@ -16,8 +16,8 @@ from faults import at_rate, faulty
 from running import NUM_PROMPTS, begin, finish, wait_for, write_config
 from s3 import bucket_of_server
 
-from rsft_cluster.audit.verify import verify_run
-from rsft_cluster.runs import summary
+from rsft_cluster.review.audit.verify import verify_run
+from rsft_cluster.runs.summary import summary
 from rsft_cluster.store import Store
 
 pytestmark = pytest.mark.ray

@@ -29,10 +29,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rsft_cluster.config import TrainingConfig, UnlearningConfig
 from rsft_cluster.errors import ConfigError, DivergedError
-from rsft_cluster.generators.base import PolicySpec
+from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import ACCEPTED, candidate_id, rows_to_table
 from rsft_cluster.training.batches import DataOrder, Example, denominator, load_examples
-from rsft_cluster.training.engine import deepspeed_settings
+from rsft_cluster.training.deepspeed_engine import deepspeed_settings
 from rsft_cluster.training.job import TrainingJob, TrainingOutcome
 from rsft_cluster.training.losses import learning_rate
 from rsft_cluster.training.rejected import Rejected, load_rejected

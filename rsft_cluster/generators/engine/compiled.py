@@ -68,7 +68,7 @@ def kernel_for(dtype: torch.dtype) -> Any:
         return None
     try:
         # An optional dependency, and nothing that a process which does not sample should import.
-        from rsft_cluster.generators.engine import kernel  # noqa: PLC0415
+        from rsft_cluster.generators.engine import cpu_kernels as kernel  # noqa: PLC0415
 
         kernel.compile_for(STORED_AS[dtype], Layer, Plan)
     except Exception as error:  # compilers fail in many ways, and there is another way to go on

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rsft_cluster.generators.encoding import num_context_tokens
+from rsft_cluster.policies.tokens import num_context_tokens
 
 
 class Forward:

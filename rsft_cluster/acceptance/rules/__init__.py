@@ -1,0 +1,1 @@
+"""The acceptance rules that are built in, a file each."""

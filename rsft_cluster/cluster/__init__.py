@@ -1,0 +1,1 @@
+"""The Ray cluster: what a run asks of it, how it is joined, and jobs that are submitted to it."""

@@ -1,0 +1,1 @@
+"""Constraints on a final answer: found, compared, chosen."""

@@ -1,0 +1,1 @@
+"""Constraints on form: format, JSON, instructions, length, ending."""

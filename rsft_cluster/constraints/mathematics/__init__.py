@@ -1,0 +1,1 @@
+"""Mathematical equality: notation read, quantities and algebra compared."""

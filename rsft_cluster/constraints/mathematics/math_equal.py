@@ -1,0 +1,212 @@
+r"""`MathEqual`: the final answer of the completion is mathematically equal to the candidate's reference.
+
+The final answer is found as by `answer_matches` (after ####, in \boxed{...}, after "answer is" or 答案是); a completion
+with none of these gives its last formula between dollar signs, or else all of it where it is short, or else its last
+number. An answer is then one of three things, tried in this order:
+1. a quantity (`quantities`): one number among words, with its unit; compared exactly, as fractions. Units count only
+   where both sides have one of the known ones: 5 cm is 5 and not 5 m;
+2. words, like "no solution" or "B": compared as texts;
+3. an expression (`algebra`): a formula, equation, inequality, interval, set, tuple or matrix.
+(a, b) is a tuple and an open interval alike, [a, b] an interval, a list without brackets a set. Equations and
+inequalities are equal when one is a multiple of the other; x = 5 equals 5.
+
+A reference that cannot be read is an error. An answer that cannot is no verdict on mathematics, but not the answer
+that was asked for either: it fails, and the reason says why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import regex
+
+from rsft_cluster.constraints.answers.answers import (
+    MARKERS,
+    MARKS,
+    Answer,
+    Extract,
+    Margin,
+    Tolerance,
+    folded,
+    last_number,
+    marked,
+    short,
+    unified,
+)
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.mathematics.notation import MAX_CHARACTERS, UnreadableError
+from rsft_cluster.constraints.mathematics.quantities import Quantity, read_quantity
+
+_FORMULA = regex.compile(
+    r"(?<!\\)\$\$(?P<inside>[^$]{1,300}+)\$\$|(?<![\\$])\$(?P<inside>[^\s$][^$\n]{0,299}+)(?<![\s\\])\$(?!\d)"
+    r"|\\\((?P<inside>(?:[^\\\n]|\\(?![()])){1,300}+)\\\)|\\\[(?P<inside>(?:[^\\]|\\(?![\[\]])){1,300}+)\\\]"
+)
+_CONNECTED = regex.compile(r"\s*(?:,|;|,?\s*(?:and|or)|和|或|、)\s*")
+_PROSE = regex.compile(r"(?:(?!\b(?:not|no|never|or|and)\b|[不非或])[^\d\\$])*+", regex.IGNORECASE)
+_ASIDE = regex.compile(
+    r"\s*[,(]?\s*(?:which|i\.e\.|that is|(?:or )?(?:about|approximately)|≈|\\approx|约|即)", regex.IGNORECASE
+)
+_TEXT = regex.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_CONSTANT = r"(?:pi|inf|infty|infinity|sin|cos|tan|log|exp)\b"
+_WORDS = regex.compile(
+    rf"(?!{_CONSTANT})[\p{{L}}\s'’.,:-]*(?:\p{{Han}}|\p{{L}}{{3}}|\bno\b)[\p{{L}}\s'’.,:-]*|\(?[a-z]\)?", regex.I
+)
+_NOTHING = regex.compile(r"(?:there (?:is|are) )?no solutions?|无解|\\(?:emptyset|varnothing)|∅|\{\s*\}|\\\{\s*\\\}")
+
+
+@dataclass(frozen=True)
+class _Words:
+    text: str
+
+
+class MathEqual:
+    """Pass completions whose final answer equals the reference mathematically; a missing reference is an error.
+
+    `extract` is where the answer stands, as in answer_matches. Constants may differ by `tolerance`, or by
+    `relative_tolerance` times the reference, whichever is more; without them 0.333 is not 1/3.
+    """
+
+    def __init__(
+        self, *, extract: Extract = "auto", tolerance: Tolerance = 0.0, relative_tolerance: Tolerance = 0.0
+    ) -> None:
+        self._extract: Extract = extract
+        self._margin = Margin.of(tolerance, relative_tolerance)
+
+    def prepare(self) -> None:
+        """Load what does algebra."""
+        _algebra()
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """Return one verdict a candidate; raises ValueError where a reference is missing or unreadable."""
+        return [self._judge(candidate) for candidate in candidates]
+
+    def _judge(self, candidate: Candidate) -> Verdict:
+        reference = unified(candidate.reference or "").strip()
+        if not reference:
+            raise ValueError(f"prompt {candidate.prompt_id!r} has no reference to compare with")
+        reference = _formula_of((marked(reference) or Answer(reference, "")).text)
+        try:
+            wanted = _read(reference)
+        except UnreadableError as error:
+            raise ValueError(f"the reference {short(reference)} cannot be compared with: {error}") from error
+        answer = self._answer(unified(candidate.completion))
+        if answer is None:
+            return Verdict.of(False, f"the completion has no {MARKS.get(self._extract, 'answer')}")
+        text = _formula_of(answer.text)
+        try:
+            found = _read(text)
+        except UnreadableError as error:
+            return Verdict.of(False, f"{short(text)} {answer.source}: {error}")
+        same = self._equal(found, wanted)
+        relation = "equals" if same else "differs from"
+        return Verdict.of(same, f"{short(text)} {answer.source}, {relation} the reference {short(reference)}")
+
+    def _answer(self, completion: str) -> Answer | None:
+        if self._extract in MARKERS:
+            return MARKERS[self._extract](completion)
+        if self._extract == "number":
+            return _with_last_number(completion)
+        if self._extract == "whole":
+            return Answer(completion.strip(), "as the whole text")
+        return (
+            marked(completion) or _last_formula(completion) or _short_whole(completion) or _with_last_number(completion)
+        )
+
+    def _equal(self, found: Any, wanted: Any) -> bool:
+        if isinstance(found, Quantity) and isinstance(wanted, Quantity):
+            return found.agrees(wanted) and found.number.equals(wanted.number, self._margin)
+        if isinstance(found, _Words) or isinstance(wanted, _Words):
+            return found == wanted
+        return _algebra().equal(_as_expression(found), _as_expression(wanted), self._margin)
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Any:
+    """Return an answer as a Quantity, as words, or as an expression of algebra; raises UnreadableError."""
+    if len(text) > MAX_CHARACTERS:
+        raise UnreadableError(f"longer than {MAX_CHARACTERS} characters")
+    quantity = read_quantity(text)
+    if quantity is not None:
+        return quantity
+    words = folded(_TEXT.sub(r"\1", text))
+    if _NOTHING.fullmatch(words):
+        return _Words("no solution")
+    return _Words(words) if _WORDS.fullmatch(words) else _algebra().parsed(text)
+
+
+def _as_expression(thing: Any) -> Any:
+    if not isinstance(thing, Quantity):
+        return thing
+    number = thing.number
+    return _algebra().constant(number.value / 100 if number.percent else number.value, thing.name)
+
+
+def _algebra() -> Any:
+    """Return the module that does algebra: sympy takes a quarter of a second to load, and `rsft check` needs none."""
+    from rsft_cluster.constraints.mathematics import algebra  # noqa: PLC0415
+
+    return algebra
+
+
+def _formula_of(text: str) -> str:
+    """Return the formula between dollar signs that an answer is, with the words around it left out; else the answer."""
+    formulas = list(_FORMULA.finditer(text))
+    if not formulas:
+        return text
+    first, last = formulas[0], formulas[-1]
+    between = [text[one.end() : other.start()] for one, other in pairwise(formulas)]
+    if not all(_CONNECTED.fullmatch(part) for part in between):
+        between, last = [], first
+    before, after = text[: first.start()], text[last.end() :]
+    if not (_PROSE.fullmatch(before) and (_PROSE.fullmatch(after) or _ASIDE.match(after))):
+        return text
+    if between:
+        return ", ".join(formula["inside"] for formula in formulas)
+    with_unit = first["inside"] + after
+    return with_unit if read_quantity(with_unit) else first["inside"]
+
+
+def _last_formula(completion: str) -> Answer | None:
+    formulas = [found["inside"] for found in _FORMULA.finditer(completion)]
+    return Answer(formulas[-1], "in the last formula") if formulas else None
+
+
+def _short_whole(completion: str) -> Answer | None:
+    text = completion.strip()
+    try:
+        _read(text)
+    except UnreadableError:
+        return None
+    return Answer(text, "as the whole text")
+
+
+def _with_last_number(completion: str) -> Answer | None:
+    """Return the last number with what is written together with it, so that 2√3 is not read as 3."""
+    number = last_number(completion)
+    if number is None or (start := completion.rfind(number.text)) < 0:
+        return None
+    end = start + len(number.text)
+    while start and not completion[start - 1].isspace():
+        start -= 1
+    while end < len(completion) and not completion[end].isspace():
+        end += 1
+    return Answer(completion[start:end], "with the last number")
+
+
+CASES = (
+    Case(Candidate("The area is \\boxed{2\\sqrt{3}}.", reference="√12"), passes=True),
+    Case(Candidate("so 48 + 24 = 72.\n#### 72", reference="72"), passes=True),
+    Case(Candidate("The answer is $x = 0.75$.", reference="\\frac{3}{4}"), passes=True),
+    Case(Candidate("\\boxed{x^2 + 2x + 1}", reference="(x+1)^2"), passes=True),
+    Case(Candidate("答案是三百二十元。", reference="320"), passes=True),
+    Case(Candidate("\\boxed{(5, \\infty)}", reference="x > 5"), passes=True),
+    Case(Candidate("0.33", reference="1/3"), passes=True, params={"tolerance": 0.01}),
+    Case(Candidate("0.333", reference="1/3"), passes=False),
+    Case(Candidate("\\boxed{2\\sqrt{3}}", reference="3"), passes=False),
+    Case(Candidate("\\boxed{[0, 1)}", reference="(0, 1)"), passes=False),
+    Case(Candidate("\\boxed{9^{9^{9^9}}}", reference="9"), passes=False),
+    Case(Candidate("The answer is -5.", reference="5"), passes=False),
+    Case(Candidate("I do not know.", reference="5"), passes=False),
+)

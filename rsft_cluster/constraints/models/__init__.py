@@ -1,0 +1,1 @@
+"""Constraints that ask a model: classifiers, reward models, ensembles."""

@@ -1,0 +1,1 @@
+"""Constraints on programs, which run in a sandbox."""

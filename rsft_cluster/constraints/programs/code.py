@@ -1,0 +1,271 @@
+r"""`Code`: the Python program in the completion passes its tests, run in a sandbox.
+
+The program is the last fenced block marked as Python, else the last block, else the whole completion. Its tests are
+JSON, in the reference or in an attribute, of one of these kinds:
+
+    [{"input": "2 3\n", "output": "5"}]                 what it prints for an input; white space at line ends is free
+    [{"call": "add(2, 3)", "expect": "5"}]              what a call returns, both as Python text; `expect` may also be
+                                                        a JSON value that is no string, tuples then counting as lists
+    ["assert add(2, 3) == 5"]                           statements; also as one text, and as text that is no JSON
+    {"tests": any of these, "setup": "", "entry_point": "add", "prelude": ""}
+
+A test of the third kind is each top-level statement that asserts, each function `test_...`, and `check(candidate)`,
+which is given the `entry_point`. `setup` runs before them; `prelude` is put before the program. The score is the share
+of tests that pass; all of them have to.
+
+What is promised: the program never runs without a sandbox, and it is not told what is expected. Inputs and calls are
+compared out here. Statements run in a second sandbox, where the names of the program stand for questions to its
+process; only numbers, texts and collections of them come back, as copies. So the program cannot end, patch, read or
+overrule its tests. What is not: it may guess from the arguments, and where a test relies on a function of the
+program's own (`assert decode(encode(x)) == x`), the program decides both: give such a function in `setup`.
+Statements cannot pass functions to the program, see their arguments changed in place, or compare values that are no
+plain data (`Decimal`, instances of classes: their attributes they can): these fail with a reason; calls can.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.programs import code_tests
+from rsft_cluster.constraints.programs.code_tests import Suite
+from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
+from rsft_cluster.constraints.programs.sandbox.inside.plain import READY, decode, frames, shown
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome
+from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
+from rsft_cluster.errors import StageError
+
+Tier = Literal["auto", "gvisor", "bubblewrap", "landlock"]
+
+_JUDGE_LONGER_S = 2.0
+"""The tests' side outlives the program's, to tell that it timed out."""
+_AROUND_S = 8.0
+"""Starting and ending the sandbox takes no longer."""
+_OUTPUT_BYTES = 16 << 20
+_SHOWN_CHARACTERS = 100
+_STOPPED = {
+    "output": "it wrote too much to its output",
+    "tasks": "it started too many threads",
+    "disk": "it wrote too much to its files",
+    "cancelled": "its tests were over",
+}
+_LANGUAGES = ("python", "py", "python3")
+
+
+class Code:
+    """Pass completions whose program passes all tests; a missing or unreadable test is an error.
+
+    `tests` is `reference`, or the name of the attribute that holds them. `timeout_s` and `memory_mb` are for one
+    candidate's tests together. `python` is the interpreter that runs them, with nothing but its standard library and
+    the folders `packages`. `sandbox` names a tier; `auto` takes the strongest that this machine gives, and where it
+    gives none building raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        *,
+        tests: str = "reference",
+        timeout_s: Annotated[float, Field(gt=0)] = 10.0,
+        memory_mb: Annotated[int, Field(ge=64)] = 512,
+        python: str = sys.executable,
+        packages: Sequence[str] = (),
+        sandbox: Tier = "auto",
+    ) -> None:
+        self._tests = tests
+        self._timeout_s = timeout_s
+        self.longest_s = timeout_s + _JUDGE_LONGER_S + _AROUND_S
+        self._memory_bytes = memory_mb << 20
+        self._python = python
+        self._packages = tuple(packages)
+        self.tier = probe.choose(sandbox, python)
+        self._sandboxes: tuple[Sandbox, Sandbox] | None = None
+
+    def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """Return one verdict a candidate; raises ValueError for tests that cannot judge, StageError of the sandbox."""
+        try:
+            return [self._judge(candidate) for candidate in candidates]
+        except StageError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the sandboxes' processes; the next candidate starts others."""
+        for sandbox in self._sandboxes or ():
+            sandbox.close()
+        self._sandboxes = None
+
+    def _judge(self, candidate: Candidate) -> Verdict:
+        text = candidate.reference if self._tests == "reference" else candidate.attributes.get(self._tests)
+        if not text:
+            raise ValueError(f"prompt {candidate.prompt_id!r} has no tests in {self._tests!r}")
+        suite = code_tests.read(text)
+        program = (
+            f"{suite.prelude}\n{extract(candidate.completion)}" if suite.prelude else extract(candidate.completion)
+        )
+        num_passed, problem = self._checked(program, suite) if suite.steps else self._compared(program, suite)
+        return Verdict(
+            num_passed / suite.num_tests,
+            num_passed == suite.num_tests,
+            f"{num_passed} of {suite.num_tests} tests passed{problem and '; '}{problem}",
+        )
+
+    def _compared(self, program: str, suite: Suite) -> tuple[int, str]:
+        """Run the program and compare what comes of each input or call; returns how many fit, and what did not."""
+        pairs = suite.inputs or suite.calls
+        given = {"inputs" if suite.inputs else "calls": [pair.given for pair in pairs]}
+        sandbox, _ = self._started()
+        task = {"program": program, "packages": self._packages, **given}
+        outcome = sandbox.run(sandbox.python.program("produce", task), self._limits(self._timeout_s))
+        first, *results = [*frames(outcome.stdout)] or [b""]
+        if first != READY:
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(outcome)}")
+        problems = []
+        for number, pair in enumerate(pairs):
+            if number >= len(results):
+                problems += [f"{_short(pair.given)}: {self._ending(outcome)}"] * (len(pairs) - number)
+                break
+            problems.append(_difference(results[number], pair, printed=bool(suite.inputs)))
+        return problems.count(""), next(filter(None, problems), "")
+
+    def _checked(self, program: str, suite: Suite) -> tuple[int, str]:
+        """Run the steps against the program, a sandbox a side; returns how many tests passed, and what did not."""
+        ours, theirs = self._started()
+        task = {
+            "steps": [(step.source, step.asserts, bool(step.label)) for step in suite.steps],
+            "entry_point": suite.entry_point, "modules": suite.modules, "packages": self._packages,
+        }  # fmt: skip
+        questions, answers = os.pipe(), os.pipe()
+        try:
+            theirs.start(
+                theirs.python.program("serve", {"program": program, "packages": self._packages}),
+                self._limits(self._timeout_s), stdin=questions[0], stdout=answers[1],
+            )  # fmt: skip
+            try:
+                ours.start(
+                    ours.python.program("judge", task),
+                    self._limits(self._timeout_s + _JUDGE_LONGER_S), stdin=answers[0], stdout=questions[1],
+                )  # fmt: skip
+            finally:
+                for file in (*questions, *answers):
+                    os.close(file)
+            told = ours.wait()
+        finally:
+            theirs.cancel()
+        ended = theirs.wait()
+        return self._told(suite, told, ended)
+
+    def _told(self, suite: Suite, told: Outcome, ended: Outcome) -> tuple[int, str]:
+        reports = {number: (status, reason) for number, status, reason in map(decode, frames(told.stderr))}
+        if -1 in reports:
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(ended)}")
+        if not reports:
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(told)}")
+        num_passed, problem = 0, ""
+        for number, step in enumerate(suite.steps):
+            status, reason = reports.get(number, ("gone", ""))
+            label = _short(step.label or step.source)
+            if status == "fault":
+                raise ValueError(f"the tests fail by themselves, at {label}: {reason}")
+            if status == "gone":
+                reason = self._ending(ended if ended.stopped != "cancelled" else told)
+            if status != "passed":
+                problem = problem or f"{label}: {reason}"
+            num_passed += status == "passed" and bool(step.label)
+        return num_passed, problem
+
+    def _started(self) -> tuple[Sandbox, Sandbox]:
+        if self._sandboxes is None:
+            first, second = (Sandbox(self.tier, python=self._python, packages=self._packages) for _ in range(2))
+            self._sandboxes = first, second
+        return self._sandboxes
+
+    def _limits(self, wall_s: float) -> Limits:
+        return Limits(
+            wall_s=wall_s,
+            cpu_s=math.ceil(wall_s) + 1,
+            memory_bytes=self._memory_bytes,
+            output_bytes=_OUTPUT_BYTES,
+        )
+
+    def _ending(self, outcome: Outcome) -> str:
+        if outcome.timed_out:
+            return f"timed out after {self._timeout_s:g} s"
+        if outcome.stopped:
+            return f"ended by the sandbox: {_STOPPED[outcome.stopped]}"
+        return f"the program ended early, with exit status {outcome.exit_status}"
+
+
+def extract(completion: str) -> str:
+    """Return the program of a completion; a last block that is not closed reaches to the end."""
+    blocks: list[tuple[str, list[str]]] = []
+    fence = ""
+    for line in completion.splitlines(keepends=True):
+        mark = line.strip()
+        if fence and mark.startswith(fence) and not mark.strip("`"):
+            fence = ""
+        elif not fence and mark.startswith("```") and "`" not in mark.lstrip("`"):
+            fence = "`" * (len(mark) - len(mark.lstrip("`")))
+            blocks.append((mark.lstrip("`").strip().lower(), []))
+        elif fence:
+            blocks[-1][1].append(line)
+    marked = [lines for language, lines in blocks if language.split(" ")[0] in _LANGUAGES]
+    chosen = marked or [lines for _, lines in blocks]
+    return "".join(chosen[-1]) if chosen else completion
+
+
+def _difference(result: bytes, pair: code_tests.Pair, *, printed: bool) -> str:
+    """Return how a result differs from what is expected, or nothing; a result may be any bytes."""
+    try:
+        status, value = decode(result)
+    except (TypeError, ValueError):
+        return f"{_short(pair.given)}: gave nothing that can be read"
+    if status != "value":
+        return f"{_short(pair.given)}: {_short(value)}"
+    if printed:
+        found = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+        if _lines(found) == _lines(str(pair.expected)):
+            return ""
+        return f"{_short(pair.given)}: printed {_short(found.strip())}, expected {_short(str(pair.expected).strip())}"
+    found = _lists(value) if pair.as_json else value
+    return "" if found == pair.expected else f"{_short(pair.given)}: gave {_short(shown(value))}"
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def _lists(value: Any) -> Any:
+    """Return a value with lists for its tuples."""
+    if isinstance(value, list | tuple):
+        return [_lists(item) for item in value]
+    return {key: _lists(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _end(outcome: Outcome) -> str:
+    said = outcome.stderr.decode("utf-8", "replace").strip()
+    return f"exit status {outcome.exit_status}{said and ': '}{said[-300:]}"
+
+
+def _short(text: object) -> str:
+    shown = " ".join(str(text).split())
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+_SUM = "```python\ndef add(a, b):\n    return a + b\n```"
+_WRONG = "```python\ndef add(a, b):\n    return a - b\n```"
+_CASES = {
+    "statements": '["assert add(2, 3) == 5", "assert add(0, 0) == 0"]',
+    "check": '{"tests": "def check(candidate):\\n    assert candidate(2, 3) == 5", "entry_point": "add"}',
+    "calls": '[{"call": "add(2, 3)", "expect": "5"}]',
+}
+CASES = (
+    *(Case(Candidate(_SUM, reference=tests), passes=True) for tests in _CASES.values()),
+    *(Case(Candidate(_WRONG, reference=tests), passes=False) for tests in _CASES.values()),
+    Case(Candidate("print(int(input()) * 2)", reference='[{"input": "4", "output": "8"}]'), passes=True),
+    Case(Candidate("print(input() * 2)", reference='[{"input": "4", "output": "8"}]'), passes=False),
+    Case(Candidate("import os; os._exit(0)", reference=_CASES["statements"]), passes=False),
+)

@@ -1,0 +1,174 @@
+"""The tests of a program, read from their JSON: what `constraints.code` documents. Reads and never runs them."""
+
+import ast
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from rsft_cluster.constraints.programs.sandbox.inside.tests_side import REACHED
+
+_KEYS = {"tests", "setup", "entry_point", "prelude"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An input or a call, and what is to come of it."""
+
+    given: str
+    expected: object
+    as_json: bool = False
+    """Whether a tuple is as good as a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A piece of the tests: a test of its own, or what the later ones build on."""
+
+    source: str
+    label: str = ""
+    """The test in its own words; empty where the step is none."""
+    asserts: bool = False
+    """Whether it passes only by reaching an assertion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """All tests of a prompt, of one kind."""
+
+    inputs: tuple[Pair, ...] = ()
+    calls: tuple[Pair, ...] = ()
+    steps: tuple[Step, ...] = ()
+    entry_point: str = ""
+    modules: tuple[str, ...] = ()
+    """Standard modules that the steps use without importing them."""
+    prelude: str = ""
+
+    @property
+    def num_tests(self) -> int:
+        """How many tests there are."""
+        return len(self.inputs) + len(self.calls) + sum(bool(step.label) for step in self.steps)
+
+
+@lru_cache(maxsize=1024)
+def read(text: str) -> Suite:
+    """Return the tests that a text holds; raises ValueError saying what is wrong with it."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = text
+    whole: Mapping[str, Any] = found if isinstance(found, dict) else {"tests": found}
+    if unknown := whole.keys() - _KEYS:
+        raise ValueError(f"the tests have keys {sorted(unknown)}; known are {sorted(_KEYS)}")
+    texts = {name: whole.get(name, "") for name in ("setup", "entry_point", "prelude")}
+    if wrong := {name: value for name, value in texts.items() if not isinstance(value, str)}:
+        raise ValueError(f"of the tests these are texts, and nothing else: {wrong}")
+    tests: Any = whole.get("tests")
+    tests = [tests] if isinstance(tests, str) else tests
+    if not isinstance(tests, list) or not tests:
+        raise ValueError(f"tests are a text or a list with at least one, not {tests!r}")
+    if all(isinstance(test, str) for test in tests):
+        steps, modules = _steps(texts["setup"], tests, texts["entry_point"])
+        return Suite(steps=steps, entry_point=texts["entry_point"], modules=modules, prelude=texts["prelude"])
+    if texts["setup"]:
+        raise ValueError("setup has an effect with statements only; inputs and calls have a prelude")
+    kind, wanted = ("inputs", {"input", "output"}) if "input" in tests[0] else ("calls", {"call", "expect"})
+    for number, test in enumerate(tests, 1):
+        if not isinstance(test, dict) or test.keys() != wanted:
+            raise ValueError(f"test {number} has to have the keys {sorted(wanted)}, and all tests the same: {test!r}")
+    if kind == "inputs":
+        return Suite(inputs=tuple(map(_input, tests)), prelude=texts["prelude"])
+    return Suite(calls=tuple(map(_call, tests)), prelude=texts["prelude"])
+
+
+def _input(test: Mapping[str, Any]) -> Pair:
+    if {type(text) for text in test.values()} != {str}:
+        raise ValueError(f"input and output of a test are texts: {test!r}")
+    return Pair(test["input"], test["output"])
+
+
+def _call(test: Mapping[str, Any]) -> Pair:
+    try:
+        ast.parse(test["call"], mode="eval")
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"the call of a test is no Python expression: {test['call']!r}") from error
+    if not isinstance(test["expect"], str):
+        return Pair(test["call"], test["expect"], as_json=True)
+    try:
+        return Pair(test["call"], ast.literal_eval(test["expect"].strip()))
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"expect of a test is the text of a Python literal, a string with its own quotes: {test['expect']!r}"
+        ) from error
+
+
+def _steps(setup: str, texts: Sequence[str], entry_point: str) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """Return setup and tests as steps in order, and the standard modules that they rely on."""
+    before = _parsed(setup, "the setup")
+    nodes = [node for number, text in enumerate(texts, 1) for node in _parsed(text, f"test {number}")]
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef) and _asserts(node)}
+    called = {_called(node) for node in nodes}
+    steps = [Step(ast.unparse(node)) for node in before] + [_step(node, functions) for node in nodes]
+    for name, node in functions.items():
+        if name not in called and (name == "check" or name.startswith("test_")):
+            call = "check(candidate)" if name == "check" else f"{name}()"
+            steps.append(Step(call, call, asserts=_must_reach(node)))
+    if not any(step.label for step in steps):
+        raise ValueError("the tests hold no assertion, no test_... function and no check(candidate)")
+    if not entry_point and any(step.label == "check(candidate)" for step in steps):
+        raise ValueError("check(candidate) needs an entry_point, the name of the function that it checks")
+    return tuple(steps), tuple(sorted(_modules([*before, *nodes]) - {entry_point}))
+
+
+def _parsed(text: str, where: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(text).body
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{where} is no Python: {error}: {text[:100]!r}") from error
+
+
+def _step(node: ast.stmt, functions: Mapping[str, ast.FunctionDef]) -> Step:
+    label = ast.unparse(node)
+    function = functions.get(_called(node))
+    is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    is_test = function is not None or (_asserts(node) and not is_definition)
+    must_reach = is_test and _must_reach(function or node)
+    marked = ast.fix_missing_locations(_Marking().visit(ast.Module([node], [])))
+    return Step(ast.unparse(marked), label if is_test else "", asserts=must_reach)
+
+
+def _called(node: ast.stmt) -> str:
+    """Return the name of the function that a statement is a call of, or nothing."""
+    match node:
+        case ast.Expr(value=ast.Call(func=ast.Name(id=name))):
+            return name
+    return ""
+
+
+def _asserts(node: ast.AST) -> bool:
+    return any(isinstance(inner, ast.Assert) for inner in ast.walk(node))
+
+
+def _must_reach(node: ast.AST) -> bool:
+    """Whether passing means that an assertion was reached; one that is expected to raise may pass without."""
+    return not any(isinstance(inner, ast.Try | ast.With) for inner in ast.walk(node))
+
+
+class _Marking(ast.NodeTransformer):
+    """Adds to each assertion a call that tells that it was reached."""
+
+    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+        return [node, ast.Expr(ast.Call(ast.Name(REACHED, ast.Load()), [], []))]
+
+
+def _modules(nodes: Sequence[ast.AST]) -> set[str]:
+    """Return the standard modules that statements look into by their names (`math.isclose`)."""
+    looked_into = {
+        inner.value.id
+        for node in nodes
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name)
+    }
+    return looked_into & sys.stdlib_module_names

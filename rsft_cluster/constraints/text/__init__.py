@@ -1,0 +1,1 @@
+"""Constraints on text: language, words, personal data, repetition, patterns."""

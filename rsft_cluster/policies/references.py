@@ -1,0 +1,140 @@
+"""Which model is meant, exactly: policy references with digests over their files.
+
+A folder is known by the bytes of its weights and tokenizer; a hub id by its commit, resolved once. No model is loaded.
+"""
+
+import hashlib
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow.fs as pafs
+from huggingface_hub import HfApi
+
+from rsft_cluster.config import PolicyConfig
+from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.policies.spec import PolicySpec
+from rsft_cluster.records import PolicyRef
+from rsft_cluster.schemas import digest
+from rsft_cluster.store import localise, open_uri
+
+BASE = "round-0000"
+CHUNK_BYTES = 1 << 22
+
+
+def is_folder(model: str) -> bool:
+    """Say whether a policy's `model` is a folder or URI, not a hub id."""
+    return "://" in model or model.startswith("/")
+
+
+def base_policy(config: PolicyConfig) -> PolicyRef:
+    """Return the reference of the policy that a run starts from.
+
+    Raises ConfigError where there is no such model or adapter, or none in safetensors.
+    """
+    check_adapter(config)
+    if is_folder(config.model):
+        check_folder(config.model)
+        found = PolicyRef(name=BASE, uri=config.model, adapter=config.adapter, digest="")
+    else:
+        revision = config.revision or _resolve(config.model)
+        found = PolicyRef(name=BASE, uri=config.model, revision=revision, adapter=config.adapter, digest="")
+    return found.model_copy(update={"digest": _digest(found)})
+
+
+def check_adapter(config: PolicyConfig) -> None:
+    """Raise ConfigError unless the adapter, if there is one, is there and can be merged here."""
+    if config.adapter is not None:
+        check_folder(config.adapter, "policy.adapter")
+        if find_spec("peft") is None:
+            raise ConfigError("policy.adapter: needs peft; install rsft-cluster[lora]")
+
+
+def check_folder(model: str, key: str = "policy.model") -> None:
+    """Raise ConfigError unless the folder holds a config and safetensors, of a model or, by the key, an adapter."""
+    kind, config = ("PEFT adapter", "adapter_config.json") if key == "policy.adapter" else ("model", "config.json")
+    names = {Path(f.path).name for f in _files(model)}
+    if not names:
+        raise ConfigError(f"{key}: {model}: there is no such folder, or it is empty")
+    if config not in names:
+        raise ConfigError(f"{key}: {model}: holds no {config}; a Hugging Face {kind} folder is needed")
+    if not any(n.endswith(".safetensors") for n in names):
+        raise ConfigError(
+            f"{key}: {model}: holds no *.safetensors; pickled weights are not loaded. "
+            "Convert them with model.save_pretrained(folder)."
+        )
+
+
+def localised(policy: PolicySpec) -> PolicySpec:
+    """Return the policy with its files on this machine."""
+    model = str(localise(policy.model)) if "://" in policy.model else policy.model
+    return replace(policy, model=model, adapter=policy.adapter and str(localise(policy.adapter)))
+
+
+def folder_digest(uri: str) -> str:
+    """Return a digest over the names and bytes of a model folder's files."""
+    filesystem, root = open_uri(uri)
+    whole = hashlib.sha256()
+    for info in sorted(_files(uri), key=lambda f: f.path):
+        name = info.path[len(root) :].lstrip("/")
+        if "/" in name or name.startswith("."):
+            continue
+        whole.update(f"{name} {info.size}\n".encode())
+        with filesystem.open_input_stream(info.path) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                whole.update(chunk)
+    return whole.hexdigest()[:32]
+
+
+def verify(policy: PolicyRef) -> None:
+    """Raise StoreError when a policy's files are not what its reference says."""
+    found = _digest(policy)
+    if found != policy.digest:
+        raise StoreError(
+            f"{policy.uri}: these are not the weights of {policy.name}: "
+            f"digest {found[:12]}, recorded {policy.digest[:12]}"
+        )
+
+
+def policy_spec(
+    policy: PolicyRef, config: PolicyConfig, *, trust_remote_code: bool, threads: int, gpu: bool
+) -> PolicySpec:
+    """Return how a worker loads a policy."""
+    template = config.chat_template
+    return PolicySpec(
+        model=policy.uri,
+        name=policy.name,
+        adapter=policy.adapter,
+        revision=policy.revision,
+        dtype=config.dtype,
+        attention=config.attention,
+        chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+        trust_remote_code=trust_remote_code,
+        device="cuda" if gpu else "cpu",
+        threads=threads,
+    )
+
+
+def _digest(policy: PolicyRef) -> str:
+    """Return what a reference's digest must be, by the files that are there."""
+    model = folder_digest(policy.uri) if is_folder(policy.uri) else digest(policy.uri, policy.revision)
+    return model if policy.adapter is None else digest(model, folder_digest(policy.adapter))
+
+
+def _files(uri: str) -> list[pafs.FileInfo]:
+    filesystem, path = open_uri(uri)
+    found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return [f for f in found if f.type == pafs.FileType.File]
+
+
+def _resolve(model: str) -> str:
+    try:
+        sha = HfApi().model_info(model).sha
+    except Exception as error:  # the hub's client lets its HTTP library's errors through
+        raise ConfigError(
+            f"policy.model: {model!r} is no folder here, and the hub could not be asked for it: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+    if sha is None:
+        raise ConfigError(f"policy.model: the hub names no commit of {model!r}; set policy.revision")
+    return sha

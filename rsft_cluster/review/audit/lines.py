@@ -1,0 +1,120 @@
+"""From a sealed round to its audit lines: everything that a decision rests on, one line a candidate."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from rsft_cluster.acceptance.decide import bind_rule
+from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.records import AuditHead, Manifest, Plan
+from rsft_cluster.review.audit.chain import START, chained
+from rsft_cluster.review.inspection import Filter, inspect
+from rsft_cluster.runs.run import config_of
+from rsft_cluster.schemas import digest
+from rsft_cluster.store import Store
+
+COPIED = (
+    "candidate_id", "prompt_id", "index", "wave", "seed", "policy", "text", "finish_reason", "num_tokens", "content",
+    "logprob", "target_logprob", "survival", "decision", "score", "passed", "u", "rule_probability", "cell",
+    "cell_weight", "swaps_agree", "acceptance_probability", "repeat_of", "rank", "cap", "accepted", "reason",
+)  # fmt: skip
+"""What a line takes over from candidate and score as it stands there."""
+
+
+def head_path(number: int) -> str:
+    """Return where the end of a round's chain is kept."""
+    return f"rounds/{number:04d}/audit.json"
+
+
+def audited_rounds(store: Store) -> list[int]:
+    """Return the rounds that are sealed, in order."""
+    numbers = sorted({int(p.split("/")[1]) for p in store.folders("rounds")})
+    return [n for n in numbers if store.exists(f"rounds/{n:04d}/manifest.json")]
+
+
+def round_lines(store: Store, number: int, previous: str) -> Iterator[dict[str, Any]]:
+    """Yield the chained lines of a sealed round, its own facts first; `previous` is the hash that they follow on."""
+    yield from chained(_lines(store, number), previous)
+
+
+def previous_head(store: Store, number: int) -> str:
+    """Return the head of the sealed round before, or START."""
+    earlier = [n for n in audited_rounds(store) if n < number]
+    return store.read_record(head_path(earlier[-1]), AuditHead).head if earlier else START
+
+
+def head_of(store: Store, number: int) -> AuditHead:
+    """Go through the lines of a sealed round and return the end of its chain."""
+    head, num_lines = previous_head(store, number), 0
+    for line in round_lines(store, number, head):
+        head, num_lines = line["hash"], num_lines + 1
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return AuditHead(round=number, num_lines=num_lines, head=head, sealed_at=now)
+
+
+def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
+    path = f"rounds/{number:04d}/manifest.json"
+    if not store.exists(path):
+        there = ", ".join(map(str, audited_rounds(store))) or "none"
+        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
+    config, manifest = config_of(store, number), store.read_record(path, Manifest)
+    plan = store.read_record(f"rounds/{number:04d}/plan/plan.json", Plan)
+    yield _facts(store.read("config.json"), plan, manifest)
+    decided_by = _decided_by(config, number)
+    parts = {c.name: {"required": c.required, "weight": c.weight} for c in config.scoring.constraints}
+    for row in inspect(store, number, Filter()):
+        if row["state"] == "quarantined":
+            yield {
+                "kind": "quarantined", "round": number, "prompt_id": row["prompt_id"],
+                "prompt_sha": digest(row["messages"]), "reason": row["reason"],
+            }  # fmt: skip
+            continue
+        yield {
+            "kind": "candidate",
+            "round": number,
+            "prompt_sha": digest(row["messages"]),
+            "swap_group": row["attributes"].get("swap_group"),
+            "keyed_by": {"seed": plan.seed, "stream": plan.stream},
+            "verdicts": [_verdict(v, parts[v["constraint"]]) for v in row["verdicts"]],
+            "decided_by": decided_by,
+            **{name: row[name] for name in COPIED},
+        }
+
+
+def _facts(config: bytes, plan: Plan, manifest: Manifest) -> dict[str, Any]:
+    """Return what holds for all candidates of a round. The config as it was stored: a later version may read more."""
+    return {
+        "kind": "round",
+        "run": json.loads(config)["run"],
+        "round": manifest.round,
+        "config_sha": hashlib.sha256(config).hexdigest(),
+        "fingerprint": manifest.fingerprint,
+        "policy": manifest.policy.model_dump(),
+        "generator": manifest.generator,
+        "passes": [way.model_dump(mode="json") for way in plan.passes],
+        "processors": list(manifest.processors),
+        "target": manifest.rule,
+        "chosen": manifest.chosen,
+        "content": manifest.content,
+    }
+
+
+def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
+    rule = bind_rule(config.acceptance, number)
+    return {
+        "use": rule.use,
+        "params": dict(rule.params),
+        "scope": rule.load().scope,
+        "drop_all_passed": config.acceptance.drop_all_passed,
+        "weighs_cells": config.fairness is not None and config.fairness.cells != "none",
+    }
+
+
+def _verdict(verdict: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Return a verdict as a line tells it: without how long it took, and with the part it plays in the score."""
+    told = {name: verdict[name] for name in ("constraint", "score", "passed", "reason", "fatal_at")}
+    applies = verdict["error"] is not None or verdict["score"] is not None
+    return {**told, "is_error": verdict["error"] is not None, "applies": applies, **part}

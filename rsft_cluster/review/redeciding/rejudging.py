@@ -1,0 +1,255 @@
+"""Other constraints on the candidates of a sealed round: judged unit by unit, decided, and compared with the seal.
+
+Processes of this machine judge: a constraint wants CPUs and no cluster, and whatever may hang or crash in it is caught
+where it runs. Every unit is committed when it is judged, so what is killed goes on with the units that are missing.
+Then all is decided, as `rsft accept` decides, and the record is written last. Two that make the same scoring write to
+names of their own; the first record stands.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
+from uuid import uuid4
+
+import pyarrow as pa
+
+from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.collection.actors import as_candidates
+from rsft_cluster.collection.plan import read_prompts_of
+from rsft_cluster.collection.score_table import undecided_table, with_decisions
+from rsft_cluster.config import RunConfig, flatten, is_operational
+from rsft_cluster.errors import StageError, StoreError
+from rsft_cluster.progress import Progress
+from rsft_cluster.records import FileRef, Record
+from rsft_cluster.review.records import Scoring
+from rsft_cluster.review.redeciding.blocks import in_order
+from rsft_cluster.review.redeciding.outcome import begun, decided_blocks
+from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim, new_name, stored_round
+from rsft_cluster.schemas import SCORE, digest
+from rsft_cluster.scoring.isolated_judge import IsolatedJudge
+from rsft_cluster.scoring.judge import ErrorBudget, Judge
+from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
+
+FAULTY = ".faulty.json"
+"""Ends the name of a commit with too many errors: whoever begins again, the constraint mended, judges the unit anew."""
+
+
+class JudgedFile(Record):
+    """A unit that is judged and not decided yet."""
+
+    scores: FileRef
+    num_verdicts: int
+    num_errors: int
+    first_error: tuple[str, str] | None
+    num_passed: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a scoring process needs to know. The config is JSON, so that jobs can be told apart."""
+
+    store_uri: str
+    number: int
+    name: str
+    config: str
+
+
+def settings_of(stored: StoredRound, config: RunConfig) -> dict[str, object]:
+    """Return all that a scoring depends on, as flat keys."""
+    parts = config.model_dump(mode="json", include={"scoring", "acceptance"})
+    kept = {key: value for key, value in flatten(parts).items() if not is_operational(key)}
+    return {**kept, "candidates": stored.candidates_digest}
+
+
+def rejudge(
+    stored: StoredRound,
+    config: RunConfig,
+    how: Selecting,
+    name: str | None = None,
+    *,
+    workers: int = 1,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Scoring:
+    """Judge the candidates by the constraints of a config, decide by `how`, and publish the scoring; or open it.
+
+    Raises ConfigError where the name stands for other settings, StageError where too many verdicts are errors.
+    """
+    settings = settings_of(stored, config)
+    name = new_name(name or f"scoring-{digest(settings)[:8]}")
+    folder = stored.scoring_folder(name)
+    Judge(config.scoring.constraints)
+    claim(folder, f"scoring {name}", settings)
+    path = folder.at("scoring.json")
+    if not stored.store.exists(path):
+        job = Job(stored.store.uri, stored.number, name, config.model_dump_json())
+        try:
+            judged = _judge_all(stored, config, job, workers, report)
+            stored.store.create(path, _decided(stored, folder, name, settings, judged, how).to_json())
+        except StoreError:
+            # Who is done first removes what was judged, under all who are not done.
+            if not stored.store.exists(path):
+                raise
+    for part in ("judged", "commits"):
+        # What another process removes or writes just now is of no use to anybody, and goes when this is opened next.
+        with suppress(StoreError):
+            stored.store.delete_folder(folder.at(part))
+    return stored.store.read_record(path, Scoring)
+
+
+def _judge_all(
+    stored: StoredRound, config: RunConfig, job: Job, workers: int, report: Callable[[Progress], None]
+) -> dict[str, JudgedFile]:
+    """Bring every unit to a commit; return them by the units' names."""
+    folder, units = stored.scoring_folder(job.name), list(stored.units())
+    for path in stored.store.files(folder.at("commits")):
+        if path.endswith(FAULTY):
+            _remove(stored.store, path)
+    there = set(stored.store.files(folder.at("commits")))
+    done = {u.name: stored.store.read_record(p, JudgedFile) for u in units if (p := _commit_path(folder, u)) in there}
+    progress = Progress(sum(u.judged.unit.num_prompts for u in units))
+    budget = ErrorBudget(max_error_rate=config.scoring.max_error_rate)
+    for unit in units:
+        if unit.name in done:
+            progress.num_prompts_found += unit.judged.unit.num_prompts
+            _count(progress, budget, unit, done[unit.name])
+    left = [unit for unit in units if unit.name not in done]
+    for unit, judged in zip(left, _judged(job, left, workers), strict=True):
+        done[unit.name] = judged
+        _count(progress, budget, unit, judged)
+        report(progress)
+    budget.spend(num_verdicts=0, num_errors=0, final=True)
+    return done
+
+
+def _remove(store: Store, path: str) -> None:
+    """Remove a file that another process may have removed meanwhile."""
+    try:
+        store.delete(path)
+    except StoreError:
+        if store.exists(path):
+            raise
+
+
+def _count(progress: Progress, budget: ErrorBudget, unit: StoredUnit, judged: JudgedFile) -> None:
+    progress.num_prompts_done += unit.judged.unit.num_prompts
+    progress.num_candidates += judged.scores.num_rows
+    progress.num_passed += judged.num_passed
+    progress.num_tokens += judged.num_tokens
+    budget.spend(num_verdicts=judged.num_verdicts, num_errors=judged.num_errors, first=judged.first_error)
+
+
+def _judged(job: Job, units: Sequence[StoredUnit], workers: int) -> Iterator[JudgedFile]:
+    if workers == 1:
+        with closing(_Worker(job)) as worker:
+            yield from map(worker.judge, units)
+        return
+    try:
+        with ProcessPoolExecutor(min(workers, len(units) or 1), mp_context=get_context("spawn")) as pool:
+            yield from in_order(pool, partial(_judge_one, job), units, 2 * workers)
+    except BrokenProcessPool as error:
+        raise StageError(
+            "a scoring process died; the same command goes on with the units that are missing. With --workers 1 its "
+            "last words are seen here"
+        ) from error
+
+
+def _judge_one(job: Job, unit: StoredUnit) -> JudgedFile:
+    return _worker(job).judge(unit)
+
+
+@cache
+def _worker(job: Job) -> "_Worker":
+    """Return this process's worker: constraints are built once."""
+    return _Worker(job)
+
+
+class _Worker:
+    """Judges units."""
+
+    def __init__(self, job: Job) -> None:
+        self._config = RunConfig.model_validate_json(job.config)
+        self._stored = stored_round(Store(job.store_uri), job.number)
+        self._folder = self._stored.scoring_folder(job.name)
+        self._judge = IsolatedJudge(self._config.scoring)
+
+    def close(self) -> None:
+        """End the processes that constraints run in."""
+        self._judge.close()
+
+    def judge(self, unit: StoredUnit) -> JudgedFile:
+        """Judge a unit and commit it; return what is committed, by whomever."""
+        store = self._stored.store
+        prompts, candidates = read_prompts_of(store, unit.judged.unit), store.read_table(unit.judged.candidates)
+        judgements = self._judge.judge(as_candidates(prompts, candidates))
+        scores = undecided_table(candidates, judgements, self._stored.plan, self._config.fairness)
+        errors = [error for judgement in judgements for error in judgement.errors]
+        judged = JudgedFile(
+            scores=store.write_table(
+                self._folder.at("judged", f"{unit.name}.{uuid4().hex[:12]}.parquet"), scores, SCORE
+            ),
+            num_verdicts=sum(j.num_verdicts for j in judgements),
+            num_errors=len(errors),
+            first_error=errors[0] if errors else None,
+            num_passed=sum(bool(j.passed) for j in judgements),
+            num_tokens=sum(scores.column("num_tokens").to_pylist()),
+        )
+        faulty = judged.num_errors > self._config.scoring.max_error_rate * judged.num_verdicts
+        path = _commit_path(self._folder, unit)
+        if store.create(path.removesuffix(".json") + FAULTY if faulty else path, judged.to_json()) or faulty:
+            return judged
+        return store.read_record(path, JudgedFile)
+
+
+def _commit_path(folder: Folder, unit: StoredUnit) -> str:
+    return folder.at("commits", f"{unit.name}.json")
+
+
+def _decided(
+    stored: StoredRound,
+    folder: Folder,
+    name: str,
+    settings: dict[str, object],
+    judged: Mapping[str, JudgedFile],
+    how: Selecting,
+) -> Scoring:
+    """Decide on what is judged and write it, a file a unit; return the record."""
+    units = [replace(unit, judged=replace(unit.judged, scores=judged[unit.name].scores)) for unit in stored.units()]
+    outcome = begun(stored)
+    waiting: dict[str, list[pa.Table]] = {}
+    written: dict[str, FileRef] = {}
+    for block, decided in decided_blocks(stored, how, outcome, units):
+        start = 0
+        for piece in block.pieces:
+            # Waves cut units across blocks: one is written when its last piece has come.
+            parts = waiting.setdefault(piece.unit.name, [])
+            parts.append(decided.slice(start, piece.num_rows))
+            start += piece.num_rows
+            if sum(part.num_rows for part in parts) == piece.unit.judged.candidates.num_rows:
+                rows = pa.concat_tables(waiting.pop(piece.unit.name))
+                scores = with_decisions(stored.store.read_table(piece.unit.judged.scores), rows)
+                written[piece.unit.name] = _write(stored.store, folder, piece.unit, scores)
+    for unit in units:
+        if unit.name not in written and not unit.judged.candidates.num_rows:
+            written[unit.name] = _write(stored.store, folder, unit, SCORE.empty_table())
+    return Scoring(
+        name=name,
+        settings=settings,
+        scores=tuple(written[unit.name] for unit in units),
+        num_candidates=outcome.funnel.num_candidates,
+        num_passed=outcome.funnel.num_passed,
+        num_accepted=outcome.funnel.num_accepted,
+        num_verdicts=sum(one.num_verdicts for one in judged.values()),
+        num_errors=sum(one.num_errors for one in judged.values()),
+        chosen=outcome.chosen,
+    )
+
+
+def _write(store: Store, folder: Folder, unit: StoredUnit, scores: pa.Table) -> FileRef:
+    """Write scores to a name that no other process writes to."""
+    return store.write_table(folder.at("scores", f"{unit.name}.{uuid4().hex[:12]}.parquet"), scores, SCORE)

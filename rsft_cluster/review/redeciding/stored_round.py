@@ -1,0 +1,147 @@
+"""A sealed round as it is looked at again: its units in order, with their files, by the scoring that is asked for."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from rsft_cluster.collection.plan import halves, planned_units
+from rsft_cluster.collection.whole_round import JudgedUnit
+from rsft_cluster.config import RUN_NAME, Constraint, RunConfig, ScoringConfig
+from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.records import FileRef, Manifest, Plan, Unit
+from rsft_cluster.review.records import Scoring, Settings
+from rsft_cluster.runs.run import config_of
+from rsft_cluster.schemas import digest
+from rsft_cluster.store import Store
+from rsft_cluster.store.layout import Folder
+
+SEALED = "sealed"
+"""Names the scoring that the round was sealed with."""
+
+
+@dataclass(frozen=True)
+class StoredUnit:
+    """A unit with the files that are read of it."""
+
+    name: str
+    """As the manifest names it: unique in the round."""
+    wave: str
+    """Folder of the collection that sampled it."""
+    judged: JudgedUnit
+    """With the scores that are looked at."""
+    sealed: FileRef
+    """Scores with the decision that was sealed."""
+
+
+@dataclass(frozen=True)
+class StoredRound:
+    """A sealed round."""
+
+    store: Store
+    number: int
+    config: RunConfig
+    plan: Plan
+    manifest: Manifest
+
+    @property
+    def folder(self) -> Folder:
+        """Return the round's folder."""
+        return Folder(self.store, f"rounds/{self.number:04d}")
+
+    @cached_property
+    def candidates_digest(self) -> str:
+        """Digest over all candidates' files."""
+        return digest([ref.sha256 for ref in self.manifest.candidates])
+
+    def scoring_folder(self, name: str) -> Folder:
+        """Return where a scoring lies."""
+        return Folder(self.store, self.folder.at("scorings", name))
+
+    def scoring(self, name: str) -> Scoring:
+        """Return a finished scoring; raises ConfigError where there is none of that name."""
+        path = self.scoring_folder(checked_name(name, "--scoring")).at("scoring.json")
+        if not self.store.exists(path):
+            names = [p.rsplit("/", 1)[1] for p in self.store.folders(self.folder.at("scorings"))]
+            there = [n for n in names if self.store.exists(self.scoring_folder(n).at("scoring.json"))]
+            raise ConfigError(f"--scoring {name}: round {self.number} has {', '.join([SEALED, *there])}")
+        return self.store.read_record(path, Scoring)
+
+    def units(self, scoring: str = SEALED) -> Iterator[StoredUnit]:
+        """Yield the units that have candidates, in the order of the manifest, with the scores of a scoring."""
+        manifest = self.manifest
+        scores = manifest.scores if scoring == SEALED else self.scoring(scoring).scores
+        planned: dict[str, Mapping[str, Unit]] = {}
+        for candidates, sealed, ref in zip(manifest.candidates, manifest.scores, scores, strict=True):
+            wave, _, file = candidates.path.rpartition("/candidates/")
+            unit = file.split(".")[0]
+            if wave not in planned:
+                planned[wave] = self._planned(Folder(self.store, wave))
+            name = sealed.path.rpartition("/")[2].split(".")[0]
+            yield StoredUnit(name, wave, JudgedUnit(_part(planned[wave], unit), candidates, ref), sealed)
+
+    def _planned(self, folder: Folder) -> Mapping[str, Unit]:
+        plan = self.store.read_record(folder.plan, Plan)
+        return {unit.unit: unit for unit in planned_units(folder, plan)}
+
+
+def stored_round(store: Store, number: int | None) -> StoredRound:
+    """Return a sealed round, by default the newest; raises ConfigError where it is not sealed."""
+    numbers = sorted(int(path.split("/")[1]) for path in store.folders("rounds"))
+    sealed = [n for n in numbers if store.exists(f"rounds/{n:04d}/manifest.json")]
+    if not sealed:
+        raise ConfigError(f"{store.uri}: no round is sealed yet")
+    if number is None:
+        number = sealed[-1]
+    if number not in sealed:
+        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {', '.join(map(str, sealed))}")
+    folder = Folder(store, f"rounds/{number:04d}")
+    plan, manifest = store.read_record(folder.plan, Plan), store.read_record(folder.manifest, Manifest)
+    return StoredRound(store, number, config_of(store, number), plan, manifest)
+
+
+def constraints_of(stored: StoredRound, scoring: str) -> tuple[Constraint, ...]:
+    """Return the constraints of a scoring, in the order of its verdicts."""
+    if scoring == SEALED:
+        return stored.config.scoring.constraints
+    settings = stored.scoring(scoring).settings
+    return ScoringConfig.model_validate({"constraints": settings["scoring.constraints"]}).constraints
+
+
+def checked_name(name: str, option: str) -> str:
+    """Return a name that may stand in a path; raises ConfigError for another."""
+    if not re.fullmatch(RUN_NAME, name):
+        raise ConfigError(f"{option} {name}: lower-case letters, digits, dot, dash and underscore make a name")
+    return name
+
+
+def new_name(name: str) -> str:
+    """Return a name that `--name` may give; raises ConfigError for another, and for that of what was sealed."""
+    if name == SEALED:
+        raise ConfigError(f"--name {SEALED}: names what the round was sealed with; choose another")
+    return checked_name(name, "--name")
+
+
+def claim(folder: Folder, what: str, wanted: Mapping[str, object]) -> None:
+    """Let a folder stand for settings, whoever comes first.
+
+    Raises ConfigError naming the settings in which it stands for others.
+    """
+    path = folder.at("settings.json")
+    folder.store.create(path, Settings(settings=dict(wanted)).to_json())
+    recorded = folder.store.read_record(path, Settings).settings
+    differing = [k for k in sorted(recorded.keys() | wanted.keys()) if recorded.get(k) != wanted.get(k)]
+    if differing:
+        lines = [f"  {k}: was {recorded.get(k, 'absent')}, is {wanted.get(k, 'absent')}" for k in differing]
+        raise ConfigError(f"{what} was made with other settings; give this one another --name:\n" + "\n".join(lines))
+
+
+def _part(planned: Mapping[str, Unit], name: str) -> Unit:
+    """Return a unit of a plan, or the part of one that was split, by its name."""
+    whole, *parts = name.split("-")
+    if whole not in planned:
+        raise StoreError(f"unit {name}: is not in the plan of its round")
+    unit = planned[whole]
+    for part in parts:
+        unit = halves(unit)[int(part)]
+    return unit

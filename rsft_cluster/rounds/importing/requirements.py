@@ -1,0 +1,42 @@
+"""What a run asks of candidates beyond their form: tokens that its policy has, and what its rule and losses look at."""
+
+from collections.abc import Mapping
+
+from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.config import RunConfig
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.prompts.rows import Refused
+from rsft_cluster.rounds.importing.completions import Brought
+from rsft_cluster.rounds.importing.tokens import Encoder
+
+LOSSES = ("rejection", "unlikelihood")
+"""Those of `training` that look at rejected candidates, and at what they were drawn with."""
+MAY_LACK = ("logprob", "target_logprob")
+
+
+def asked_of(config: RunConfig, how: Selecting) -> Mapping[str, str]:
+    """Return what every candidate must bring, with what asks for it."""
+    needs = getattr(how.rule.load(), "needs", ())
+    asked = {name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}
+    for name in LOSSES:
+        if getattr(config.training, name) is not None:
+            asked.setdefault("logprob", f"training.{name}")
+    return asked
+
+
+def check_asked(answer: Brought, asked: Mapping[str, str], place: str) -> None:
+    """Raise ConfigError, with the place, where a candidate lacks what is asked of all."""
+    for name, who in asked.items():
+        if getattr(answer, name) is None:
+            raise ConfigError(
+                f"{place}: {who} needs the {name} of every candidate, and this one has none. Bring them in with it, "
+                "or leave out what needs it"
+            )
+
+
+def check_tokens(answer: Brought, encoder: Encoder) -> None:
+    """Raise Refused where a token id is none of the policy's."""
+    for name in ("token_ids", "prompt_token_ids"):
+        largest = max(getattr(answer, name) or (), default=-1)
+        if largest >= 0 and largest >= encoder.vocabulary:
+            raise Refused(f"'{name}' holds {largest}, and the policy has {encoder.vocabulary} tokens")
