@@ -53,10 +53,37 @@ if TYPE_CHECKING:
     from rsft_cluster.progress import Listener as Listener
     from rsft_cluster.records import Decision as Decision
     from rsft_cluster.report.reporter import Reporter as Reporter
-    from rsft_cluster.rounds.loop import run_rounds as run  # noqa: F401 a public name: see below
+    from rsft_cluster.rounds.loop import run_rounds as run
     from rsft_cluster.schemas import Message as Message
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Candidate",
+    "Case",
+    "Chosen",
+    "Completion",
+    "ConfigError",
+    "Decision",
+    "Decoding",
+    "Generator",
+    "Listener",
+    "Message",
+    "PluginError",
+    "Prompt",
+    "Refusal",
+    "Reporter",
+    "RsftError",
+    "RunConfig",
+    "StageError",
+    "StoreError",
+    "Verdict",
+    "__version__",
+    "check",
+    "load_config",
+    "rule",
+    "run",
+]
 
 _HOMES = {
     "Candidate": "constraints.base",
@@ -85,8 +112,6 @@ _HOMES = {
 }
 """Public name -> the module that defines it, and the name there where it is another. Imported on first use, so that
 `import rsft_cluster` costs nothing and engines load only where they are used."""
-
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 pyright: ignore[reportUnsupportedDunderAll] the table's names
 
 
 def __getattr__(name: str) -> Any:

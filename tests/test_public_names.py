@@ -44,7 +44,7 @@ def python(code: str) -> str:
 
 
 def test_the_public_names_are_these_and_no_others():
-    assert sorted(rsft_cluster.__all__) == sorted(PUBLIC)
+    assert sorted(rsft_cluster.__all__) == sorted(PUBLIC) == sorted([*rsft_cluster._HOMES, "__version__"])
     assert set(PUBLIC) <= set(dir(rsft_cluster))
 
 
