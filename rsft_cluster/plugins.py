@@ -21,7 +21,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from rsft_cluster.config import Plugin
 from rsft_cluster.errors import PluginError
 
-Family = Literal["prompt_sources", "generators", "constraints", "acceptance_rules", "promotion_rules"]
+Family = Literal["prompt_sources", "generators", "constraints", "acceptance_rules", "promotion_rules", "trackers"]
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,9 @@ def bind_all(found: Findings) -> None:
         promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
         with _trying(config.promotion.rule.use):
             promote(_made_up_results(0), _made_up_results(1))
+    for i, tracker in enumerate(config.trackers):
+        with found.of(f"trackers.{i}"):
+            bind(tracker, "trackers", num_leading=1)
 
 
 @contextmanager

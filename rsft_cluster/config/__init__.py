@@ -198,6 +198,8 @@ class RunConfig(Part):
     controls: ControlsField = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
     nightly: NightlyConfig = NightlyConfig()
+    trackers: tuple[PluginField, ...] = ()
+    """What hears of the run's progress beside the terminal; `rsft_cluster/progress.py` has the contract."""
 
     @model_validator(mode="after")
     def _adapters_are_merged_whole(self) -> Self:
@@ -275,6 +277,7 @@ OPERATIONAL = frozenset(
         "rounds",
         "cluster",
         "nightly",
+        "trackers",
         "sampling.workers",
         "sampling.num_cpus",
         "sampling.num_gpus",
