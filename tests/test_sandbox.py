@@ -19,16 +19,15 @@ from select import select
 import pytest
 from payloads import GRANTED_BY_A_KERNEL_OF_ITS_OWN, LIMITS, PAYLOADS, Payload
 
-from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
+from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 from rsft_cluster.constraints.programs.sandbox import sandbox as sandbox_module
-from rsft_cluster.constraints.programs.sandbox import tiers
 from rsft_cluster.constraints.programs.sandbox.interpreter import interpreter
 from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import ConfigError, StageError
 
 MARKER = f"rsft-payload-{os.getpid()}"
-FOUND = {found.tier: found for found in probe.survey()}
+FOUND = {found.tier: found for found in escape_probe.survey()}
 HOLDING = [tier for tier, found in FOUND.items() if found.holds]
 
 
@@ -239,7 +238,7 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(tmp_path, monkeypa
 
 
 LAYERS = {
-    "landlock": ("kernel.landlock = lambda **places: None", "reads a file"),
+    "landlock": ("system_calls.landlock = lambda **places: None", "reads a file"),
     "system calls": ("seccomp.program = lambda **rules: struct.pack('=HBBI', 6, 0, 0, 0x7FFF0000)", "sends by UDP"),
     "memory": ("tiers._rlimits = without('RLIMIT_AS')", "fills memory"),
     "files": ("tiers._rlimits = without('RLIMIT_NOFILE')", "opens files without end"),
@@ -252,7 +251,7 @@ LAYERS = {
 BEFORE = """
 import os, resource, struct, sys, socket
 sys.path.insert(0, sys.argv[3])
-from rsft_cluster.sandbox import kernel, seccomp, supervisor, tiers
+from rsft_cluster.constraints.programs.sandbox import system_calls, seccomp, supervisor, tiers
 rlimits = tiers._rlimits
 def without(name):
     return lambda limits: {key: value for key, value in rlimits(limits).items() if key != name}
@@ -302,10 +301,10 @@ def test_without_a_layer_its_program_gets_through(monkeypatch, world, layer) -> 
 
 def test_without_any_tier_nothing_is_run_and_it_is_said_what_is_missing(monkeypatch) -> None:
     monkeypatch.setattr(tiers, "absent", lambda tier: f"no {tier} for this test")
-    probe.probed.cache_clear()
+    escape_probe.probed.cache_clear()
     with pytest.raises(ConfigError, match=r"gvisor: no gvisor for this test; bubblewrap: .*; landlock: no landlock"):
-        probe.choose()
-    probe.probed.cache_clear()
+        escape_probe.choose()
+    escape_probe.probed.cache_clear()
 
 
 @pytest.mark.skipif(tiers.LANDLOCK not in HOLDING, reason="no Landlock here")
@@ -313,9 +312,9 @@ def test_a_tier_that_leaks_does_not_count(monkeypatch) -> None:
     serve = "supervisor.serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))"
     hole = "seccomp.program = lambda **rules: struct.pack('=HBBI', 6, 0, 0, 0x7FFF0000)"
     monkeypatch.setattr(sandbox_module, "_SUPERVISOR", f"{BEFORE}\n{hole}\n{serve}")
-    probe.probed.cache_clear()
-    assert "reaches UDP" in probe.probed(tiers.LANDLOCK).problem
-    probe.probed.cache_clear()
+    escape_probe.probed.cache_clear()
+    assert "reaches UDP" in escape_probe.probed(tiers.LANDLOCK).problem
+    escape_probe.probed.cache_clear()
 
 
 def test_an_interpreter_that_is_none_is_refused() -> None:

@@ -12,7 +12,7 @@ from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.review.records import Forecast, Histogram, Preview
-from rsft_cluster.review.redeciding.blocks import Block, blocks
+from rsft_cluster.review.redeciding.group_blocks import Block, blocks
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound
 
 MAX_SETTINGS = 64

@@ -26,7 +26,7 @@ from rsft_cluster.errors import StageError, StoreError
 from rsft_cluster.progress import Progress
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.review.records import Scoring
-from rsft_cluster.review.redeciding.blocks import in_order
+from rsft_cluster.review.redeciding.group_blocks import in_order
 from rsft_cluster.review.redeciding.outcome import begun, decided_blocks
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim, new_name, stored_round
 from rsft_cluster.schemas import SCORE, digest
