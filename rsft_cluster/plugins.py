@@ -66,6 +66,12 @@ def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
     return Bound(target, params)
 
 
+def steered(generator: Bound) -> Bound | None:
+    """Return a bound generator as it draws by laws (`generators.base.SteerableGenerator`); None where it cannot."""
+    params = getattr(generator.load(), "steerable", None)
+    return None if params is None else Bound(generator.use, {**generator.params, **params})
+
+
 @cache
 def known(family: Family) -> dict[str, str]:
     """Return the declared plug-ins of a family: name -> `package.module:attribute`."""

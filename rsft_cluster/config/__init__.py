@@ -217,16 +217,6 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
-    def _pilot_has_a_threshold(self) -> Self:
-        if self.pilot is not None and self.pilot.min_scores and self.acceptance.rule.use != "threshold":
-            raise ValueError(
-                "pilot.min_scores are thresholds of the acceptance rule `threshold`, and the rule is another"
-            )
-        if self.pilot is not None and self.pilot.min_scores and "min_score" in self.acceptance.schedule:
-            raise ValueError("pilot.min_scores and acceptance.schedule both set min_score; give one of them")
-        return self
-
-    @model_validator(mode="after")
     def _budget_fits(self) -> Self:
         most = self.sampling.num_candidates
         for name in ("wave_size", "until_accepted"):

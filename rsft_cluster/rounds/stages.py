@@ -7,6 +7,7 @@ from functools import partial
 import pyarrow as pa
 
 from rsft_cluster.acceptance.decide import bind_rule, selecting
+from rsft_cluster.acceptance.piloted import piloted
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
@@ -36,7 +37,7 @@ from rsft_cluster.records import (
 from rsft_cluster.review.audit.lines import head_of, head_path
 from rsft_cluster.rounds.pilot import COLUMNS, choose
 from rsft_cluster.rounds.waves import sample_in_waves
-from rsft_cluster.runs.run import Run, config_of_round, pilot_path
+from rsft_cluster.runs.run import Run, pilot_choice, pilot_path
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store.layout import Folder
 from rsft_cluster.training.job import TrainingJob
@@ -71,7 +72,7 @@ def with_pilot(run: Run, number: int, prompts: str, listener: Listener) -> Run:
         run.keep(pilot_path(number), PilotChoice, lambda: choice)
         threshold = "" if choice.min_score is None else f", threshold {choice.min_score:g}"
         listener.note(f"round {number}: the pilot chose temperature {choice.temperature:g}{threshold}")
-    return replace(run, config=config_of_round(config, run.store, number))
+    return replace(run, config=piloted(config, pilot_choice(run.store, number)))
 
 
 def plan_round(run: Run, number: int, prompts: str) -> Plan:

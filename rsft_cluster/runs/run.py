@@ -63,22 +63,14 @@ def pilot_path(number: int) -> str:
     return f"rounds/{number:04d}/pilot.json"
 
 
-def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
-    """Return the config with what the round's pilot chose in it, where there was one."""
-    if config.pilot is None or not store.exists(pilot_path(number)):
-        return config
-    choice = store.read_record(pilot_path(number), PilotChoice)
-    acceptance = config.acceptance
-    if choice.min_score is not None:
-        params = {**acceptance.rule.params, "min_score": choice.min_score}
-        acceptance = acceptance.model_copy(update={"rule": acceptance.rule.model_copy(update={"params": params})})
-    sampling = config.sampling.model_copy(update={"temperature": choice.temperature})
-    return config.model_copy(update={"sampling": sampling, "acceptance": acceptance})
+def pilot_choice(store: Store, number: int) -> PilotChoice | None:
+    """Return what a round's pilot chose, None where there was none or it is not done."""
+    return read_record(store, pilot_path(number), PilotChoice)
 
 
-def config_of(store: Store, number: int) -> RunConfig:
-    """Return the config that a run was begun with, as a round has it."""
-    return config_of_round(RunConfig.model_validate_json(store.read("config.json")), store, number)
+def recorded_config(store: Store) -> RunConfig:
+    """Return the config that a run was begun with."""
+    return RunConfig.model_validate_json(store.read("config.json"))
 
 
 def round_of(policy: PolicyRef) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rsft_cluster.acceptance.base import rule_of
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
@@ -16,7 +17,7 @@ MAY_LACK = ("logprob", "target_logprob")
 
 def asked_of(config: RunConfig, how: Selecting) -> Mapping[str, str]:
     """Return what every candidate must bring, with what asks for it."""
-    needs = getattr(how.rule.load(), "needs", ())
+    needs = rule_of(how.rule).needs
     asked = {name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}
     for name in LOSSES:
         if getattr(config.training, name) is not None:

@@ -17,13 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-import rsft_cluster
 from rsft_cluster.constraints.programs.sandbox import frames, supervisor
 from rsft_cluster.constraints.programs.sandbox.interpreter import Interpreter, interpreter
 from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
 from rsft_cluster.errors import StageError
 
-_ROOT = str(Path(rsft_cluster.__file__).resolve().parents[1])
+_ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
 _SUPERVISOR = f"""
 import sys
 sys.path.insert(0, sys.argv[3])
