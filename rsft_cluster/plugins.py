@@ -21,7 +21,9 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from rsft_cluster.config import Plugin
 from rsft_cluster.errors import PluginError
 
-Family = Literal["prompt_sources", "generators", "constraints", "acceptance_rules", "promotion_rules", "trackers"]
+Family = Literal[
+    "prompt_sources", "generators", "constraints", "acceptance_rules", "promotion_rules", "loss_terms", "trackers"
+]
 
 
 @dataclass(frozen=True)

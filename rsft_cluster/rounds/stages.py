@@ -41,6 +41,7 @@ from rsft_cluster.runs.run import Run, pilot_choice, pilot_path
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store.layout import Folder
 from rsft_cluster.training.job import TrainingJob
+from rsft_cluster.training.terms.configured import active_terms
 from rsft_cluster.training.trainer import fine_tune
 
 EVALUATION = "evaluation"
@@ -183,7 +184,8 @@ def train_policy(
     `judged` are the files of candidates and scores that a loss over rejected candidates reads.
     """
     config, folder = run.config.training, run.round(number)
-    for used in (initial, run.base) if config.kl_weight else (initial,):
+    needs_base = any(term.needs_base for term in active_terms(config))
+    for used in (initial, run.base) if needs_base else (initial,):
         verify(used)
     job = TrainingJob(
         name=f"{run.arm.replace('/', '-')}-{number:04d}",
@@ -195,7 +197,7 @@ def train_policy(
         output_uri=run.store.uri_of(folder.at("model")),
         storage_uri=run.store.uri_of(folder.at("training")),
         judged=judged,
-        base=_spec(run, run.base, config) if config.kl_weight else None,
+        base=_spec(run, run.base, config) if needs_base else None,
         meter=RayMeter(_label(run)),
     )
     run.store.delete_folder(folder.at("model"))

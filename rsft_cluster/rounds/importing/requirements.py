@@ -9,9 +9,8 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.prompts.rows import Refused
 from rsft_cluster.rounds.importing.completions import Brought
 from rsft_cluster.rounds.importing.tokens import Encoder
+from rsft_cluster.training.terms.configured import active_terms
 
-LOSSES = ("rejection", "unlikelihood")
-"""Those of `training` that look at rejected candidates, and at what they were drawn with."""
 MAY_LACK = ("logprob", "target_logprob")
 
 
@@ -19,9 +18,9 @@ def asked_of(config: RunConfig, how: Selecting) -> Mapping[str, str]:
     """Return what every candidate must bring, with what asks for it."""
     needs = rule_of(how.rule).needs
     asked = {name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}
-    for name in LOSSES:
-        if getattr(config.training, name) is not None:
-            asked.setdefault("logprob", f"training.{name}")
+    for term in active_terms(config.training):
+        for name in term.needs:
+            asked.setdefault(name, term.key)
     return asked
 
 
