@@ -224,7 +224,7 @@ def test_a_unit_counts_as_it_was_committed_first(tmp_path) -> None:
 
 def test_a_commit_that_another_removes_is_no_error(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
-    path = f"rounds/0001/scorings/new/commits/{next(stored.units()).name}{rejudging.FAULTY}"
+    path = f"rounds/0001/scorings/new/commits/{next(stored.units()).name}.faulty.json"
     stored.store.write(path, b"{}")
     delete = stored.store.delete
 

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tokenize
@@ -16,6 +17,27 @@ ENGINES = ("ray", "torch", "transformers", "deepspeed")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80
+FOLDERS = (
+    "accepted", "attempts", "candidates", "commits", "controls", "decisions", "evaluation", "judged", "lease", "model",
+    "nights", "pilot", "plan", "promotions", "prompts", "rounds", "scores", "scorings", "seen", "splits", "starts",
+    "training", "waves",
+)  # fmt: skip
+IN_FOLDER = re.compile(rf"^[^\s<>]*\b({'|'.join(FOLDERS)})/|/({'|'.join(FOLDERS)})$")
+FILE = re.compile(r"^[^\s<>]*[^\s<>.]\.(json|jsonl|parquet)$")
+STORE_METHODS = (
+    "exists", "files", "folders", "size", "read_record", "find_record", "create", "delete", "delete_folder", "uri_of",
+    "write_table", "write_batches", "read_batches", "first_rows", "row_groups", "read_row_group", "publish", "keep",
+)  # fmt: skip
+FILES_ELSEWHERE = {
+    "cluster/jobs": "the working folder of a job",
+    "constraints/": "models, caches and sandboxes",
+    "demos/": "the folder of a demo",
+    "generators/": "models",
+    "policies/": "models",
+    "scheduling/": "what is mounted into a pod",
+    "training/": "checkpoints, and the folder that a training job is given for itself",
+}
+"""Modules that name files which do not lie in a run's store, or where in it they cannot know."""
 UNWANTED = ("util", "helper", "manager", "handler", "data", "info", "misc", "common")
 
 pytestmark = pytest.mark.skipif(not MODULES, reason="the package's source is not beside the tests")
@@ -86,6 +108,76 @@ def test_comments_are_ascii(path):
     with path.open("rb") as file:
         comments = [token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT]
     assert not [comment for comment in comments if not comment.isascii()]
+
+
+def spelled_paths(code: str, *, files: bool = True) -> list[str]:
+    """Return the literals of a module that are paths in a run's store, or are given to a store as one."""
+    nodes = list(ast.walk(ast.parse(code)))
+    literals = [text for node in nodes for text in _texts(node)]
+    given = [text for node in nodes for argument in _given(node) for text in _texts(argument)]
+    named = [text for text in literals if IN_FOLDER.search(text) or (files and FILE.match(text))]
+    return named + [text for text in given if re.fullmatch(r"[\w{}./-]+", text)]
+
+
+def _texts(node: ast.AST) -> list[str]:
+    """Return the text of a string literal; of an f-string, with {} for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return ["".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)]
+    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+
+
+def _given(node: ast.AST) -> list[ast.expr]:
+    """Return the first argument of a call of a method that takes a path; all those of `at`."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return []
+    return node.args if node.func.attr == "at" else node.args[: node.func.attr in STORE_METHODS]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_of_a_run_are_spelled_in_its_layout_alone(path):
+    name = str(path.relative_to(PACKAGE))
+    if not name.startswith("store/"):
+        files = not name.startswith(tuple(FILES_ELSEWHERE))
+        assert not spelled_paths(path.read_text(encoding="utf-8"), files=files)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'Folder(store, f"rounds/{number:04d}")',
+        'folder.at("waves", name)',
+        'store.folders("nights")',
+        'store.create(f"{night}/starts", payload)',
+        'PATH = "fingerprint.json"',
+        'path = f"{unit.unit}.quarantine.json"',
+        'wave, _, file = ref.path.rpartition("/candidates/")',
+        'store.uri_of("model")',
+    ],
+)
+def test_a_path_that_is_spelled_elsewhere_is_found(code):
+    assert spelled_paths(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'table.column("accepted")',
+        'raise ConfigError(f"{uri}: no run here (no config.json); expected a folder like runs/my-run")',
+        'path.suffix == ".jsonl"',
+        "store.create(folder.manifest, payload)",
+    ],
+)
+def test_what_is_no_path_may_be_spelled_anywhere(code):
+    assert not spelled_paths(code)
+
+
+def test_the_folders_that_are_looked_for_are_those_of_the_layout():
+    tree = ast.parse((PACKAGE / "store" / "layout.py").read_text(encoding="utf-8"))
+    below = [
+        n.args for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func).endswith((".at", "_Below"))
+    ]
+    first = {text.split("/")[0] for arguments in below for text in _texts(arguments[0])}
+    assert {text for text in first if re.fullmatch(r"[a-z]+", text)} <= set(FOLDERS)
 
 
 def test_no_module_is_dead():

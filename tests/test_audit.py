@@ -11,10 +11,11 @@ from rsft_cluster.cli.app import app
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.review.audit.chain import START, hash_of, to_json
 from rsft_cluster.review.audit.explanation import explained, find_line
-from rsft_cluster.review.audit.lines import head_of, head_path, round_lines
+from rsft_cluster.review.audit.lines import head_of, round_lines
 from rsft_cluster.review.audit.replay import replay
 from rsft_cluster.review.audit.verify import verify_lines, verify_run
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 RULES = {
     "all_passed": ({"rule": "all_passed", "dedupe": True, "max_per_prompt": 1}, {}),
@@ -34,7 +35,7 @@ def sealed(folder: Path, name: str) -> Store:
     store = Store(str(folder / "runs" / "waves"))
     with rounds(folder) as do:
         do(acceptance=acceptance, **parts)
-        store.create(head_path(1), head_of(store, 1).to_json())
+        store.create(RunLayout(store).round(1).audit, head_of(store, 1).to_json())
     return store
 
 
@@ -87,7 +88,7 @@ def test_lost_added_and_swapped_lines_are_found(trail) -> None:
         assert not verify_lines(wrong, source="a").holds
     # A lost end is seen by who has the head, which the run's store keeps.
     assert verify_lines(lines[:-2], source="a").holds
-    assert json.loads(store.read(head_path(1)))["num_lines"] == len(lines)
+    assert json.loads(store.read(RunLayout(store).round(1).audit))["num_lines"] == len(lines)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_a_changed_rule_or_head_of_a_run_is_found(tmp_path) -> None:
     found = verify_run(store)
     assert any("cap is 1, deciding again gives 2" in p for p in found.problems)
     assert any("lines end in" in p for p in found.problems)
-    store.delete(head_path(1))
+    store.delete(RunLayout(store).round(1).audit)
     assert any("audit trail is not" in p for p in verify_run(store).problems)
 
 

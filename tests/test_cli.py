@@ -80,7 +80,8 @@ def promote(store, *rounds):
     for number in rounds:
         policy = PolicyRef(name=f"round-{number:04d}", uri=f"/m/{number}", digest="d")
         action = "promote" if number else "start"
-        PromotionLog(store).append(action=action, policy=policy, reason="better", round_number=number, epoch=1)
+        with hold(store) as lease:
+            PromotionLog(store).append(lease, action=action, policy=policy, reason="better", round_number=number)
 
 
 def closed_port() -> int:

@@ -14,7 +14,7 @@ from projects import settings, sums
 from rsft_cluster.config import OPERATIONAL, RunConfig, flatten, is_operational
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import PolicyRef
-from rsft_cluster.runs.fingerprint import PATH, claim, fingerprint
+from rsft_cluster.runs.fingerprint import claim, fingerprint
 from rsft_cluster.store import Store
 
 POLICY = PolicyRef(name="round-0000", uri="/model", digest="d" * 32)
@@ -170,7 +170,7 @@ def test_a_run_that_planned_nothing_may_be_begun_anew(whole, store):
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff"])
 def test_a_damaged_fingerprint_is_a_matter_of_the_store(whole, store, damage):
     begin(store, parts_of(whole))
-    store.write(PATH, damage)
+    store.write("fingerprint.json", damage)
     with pytest.raises(StoreError, match=r"fingerprint\.json: damaged"):
         claim(store, parts_of(whole))
 

@@ -27,18 +27,19 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.policies.tokens import decode, load_tokenizer
 from rsft_cluster.records import AuditHead, Plan, PromptSet
 from rsft_cluster.report.reporter import Reporter
-from rsft_cluster.review.audit.lines import head_of, head_path
+from rsft_cluster.review.audit.lines import head_of
 from rsft_cluster.review.audit.verify import verify_run
 from rsft_cluster.review.inspection import Filter, inspect
 from rsft_cluster.review.redeciding.accepting import decide_again
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.review.redeciding.trust import trust
-from rsft_cluster.rounds.importing.import_round import QUARANTINE, Imported, bring
+from rsft_cluster.rounds.importing.import_round import Imported, bring
 from rsft_cluster.rounds.loop import opened
 from rsft_cluster.rounds.stages import plan_round, sample_round
 from rsft_cluster.runs.prompt_sets import take_in
 from rsft_cluster.runs.summary import summary
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 from rsft_cluster.training.batches import load_examples
 
 
@@ -210,7 +211,7 @@ def test_a_round_that_is_planned_for_sampling_is_refused(project, is_begun) -> N
     write_jsonl(project / "a.jsonl", answers())
     with run_of(project) as run:
         prompts = take_in(run)[0].path
-        run.log.append(action="start", policy=run.base, reason="", round_number=0, epoch=run.lease.epoch)
+        run.log.append(run.lease, action="start", policy=run.base, reason="", round_number=0)
         plan_round(run, 1, prompts)
     if is_begun:
         store_of(project).write("rounds/0001/imported.json", IMPORTED.to_json())
@@ -245,13 +246,13 @@ def test_what_rule_and_losses_need_is_asked_for_before_anything_is_kept(project,
 def test_bad_lines_of_other_files_leave_those_of_the_import_alone(project) -> None:
     configure(project, prompts__max_bad_rate=0.5)
     brought(project, write_jsonl(project / "a.jsonl", [*answers(), "{"]))
-    before = (project / "runs/sums" / QUARANTINE).read_bytes()
+    before = (project / "runs/sums/prompts/imported.quarantine.jsonl").read_bytes()
     with pytest.raises(ConfigError, match=r"holds the candidates of .*a\.jsonl"):
         brought(project, write_jsonl(project / "b.jsonl", [*answers(3), "[", "["]))
     with pytest.raises(ConfigError, match="unusable") as caught:
         brought(project, write_jsonl(project / "b.jsonl", [answers()[0], "[", "["]))
     assert "all of them" not in str(caught.value)
-    assert (project / "runs/sums" / QUARANTINE).read_bytes() == before
+    assert (project / "runs/sums/prompts/imported.quarantine.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("num_done", [0, 1, 2])
@@ -300,7 +301,7 @@ def test_with_logprobs_such_rules_decide(project) -> None:
 def test_the_audit_trail_of_what_was_brought_holds(project) -> None:
     brought(project, write_jsonl(project / "a.jsonl", answers()))
     store = store_of(project)
-    store.create(head_path(1), head_of(store, 1).to_json())
+    store.create(RunLayout(store).round(1).audit, head_of(store, 1).to_json())
     found = verify_run(store)
     assert found.problems == []
     assert found.num_replayed == 20
@@ -318,7 +319,7 @@ def test_the_run_goes_on_from_what_was_brought_to_training(project) -> None:
         plan = plan_round(run, 1, take_in(run)[0].path)
         assert sample_round(run, plan, Reporter(quiet=True)) == manifest
         assert plan.policy == run.base
-        assert run.store.read_record(head_path(1), AuditHead).num_lines == 21
+        assert run.store.read_record(run.round(1).audit, AuditHead).num_lines == 21
         assert summary(run.store, 1).stage == "train"
         examples = load_examples([run.store.uri_of(ref.path) for ref in manifest.accepted], per_prompt=True)
         assert len(examples) == 10

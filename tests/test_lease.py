@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from rsft_cluster.errors import AlreadyRunningError
+from rsft_cluster.review.records import Settings
 from rsft_cluster.runs.lease import TTL_S, hold, holder
 from rsft_cluster.store import Store
 
@@ -71,7 +72,15 @@ def test_a_holder_that_was_taken_over_may_publish_nothing_more(store):
     with hold(store) as lease:
         store.create("lease/000002.json", store.read("lease/000001.json"))
         with pytest.raises(AlreadyRunningError, match="epoch 2 holds it"):
-            lease.check()
+            lease.publish("record.json", Settings(settings={}))
+        assert not store.exists("record.json")
+
+
+def test_a_record_is_published_once(store):
+    with hold(store) as lease:
+        assert lease.publish("record.json", Settings(settings={"a": 1}))
+        assert not lease.publish("record.json", Settings(settings={"a": 2}))
+    assert store.find_record("record.json", Settings) == Settings(settings={"a": 1})
 
 
 def _race(uri, barrier, queue):

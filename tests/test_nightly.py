@@ -31,6 +31,7 @@ from rsft_cluster.rounds.loop import opened
 from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 QUIET = Reporter(quiet=True)
 SPRING, AUTUMN = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 10, 10, tzinfo=UTC)
@@ -154,24 +155,24 @@ def ids(taken, config, store):
 
 
 def test_a_night_takes_what_no_earlier_one_took_and_has_it_though_the_files_change(project, store, tmp_path):
-    first = take(project, store, "nights/2026-11-20")
+    first = take(project, RunLayout(store).night("2026-11-20"))
     assert (first.num_prompts, first.num_seen) == (14, 0)
     mark_seen(store, "2026-11-20", first)
     with (tmp_path / "prompts.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in sums(5, 100))
-    second = take(project, store, "nights/2026-11-21")
+    second = take(project, RunLayout(store).night("2026-11-21"))
     assert (second.num_prompts, second.num_seen) == (5, 14)
     write_jsonl(tmp_path / "prompts.jsonl", sums(1))
     assert len(set(ids(first, project, store)) | set(ids(second, project, store))) == 19
     mark_seen(store, "2026-11-21", second)
-    assert take(project, store, "nights/2026-11-22").num_prompts == 0
+    assert take(project, RunLayout(store).night("2026-11-22")).num_prompts == 0
 
 
 def test_a_limit_counts_new_prompts(project, store):
     limited = project.model_copy(update={"prompts": project.prompts.model_copy(update={"limit": 6})})
     sizes = []
     for day in ("2026-11-20", "2026-11-21", "2026-11-22"):
-        taken = take(limited, store, f"nights/{day}")
+        taken = take(limited, RunLayout(store).night(day))
         mark_seen(store, day, taken)
         sizes.append(taken.num_prompts)
     assert sizes == [6, 6, 2]
@@ -180,16 +181,16 @@ def test_a_limit_counts_new_prompts(project, store):
 def test_all_prompts_are_taken_every_night_where_that_is_asked_for(project, store):
     everything = project.model_copy(update={"nightly": NightlyConfig(prompts="all")})
     for day in ("2026-11-20", "2026-11-21"):
-        taken = take(everything, store, f"nights/{day}")
+        taken = take(everything, RunLayout(store).night(day))
         mark_seen(store, day, taken)
         assert taken.num_prompts == 14
 
 
 def test_other_prompts_make_another_fingerprint(project, store):
-    taken = take(project, store, "nights/2026-11-20")
+    taken = take(project, RunLayout(store).night("2026-11-20"))
     assert stored_prompts(project.prompts, store, taken).source.params["content"] == taken.content
-    assert taken.content != take(project.model_copy(update={"prompts": project.prompts.model_copy(
-        update={"limit": 6})}), store, "nights/2026-11-21").content  # fmt: skip
+    limited = project.model_copy(update={"prompts": project.prompts.model_copy(update={"limit": 6})})
+    assert taken.content != take(limited, RunLayout(store).night("2026-11-21")).content
 
 
 def night_of(store, day, *, promoted):
@@ -203,7 +204,8 @@ def night_of(store, day, *, promoted):
     store.write(f"nights/{day}.json", record.to_json())
     if promoted:
         policy = PolicyRef(name=day, uri=store.uri_of(f"nights/{day}/rounds/0001/model"), digest="d")
-        PromotionLog(store).append(action="promote", policy=policy, reason="", round_number=1, epoch=1)
+        with hold(store) as lease:
+            PromotionLog(store).append(lease, action="promote", policy=policy, reason="", round_number=1)
 
 
 def test_of_old_nights_the_records_stay_and_the_models_that_are_current_or_to_be_rolled_back_to(tmp_path):
@@ -236,7 +238,8 @@ def test_a_model_that_a_rollback_made_current_is_kept(tmp_path):
     days = [f"2026-11-{day:02}" for day in range(1, 8)]
     for day in days:
         night_of(store, day, promoted=True)
-    PromotionLog(store).rollback(to="2026-11-01", epoch=2)
+    with hold(store) as lease:
+        PromotionLog(store).rollback(lease, to="2026-11-01")
     prune(store, NightlyConfig(keep=1, keep_models=1), records(store), PromotionLog(store).entries())
     kept = [day for day in days if store.exists(f"nights/{day}/rounds/0001/model/model.safetensors")]
     assert kept == ["2026-11-01", "2026-11-07"]

@@ -7,6 +7,7 @@ import pytest
 from rsft_cluster.errors import ConfigError, StageError
 from rsft_cluster.evaluation.promotion import always, bootstrap_interval, paired_bootstrap
 from rsft_cluster.records import PolicyRef
+from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
 
@@ -87,11 +88,17 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
 
 
 @pytest.fixture
-def log(tmp_path):
-    log = PromotionLog(Store(str(tmp_path)))
-    log.append(action="start", policy=policy(0), reason="", round_number=0, epoch=1)
-    log.append(action="promote", policy=policy(1), reason="better", round_number=1, epoch=1)
-    log.append(action="keep", policy=policy(1), reason="worse", round_number=2, epoch=1)
+def lease(tmp_path):
+    with hold(Store(str(tmp_path))) as lease:
+        yield lease
+
+
+@pytest.fixture
+def log(lease):
+    log = PromotionLog(lease.store)
+    log.append(lease, action="start", policy=policy(0), reason="", round_number=0)
+    log.append(lease, action="promote", policy=policy(1), reason="better", round_number=1)
+    log.append(lease, action="keep", policy=policy(1), reason="worse", round_number=2)
     return log
 
 
@@ -100,17 +107,17 @@ def test_the_newest_entry_is_current(log):
     assert [e.action for e in log.entries()] == ["start", "promote", "keep"]
 
 
-def test_rollback_goes_to_the_policy_before_and_keeps_the_log(log):
-    assert log.rollback(to=None, epoch=2).policy.name == "round-0000"
+def test_rollback_goes_to_the_policy_before_and_keeps_the_log(log, lease):
+    assert log.rollback(lease, to=None).policy.name == "round-0000"
     assert [e.action for e in log.entries()] == ["start", "promote", "keep", "rollback"]
-    assert log.rollback(to="round-0001", epoch=2).policy.name == "round-0001"
+    assert log.rollback(lease, to="round-0001").policy.name == "round-0001"
 
 
-def test_rollback_to_what_never_was_current_is_refused_with_what_was(log):
+def test_rollback_to_what_never_was_current_is_refused_with_what_was(log, lease):
     with pytest.raises(ConfigError, match="policies that were current before: round-0000"):
-        log.rollback(to="round-0002", epoch=2)
+        log.rollback(lease, to="round-0002")
 
 
-def test_rollback_of_an_empty_log_is_refused(tmp_path):
+def test_rollback_of_an_empty_log_is_refused(lease):
     with pytest.raises(ConfigError, match="promoted nothing yet"):
-        PromotionLog(Store(str(tmp_path))).rollback(to=None, epoch=1)
+        PromotionLog(lease.store).rollback(lease, to=None)

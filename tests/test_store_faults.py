@@ -189,11 +189,12 @@ def test_a_lease_that_cannot_be_released_ends_no_run(bucket, proxy, monkeypatch,
 
 @pytest.mark.parametrize("fault", ["lost", "cut", "failed after"])
 def test_a_promotion_is_logged_once_through_lost_replies(bucket, proxy, fault):
-    proxy.rule = each_once(fault, when=is_creating)
-    log = PromotionLog(Store(bucket.place()))
-    policy = PolicyRef(name="round-0000", uri="/m", digest="d")
-    for number in range(3):
-        log.append(action="keep", policy=policy, reason="r", round_number=number, epoch=1)
+    store, policy = Store(bucket.place()), PolicyRef(name="round-0000", uri="/m", digest="d")
+    log = PromotionLog(store)
+    with hold(store) as lease:
+        proxy.rule = each_once(fault, when=is_creating)
+        for number in range(3):
+            log.append(lease, action="keep", policy=policy, reason="r", round_number=number)
     assert [(e.number, e.round) for e in log.entries()] == [(0, 0), (1, 1), (2, 2)]
     assert len(proxy.faults()) == 3
 

@@ -115,7 +115,7 @@ def measure(store: Store, workers: int, waves: int, unit_size: int, unit_s: floa
             done.append((time.time(), progress.sampling_s))
 
     cpu, begun = _cpu_s(), time.time()
-    collect(work, sampling, ClusterConfig(), report)
+    collect(work, sampling, ClusterConfig(), report, lambda path, record: store.create(path, record.to_json()))
     ended, cpu = time.time(), _cpu_s() - cpu
     first: dict[int, float] = {}
     for path in sorted((Path(store.root) / name / "attempts").glob("*.json"), key=lambda p: p.stat().st_mtime):

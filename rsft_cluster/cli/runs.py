@@ -103,7 +103,7 @@ def rollback(
 
     store = find_run(run_uri)
     with hold(store) as lease:
-        entry = PromotionLog(store).rollback(to=to, epoch=lease.epoch)
+        entry = PromotionLog(store).rollback(lease, to=to)
     typer.echo(f"{entry.policy.name} is current: {entry.policy.uri}")
 
 

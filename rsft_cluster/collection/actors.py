@@ -144,8 +144,7 @@ class Sample:
         except Exception as error:
             failure = _packed(error, UnitFailedError)
             for i in waiting:
-                path = self._folder.at("attempts", f"{begun[i]}.failed.json")
-                self._folder.store.create(path, str(error).encode())
+                self._folder.store.create(self._folder.failure(begun[i]), str(error).encode())
                 yield _row(SAMPLED, unit=texts[i], failure=failure)
             self._work.meter.put(UNITS_IN_FLIGHT, 0, step="sample")
 
@@ -162,7 +161,7 @@ class Sample:
         """Mark an attempt at a unit before the work; return its name."""
         begun = f"{unit.unit}.{self._work.session}.{uuid4().hex[:12]}"
         where = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-        self._folder.store.create(self._folder.at("attempts", f"{begun}.json"), where.encode())
+        self._folder.store.create(self._folder.attempt(begun), where.encode())
         return begun
 
 
@@ -255,7 +254,7 @@ class ScoreAndCommit:
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
         name = f"{unit.unit}.{attempt}"
         files = {
-            part: store.write_table(self._folder.at(part, f"{name}.parquet"), table, schema)
+            part: store.write_table(self._folder.table(part, name), table, schema)
             for part, (table, schema) in tables.items()
         }
         # How long a verdict took differs from attempt to attempt; what was sampled and decided does not.
@@ -279,7 +278,7 @@ class ScoreAndCommit:
             judged_on=socket.gethostname(),
         )
         mark = ".faulty" if commit.num_errors > self._work.scoring.max_error_rate * commit.num_verdicts else ""
-        store.create(self._folder.at("commits", f"{name}{mark}.json"), commit.to_json())
+        store.create(self._folder.commit(f"{name}{mark}"), commit.to_json())
         return commit
 
 

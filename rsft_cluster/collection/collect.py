@@ -20,7 +20,7 @@ from rsft_cluster.config import ClusterConfig, SamplingConfig, most
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.metrics.meter import ACCEPTANCE_RATIO, PASS_RATIO, PROMPTS_LEFT, SOLVE_RATIO, UNITS_LEFT, Meter
 from rsft_cluster.progress import Progress
-from rsft_cluster.records import Manifest, Totals, Unit
+from rsft_cluster.records import Manifest, Record, Totals, Unit
 from rsft_cluster.scoring.judge import ErrorBudget
 from rsft_cluster.store.layout import Folder
 
@@ -38,11 +38,13 @@ def collect(
     sampling: SamplingConfig,
     cluster: ClusterConfig,
     report: Callable[[Progress], None],
+    publish: Callable[[str, Record], object],
     earlier: Sequence[Totals] = (),
 ) -> Manifest:
     """Bring every unit of the plan to a commit and return the sealed manifest.
 
-    `earlier` are the totals of the same round's waves before: the share of erroneous verdicts is that of all together.
+    `publish` puts a record under the run's lease. `earlier` are the totals of the same round's waves before: the share
+    of erroneous verdicts is that of all together.
     Raises a failure of the store or of ours at once, a generator's when no unit ever succeeded, and StageError when
     verdicts fail too often or pass after pass ends with nothing done.
     """
@@ -72,7 +74,7 @@ def collect(
     whole = _error_budget(work, earlier)
     totals = manifest.totals
     whole.spend(num_verdicts=totals.num_verdicts, num_errors=totals.num_errors, first=progress.first_error, final=True)
-    folder.store.create(folder.manifest, manifest.to_json())
+    publish(folder.manifest, manifest)
     _tell_ratios(work.meter, totals)
     return folder.store.read_record(folder.manifest, Manifest)
 

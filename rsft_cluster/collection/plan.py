@@ -116,19 +116,19 @@ class Survey:
 def survey(folder: Folder) -> Survey:
     """Read the state of a collection from three listings."""
     commits: dict[str, list[str]] = {}
-    for path in folder.store.files(folder.at("commits")):
+    for path in folder.store.files(folder.commits):
         commits.setdefault(_parts(path)[0], []).append(path)
     for paths in commits.values():
         paths.sort(key=lambda p: (_parts(p)[-1] == "faulty", p))
     attempts: dict[str, Counter[str]] = {}
     failed: set[tuple[str, str]] = set()
-    for path in folder.store.files(folder.at("attempts")):
+    for path in folder.store.files(folder.attempts):
         unit, session, _, *mark = _parts(path)
         if mark:
             failed.add((unit, session))
         else:
             attempts.setdefault(unit, Counter())[session] += 1
-    splits = {_parts(p)[0] for p in folder.store.files(folder.at("splits"))}
+    splits = {_parts(p)[0] for p in folder.store.files(folder.splits)}
     return Survey(commits, attempts, failed, splits)
 
 
@@ -159,7 +159,7 @@ def halves(unit: Unit) -> tuple[Unit, Unit]:
 def split(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
     """Record that a crashing unit is done in two halves from here on."""
     payload = json.dumps({"unit": unit.unit, "num_crashes": num_crashes}).encode()
-    folder.store.create(folder.at("splits", f"{unit.unit}.json"), payload)
+    folder.store.create(folder.split(unit.unit), payload)
 
 
 def quarantine(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
@@ -175,7 +175,7 @@ def quarantine(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
         accepted=None,
         prompts=(PromptState(prompt_id=prompt, state="quarantined", reason=reason),),
     )
-    folder.store.create(folder.at("commits", f"{unit.unit}.quarantine.json"), commit.to_json())
+    folder.store.create(folder.commit(f"{unit.unit}.quarantine"), commit.to_json())
 
 
 def settled_name(plan: Plan, unit: Unit) -> str:

@@ -143,8 +143,8 @@ def _write(folder: Folder, wave: SealedWave, one: JudgedUnit, rows: pa.Table) ->
     return _Settled(
         name,
         one.candidates,
-        store.write_table(folder.at("scores", f"{name}.parquet"), scores, SCORE),
-        store.write_table(folder.at("accepted", f"{name}.parquet"), kept, ACCEPTED),
+        store.write_table(folder.table("scores", name), scores, SCORE),
+        store.write_table(folder.table("accepted", name), kept, ACCEPTED),
     )
 
 

@@ -19,7 +19,7 @@ from rsft_cluster.evaluation.diversity import distinct_n, self_bleu
 from rsft_cluster.evaluation.fairness import fairness_report
 from rsft_cluster.records import Evaluation, FairnessReport, Manifest, Pass, Plan
 from rsft_cluster.schemas import conform
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import EvaluationLayout, Folder
 
 PER_PROMPT = pa.schema(
     [
@@ -50,7 +50,7 @@ def evaluation_passes(config: EvaluationConfig, sampling: SamplingConfig) -> tup
     return (greedy, Pass(num_candidates=config.num_samples, temperature=config.temperature, **shared))
 
 
-def evaluate(folder: Folder, manifest: Manifest, config: EvaluationConfig) -> Evaluation:
+def evaluate(folder: EvaluationLayout, manifest: Manifest, config: EvaluationConfig) -> Evaluation:
     """Return the figures of a sealed evaluation, and write its per-prompt table."""
     candidates = _read(folder, manifest, "candidates")
     scores = _read(folder, manifest, "scores")
@@ -77,7 +77,7 @@ def evaluate(folder: Folder, manifest: Manifest, config: EvaluationConfig) -> Ev
         self_bleu=self_bleu(_groups(sampled)),
         entropy=_entropy(sampled),
         num_errors=manifest.totals.num_errors,
-        per_prompt=folder.store.write_table(folder.at("per_prompt.parquet"), per_prompt, PER_PROMPT),
+        per_prompt=folder.store.write_table(folder.per_prompt, per_prompt, PER_PROMPT),
     )
 
 

@@ -14,23 +14,23 @@ from rsft_cluster.prompts.stored import ROWS_A_GROUP
 from rsft_cluster.runs.prompt_sets import quarantine, watched
 from rsft_cluster.schemas import PROMPT, SEEN
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import NightLayout, RunLayout
 
 
-def take(config: RunConfig, store: Store, folder: str) -> Taken:
-    """Write the prompts that a night takes to `taken.parquet` in its folder; in the order of the source.
+def take(config: RunConfig, night: NightLayout) -> Taken:
+    """Write the prompts that a night takes to its folder, in the order of the source.
 
     They are copied, so that a night which is cut off goes on with the same ones whatever is added meanwhile.
     """
     wanted = config.prompts.model_copy(update={"limit": None})
-    known = _seen(store) if config.nightly.prompts == "new" else DigestSet()
+    known = _seen(night.store) if config.nightly.prompts == "new" else DigestSet()
     num_known, whole = len(known), hashlib.sha256()
-    path = f"{folder}/taken.parquet"
-    with quarantine(store, f"{folder}/taken.quarantine.jsonl") as (on_bad, where):
+    with quarantine(night.store, night.quarantine) as (on_bad, where):
         intake = read_prompts(wanted, on_bad=on_bad, quarantine=where)
         batches = watched(_first(_fresh(intake, known), config.prompts.limit), whole, HeldOut())
-        num_prompts = store.write_batches(path, batches, PROMPT, rows=ROWS_A_GROUP)
+        num_prompts = night.store.write_batches(night.taken, batches, PROMPT, rows=ROWS_A_GROUP)
     return Taken(
-        path=path,
+        path=night.taken,
         num_prompts=num_prompts,
         num_seen=num_known,
         num_bad=intake.num_bad,
@@ -40,9 +40,9 @@ def take(config: RunConfig, store: Store, folder: str) -> Taken:
 
 def mark_seen(store: Store, date: str, taken: Taken) -> None:
     """Note a night's prompts as taken; a second time changes nothing."""
-    if not store.exists(_seen_path(date)):
-        batches = store.read_batches(taken.path, ["prompt_id"])
-        store.write_batches(_seen_path(date), batches, SEEN, rows=1 << 20)
+    path = RunLayout(store).seen_on(date)
+    if not store.exists(path):
+        store.write_batches(path, store.read_batches(taken.path, ["prompt_id"]), SEEN, rows=1 << 20)
 
 
 def stored_prompts(config: PromptsConfig, store: Store, taken: Taken) -> PromptsConfig:
@@ -52,13 +52,9 @@ def stored_prompts(config: PromptsConfig, store: Store, taken: Taken) -> Prompts
     return config.model_copy(update={"source": source, "paths": (), "limit": None})
 
 
-def _seen_path(date: str) -> str:
-    return f"seen/{date}.parquet"
-
-
 def _seen(store: Store) -> DigestSet:
     known = DigestSet()
-    for path in store.files("seen"):
+    for path in store.files(RunLayout(store).seen):
         for batch in store.read_batches(path, ["prompt_id"]):
             known.add(digests_of(batch.column("prompt_id").to_pylist()))
     return known

@@ -11,7 +11,7 @@ from rsft_cluster.nightly.dates import missed
 from rsft_cluster.nightly.intake import mark_seen, stored_prompts, take
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.notices import notify
-from rsft_cluster.nightly.records import NightPlan, NightRecord, record_of, record_path, records
+from rsft_cluster.nightly.records import NightPlan, NightRecord, record_of, records
 from rsft_cluster.nightly.retention import prune
 from rsft_cluster.policies.references import BASE, base_policy
 from rsft_cluster.progress import Listener
@@ -19,10 +19,11 @@ from rsft_cluster.records import PolicyRef
 from rsft_cluster.rounds.loop import run_rounds
 from rsft_cluster.runs.lease import Lease, hold
 from rsft_cluster.runs.promotions import PromotionLog
-from rsft_cluster.runs.run import open_store, read_record
+from rsft_cluster.runs.run import open_store
 from rsft_cluster.runs.summary import RoundSummary, summaries
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import NightLayout, RunLayout
 
 MAX_STARTS = 3
 """An earlier night that was started so often without coming to its end is given up."""
@@ -39,6 +40,10 @@ class _Nights:
     listener: Listener
     trust_remote_code: bool
     import_paths: tuple[str, ...]
+
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(self.store)
 
     @property
     def log(self) -> PromotionLog:
@@ -63,7 +68,7 @@ def nightly(
     in its folder; whatever else stops a night leaves it unfinished, to be gone on with at the next start.
     """
     store = open_store(config)
-    if store.folders("rounds"):
+    if store.folders(RunLayout(store).rounds.path):
         raise ConfigError(f"{store.uri}: holds a run of `rsft run`; give the nights a `run` name of their own")
     with hold(store) as lease:
         nights = _Nights(config, store, lease, listener, trust_remote_code, import_paths)
@@ -84,18 +89,12 @@ def nightly(
 
 def _begin(nights: _Nights) -> None:
     """Note the config of the newest night, and before the first one, the policy that they start from."""
-    nights.store.write("config.json", nights.config.model_dump_json(indent=1).encode())
+    nights.store.write(nights.layout.config, nights.config.model_dump_json(indent=1).encode())
     entries = nights.log.entries()
     if not entries:
         policy = base_policy(nights.config.policy).model_copy(update={"name": "base"})
-        nights.lease.check()
-        nights.log.append(
-            action="start",
-            policy=policy,
-            reason="the policy that the nights start from",
-            round_number=0,
-            epoch=nights.lease.epoch,
-        )
+        reason = "the policy that the nights start from"
+        nights.log.append(nights.lease, action="start", policy=policy, reason=reason, round_number=0)
     elif entries[0].policy.uri != nights.config.policy.model:
         raise ConfigError(
             f"policy.model: {nights.config.policy.model}, but the nights in {nights.store.uri} started from "
@@ -105,16 +104,16 @@ def _begin(nights: _Nights) -> None:
 
 def _unfinished(store: Store, tonight: date) -> list[str]:
     """Return the nights before tonight that began and are not over."""
-    begun = (folder.rpartition("/")[2] for folder in store.folders("nights"))
-    return [night for night in begun if night < str(tonight) and not store.exists(record_path(night))]
+    begun = RunLayout(store).begun_nights()
+    return [night.name for night in begun if night.name < str(tonight) and not store.exists(night.record)]
 
 
 def _settle(nights: _Nights, night: str) -> None:
     """Finish an earlier night, or give it up."""
-    store, num_starts = nights.store, len(nights.store.files(f"nights/{night}/starts"))
-    plan = read_record(store, _plan_path(night), NightPlan)
+    store, layout = nights.store, nights.layout.night(night)
+    num_starts, plan = len(store.files(layout.starts)), store.find_record(layout.plan, NightPlan)
     if plan is None:  # it took nothing yet
-        store.delete_folder(f"nights/{night}")
+        store.delete_folder(layout.path)
         return
     why = ""
     if nights.config.nightly.unfinished == "abandon":
@@ -136,19 +135,15 @@ def _settle(nights: _Nights, night: str) -> None:
         _close(nights, _told(nights, night, "abandoned", why, plan), 0.0)
 
 
-def _plan_path(night: str) -> str:
-    return f"nights/{night}/night.json"
-
-
 def _do(nights: _Nights, night: str) -> NightRecord:
-    store, start = nights.store, time.monotonic()
-    plan = _plan(nights, night)
+    store, layout, start = nights.store, nights.layout.night(night), time.monotonic()
+    plan = _plan(nights, layout)
     wanted = nights.config.nightly.min_prompts
     if plan.taken.num_prompts < wanted:
         told = _nothing_new(plan, wanted)
-        store.delete_folder(f"nights/{night}")  # its prompts wait for the next
+        store.delete_folder(layout.path)  # its prompts wait for the next
         return _close(nights, _told(nights, night, "nothing_new", told, plan), 0.0)
-    store.create(f"nights/{night}/starts/{nights.lease.epoch:06d}.json", b"{}")
+    store.create(layout.start(nights.lease.epoch), b"{}")
     try:
         rounds = run_rounds(
             config_of_night(nights.config, store, night, plan),
@@ -161,22 +156,21 @@ def _do(nights: _Nights, night: str) -> NightRecord:
         mark_seen(store, night, plan.taken)
         _close(nights, _told(nights, night, outcome, str(error), plan), time.monotonic() - start)
         raise
-    outcome, reason = _hand_on(nights, night)
+    outcome, reason = _hand_on(nights, layout)
     mark_seen(store, night, plan.taken)
     record = _told(nights, night, outcome, reason, plan, rounds)
     return _close(nights, record, time.monotonic() - start)
 
 
-def _plan(nights: _Nights, night: str) -> NightPlan:
-    store, path = nights.store, _plan_path(night)
-    if not store.exists(path):
+def _plan(nights: _Nights, night: NightLayout) -> NightPlan:
+    store = nights.store
+    if not store.exists(night.plan):
         over = [date.fromisoformat(record.date) for record in records(store)]
-        left_out = missed(nights.config.nightly, max(over, default=None), date.fromisoformat(night))
-        taken = take(nights.config, store, f"nights/{night}")
+        left_out = missed(nights.config.nightly, max(over, default=None), date.fromisoformat(night.name))
+        taken = take(nights.config, night)
         plan = NightPlan(policy=nights.current, taken=taken, missed=tuple(str(day) for day in left_out))
-        nights.lease.check()
-        store.create(path, plan.to_json())
-    return store.read_record(path, NightPlan)
+        nights.lease.publish(night.plan, plan)
+    return store.read_record(night.plan, NightPlan)
 
 
 def config_of_night(config: RunConfig, store: Store, night: str, plan: NightPlan) -> RunConfig:
@@ -185,7 +179,7 @@ def config_of_night(config: RunConfig, store: Store, night: str, plan: NightPlan
     return config.model_copy(
         update={
             "run": night,
-            "store": store.uri_of("nights"),
+            "store": store.uri_of(RunLayout(store).nights),
             "seed": int(digest(config.seed, night)[:12], 16),
             "policy": config.policy.model_copy(update=policy),
             "prompts": stored_prompts(config.prompts, store, plan.taken),
@@ -193,17 +187,14 @@ def config_of_night(config: RunConfig, store: Store, night: str, plan: NightPlan
     )
 
 
-def _hand_on(nights: _Nights, night: str) -> tuple[str, str]:
+def _hand_on(nights: _Nights, night: NightLayout) -> tuple[str, str]:
     """Make what the night promoted current, unless that was done before; return the outcome and why."""
-    entry = PromotionLog(Store(nights.store.uri_of(f"nights/{night}"))).entries()[-1]
+    entry = PromotionLog(night.run()).entries()[-1]
     if entry.policy.name == BASE:
         return "kept", entry.reason
-    promoted = entry.policy.model_copy(update={"name": night})
-    if not any(e.policy.name == night for e in nights.log.entries()):
-        nights.lease.check()
-        nights.log.append(
-            action="promote", policy=promoted, reason=entry.reason, round_number=entry.round, epoch=nights.lease.epoch
-        )
+    policy = entry.policy.model_copy(update={"name": night.name})
+    if not any(e.policy.name == night.name for e in nights.log.entries()):
+        nights.log.append(nights.lease, action="promote", policy=policy, reason=entry.reason, round_number=entry.round)
     return "promoted", entry.reason
 
 
@@ -217,7 +208,7 @@ def _nothing_new(plan: NightPlan, wanted: int) -> str:
 def _told(
     nights: _Nights, night: str, outcome: str, reason: str, plan: NightPlan, rounds: Sequence[RoundSummary] = ()
 ) -> NightRecord:
-    known = {r.round: r for r in rounds or _rounds(nights.store, night)}
+    known = {r.round: r for r in rounds or summaries(nights.layout.night(night).run())}
     before = known[0].evaluation if 0 in known else None
     after = known[max(known)].evaluation if len(known) > 1 else None
     return NightRecord.model_validate(
@@ -236,15 +227,10 @@ def _told(
     )
 
 
-def _rounds(store: Store, night: str) -> list[RoundSummary]:
-    return summaries(Store(store.uri_of(f"nights/{night}")))
-
-
 def _close(nights: _Nights, record: NightRecord, seconds: float) -> NightRecord:
     """Put the night's record, tell of it, and clear what is old."""
     record = record.model_copy(update={"hours": round(seconds / 3600, 3)})
-    nights.lease.check()
-    nights.store.create(record_path(record.date), record.to_json())
+    nights.lease.publish(nights.layout.night(record.date).record, record)
     nights.listener.note(f"{record.date}: {record.outcome}: {record.reason}")
     notify(nights.config.nightly, record.model_dump(mode="json"), nights.listener)
     prune(nights.store, nights.config.nightly, records(nights.store), nights.log.entries())

@@ -3,8 +3,8 @@
 from typing import Literal
 
 from rsft_cluster.records import PolicyRef, Record
-from rsft_cluster.runs.run import read_record
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 
 class Taken(Record):
@@ -52,14 +52,9 @@ class NightRecord(Record):
 
 def record_of(store: Store, night: str) -> NightRecord | None:
     """Return what became of a night, None while it is not over."""
-    return read_record(store, record_path(night), NightRecord)
+    return store.find_record(RunLayout(store).night(night).record, NightRecord)
 
 
 def records(store: Store) -> list[NightRecord]:
     """Return the nights that are over, oldest first."""
-    return [store.read_record(path, NightRecord) for path in store.files("nights")]
-
-
-def record_path(night: str) -> str:
-    """Return where the record of a night stands."""
-    return f"nights/{night}.json"
+    return [store.read_record(path, NightRecord) for path in RunLayout(store).night_records()]

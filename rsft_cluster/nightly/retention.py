@@ -6,6 +6,7 @@ from rsft_cluster.config import NightlyConfig
 from rsft_cluster.nightly.records import NightRecord
 from rsft_cluster.records import Promotion
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 
 def prune(store: Store, config: NightlyConfig, records: Sequence[NightRecord], log: Sequence[Promotion]) -> None:
@@ -15,7 +16,7 @@ def prune(store: Store, config: NightlyConfig, records: Sequence[NightRecord], l
     kept = {models[name] for name in newest_first[: config.keep_models + 1]}
     worked = [record for record in records if record.outcome != "nothing_new"]
     for record in worked[: -config.keep]:
-        folder = f"nights/{record.date}"
+        folder = RunLayout(store).night(record.date).path
         inside = [uri.removeprefix(f"{store.uri}/") for uri in kept if uri.startswith(f"{store.uri_of(folder)}/")]
         _clear(store, folder, inside)
 

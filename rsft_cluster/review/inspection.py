@@ -14,7 +14,7 @@ from rsft_cluster.collection.seal import counting
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Unit
 from rsft_cluster.store import Store
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import EvaluationLayout, Folder, RoundLayout, RunLayout
 
 STATES = ("accepted", "rejected", "passed", "failed", "error", "quarantined")
 
@@ -40,7 +40,8 @@ def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = Fal
     Quarantined prompts come as rows without a completion. Raises ConfigError for a round or a constraint that is not
     there, StoreError for a damaged file.
     """
-    folder = Folder(store, f"rounds/{number:04d}" + ("/evaluation" if evaluation else ""))
+    layout = RunLayout(store).round(number)
+    folder = layout.evaluation if evaluation else layout
     if not store.exists(folder.plan):
         raise ConfigError(_missing(store, number, evaluation=evaluation))
     with _undamaged(store, folder.plan):
@@ -58,18 +59,23 @@ def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = Fal
 
 def _missing(store: Store, number: int, *, evaluation: bool) -> str:
     what = "evaluation" if evaluation else "candidates"
-    plans = [p.split("/") for p in store.files("rounds", recursive=True) if p.endswith("/plan/plan.json")]
-    there = [f"--round {int(p[1])}{' --evaluation' if p[2] == 'evaluation' else ''}" for p in plans]
+    rounds = {n: RunLayout(store).round(n) for n in RunLayout(store).round_numbers()}
+    there = [
+        f"--round {n}{option}"
+        for n, layout in rounds.items()
+        for folder, option in ((layout.evaluation, " --evaluation"), (layout, ""))
+        if store.exists(folder.plan)
+    ]
     return (
         f"{store.uri}: round {number} has no {what}; there {'are' if there else 'is'}: {', '.join(there) or 'nothing'}"
     )
 
 
-def committed_units(folder: Folder, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
+def committed_units(folder: RoundLayout | EvaluationLayout, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
     """Yield what is committed, wave by wave where there are waves, with the decided scores where they are decided."""
     store = folder.store
     settled: dict[str, FileRef] = {}
-    parts = [Folder(store, path) for path in store.folders(folder.at("waves"))]
+    parts = folder.waves() if isinstance(folder, RoundLayout) else []
     if parts and store.exists(folder.manifest):
         with _undamaged(store, folder.manifest):
             manifest = store.read_record(folder.manifest, Manifest)

@@ -42,11 +42,11 @@ def _wanted(config: RunConfig, number: int) -> tuple[str, ...]:
 
 def control_arm(run: Run, name: str) -> Run:
     """Return the arm of a run in which a control's rounds lie."""
-    return replace(run, arm=f"controls/{name}")
+    return replace(run, control=name)
 
 
 def _arm(run: Run, name: str, number: int, held_out: str, listener: Listener) -> Evaluation:
-    challenger = run.store.read_record(run.round(number).at("training.json"), TrainingResult)
+    challenger = run.store.read_record(run.round(number).training, TrainingResult)
     # Nothing judges what an arm learns from, so it is given no judged candidates, and no term learns from them.
     alike = {"steps": challenger.num_steps, "epochs": None}
     training = run.config.training.model_copy(update=alike)
@@ -57,7 +57,7 @@ def _arm(run: Run, name: str, number: int, held_out: str, listener: Listener) ->
         examples = _random_files(run, arm, number) if name == "random" else ()
         return train_policy(arm, number, initial, examples, listener)
 
-    trained = arm.keep(arm.round(number).at("training.json"), TrainingResult, train)
+    trained = arm.keep(arm.round(number).training, TrainingResult, train)
     return evaluate_policy(arm, number, trained.policy, held_out, listener)
 
 
@@ -72,7 +72,7 @@ def _random_files(run: Run, arm: Run, number: int) -> tuple[str, ...]:
     found = []
     for earlier in accumulated(run, number):
         manifest = run.store.read_record(run.round(earlier).manifest, Manifest)
-        path = arm.round(number).at("accepted", f"{earlier:04d}.parquet")
+        path = arm.round(number).table("accepted", f"{earlier:04d}")
         found.append(arm.store.write_table(path, random_examples(run, manifest), ACCEPTED))
     return tuple(run.store.uri_of(ref.path) for ref in found if ref.num_rows)
 

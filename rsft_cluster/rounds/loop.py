@@ -23,6 +23,7 @@ from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.prompt_sets import take_in
 from rsft_cluster.runs.run import Run, open_store, round_of
 from rsft_cluster.runs.summary import RoundSummary, summaries, summary
+from rsft_cluster.store.layout import RunLayout
 
 
 def run_rounds(
@@ -60,12 +61,12 @@ def opened(config: RunConfig, *, trust_remote_code: bool = False) -> Iterator[Ru
     """Hold a config's run for the length of the block: store probed, lease held, fingerprint claimed."""
     check_compatible(config)
     store = open_store(config)
-    if store.files("nights"):
+    if RunLayout(store).night_records():
         raise ConfigError(f"{store.uri}: holds nights of `rsft nightly`; give the run a `run` name of its own")
     base = base_policy(config.policy)
     with hold(store) as lease:
         mark = claim(store, fingerprint(config, base))
-        store.create("config.json", config.model_dump_json(indent=1).encode())
+        store.create(RunLayout(store).config, config.model_dump_json(indent=1).encode())
         yield Run(config, store, lease, mark, base, trust_remote_code)
 
 
@@ -73,14 +74,8 @@ def start(run: Run, held_out: str, listener: Listener) -> None:
     """Round 0: evaluate the policy as it is, and make it the first incumbent."""
     evaluate_policy(run, 0, run.base, held_out, listener)
     if run.log.current() is None:
-        run.lease.check()
-        run.log.append(
-            action="start",
-            policy=run.base,
-            reason="the policy that the run starts from",
-            round_number=0,
-            epoch=run.lease.epoch,
-        )
+        reason = "the policy that the run starts from"
+        run.log.append(run.lease, action="start", policy=run.base, reason=reason, round_number=0)
 
 
 def run_round(
@@ -101,8 +96,7 @@ def run_round(
     evaluation = evaluate_policy(run, number, challenger, held_out, listener)
     if until == "evaluate":
         return False
-    path = run.round(number).at("decision.json")
-    decision = run.keep(path, Decision, lambda: _decide(run, number, plan.policy, evaluation))
+    decision = run.keep(run.round(number).decision, Decision, lambda: _decide(run, number, plan.policy, evaluation))
     _record(run, number, decision, challenger)
     for alarm in decision.alarms:
         listener.note(f"round {number}: alarm: {alarm}")
@@ -114,10 +108,10 @@ def run_round(
 def _decide(run: Run, number: int, incumbent: PolicyRef, challenger: Evaluation) -> Decision:
     """Ask the promotion rule, then the health monitors, which may hold what it would promote."""
     config = run.config.promotion
-    old = run.store.read_record(run.evaluation(round_of(incumbent)).at("evaluation.json"), Evaluation)
+    old = run.store.read_record(run.round(round_of(incumbent)).evaluation.record, Evaluation)
     rule = bind(config.rule, "promotion_rules", num_leading=2)
     decision = rule(run.store.read_table(old.per_prompt), run.store.read_table(challenger.per_prompt))
-    history = [run.store.read_record(run.evaluation(n).at("evaluation.json"), Evaluation) for n in range(number)]
+    history = [run.store.read_record(run.round(n).evaluation.record, Evaluation) for n in range(number)]
     found = alarms([*history, challenger], old, config.health)
     holding = [alarm.says for alarm in found if alarm.name in config.health.hold_on]
     changes: dict[str, object] = {"alarms": tuple(f"{alarm.name}: {alarm.says}" for alarm in found)}
@@ -133,13 +127,12 @@ def _record(run: Run, number: int, decision: Decision, challenger: PolicyRef) ->
     entries = run.log.entries()
     if any(e.round == number and e.action in ("promote", "keep") for e in entries):
         return
-    run.lease.check()
     run.log.append(
+        run.lease,
         action="promote" if decision.promoted else "keep",
         policy=challenger if decision.promoted else entries[-1].policy,
         reason=decision.reason,
         round_number=number,
-        epoch=run.lease.epoch,
     )
     meter = RayMeter(run.config.run)
     meter.put(ROUND, number)

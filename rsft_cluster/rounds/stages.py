@@ -34,10 +34,10 @@ from rsft_cluster.records import (
     Totals,
     TrainingResult,
 )
-from rsft_cluster.review.audit.lines import head_of, head_path
+from rsft_cluster.review.audit.lines import head_of
 from rsft_cluster.rounds.pilot import COLUMNS, choose
 from rsft_cluster.rounds.waves import sample_in_waves
-from rsft_cluster.runs.run import Run, pilot_choice, pilot_path
+from rsft_cluster.runs.run import Run, pilot_choice
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store.layout import Folder
 from rsft_cluster.training.job import TrainingJob
@@ -58,19 +58,19 @@ def with_pilot(run: Run, number: int, prompts: str, listener: Listener) -> Run:
     stream = f"pilot-{number:04d}"
 
     def judged(temperature: float) -> pa.Table:
-        folder = Folder(run.store, run.round(number).at("pilot", f"{temperature:g}"))
+        folder = run.round(number).pilot(temperature)
         passes = (_sampled(config.sampling.model_copy(update={"temperature": temperature, "adaptive": None})),)
         plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, stream, first_prompts, passes))
         manifest = _collect(run, folder, plan, selecting(config, number), listener, decides=False)
         return pa.concat_tables([run.store.read_table(ref, columns=list(COLUMNS)) for ref in manifest.scores])
 
-    first_prompts = run.round(number).at("pilot", "prompts.parquet")
-    if not run.store.exists(pilot_path(number)):
+    first_prompts = run.round(number).pilot_prompts
+    if not run.store.exists(run.round(number).pilot_choice):
         batches = run.store.first_rows(prompts, pilot.num_prompts)
         write_prompts(run.store, first_prompts, batches, PROMPT, unit_size=config.sampling.unit_size)
         with listener.stage(f"round {number}: pilot"):
             choice = choose(pilot, {t: judged(t) for t in pilot.temperatures})
-        run.keep(pilot_path(number), PilotChoice, lambda: choice)
+        run.keep(run.round(number).pilot_choice, PilotChoice, lambda: choice)
         threshold = "" if choice.min_score is None else f", threshold {choice.min_score:g}"
         listener.note(f"round {number}: the pilot chose temperature {choice.temperature:g}{threshold}")
     return replace(run, config=piloted(config, pilot_choice(run.store, number)))
@@ -132,8 +132,8 @@ def sample_round(run: Run, plan: Plan, listener: Listener) -> Manifest:
             manifest = _collect(run, folder, plan, how, listener)
     if manifest.totals.num_audited:
         listener.note(f"round {plan.round}: {manifest.totals.describe_audit()}")
-    if run.arm == "rounds":
-        run.keep(head_path(plan.round), AuditHead, lambda: head_of(run.store, plan.round))
+    if run.control is None:
+        run.keep(folder.audit, AuditHead, lambda: head_of(run.store, plan.round))
     if manifest.totals.num_accepted < acceptance.min_accepted:
         told = ", ".join(f"{count} x {reason!r}" for reason, count in reasons(folder, manifest).most_common(5))
         raise NothingAcceptedError(
@@ -163,9 +163,9 @@ def train_round(run: Run, number: int, incumbent: PolicyRef, listener: Listener)
         )
         return train_policy(run, number, run.base if config.init == "base" else incumbent, accepted, listener, judged)
 
-    result = run.keep(run.round(number).at("training.json"), TrainingResult, make)
+    result = run.keep(run.round(number).training, TrainingResult, make)
     # Checkpoints hold whole optimizer states, and are of no use once the model is published.
-    for folder in run.store.folders(run.round(number).at("training")):
+    for folder in run.store.folders(run.round(number).checkpoints):
         for checkpoint in run.store.folders(folder):
             run.store.delete_folder(checkpoint)
     return result
@@ -188,19 +188,19 @@ def train_policy(
     for used in (initial, run.base) if needs_base else (initial,):
         verify(used)
     job = TrainingJob(
-        name=f"{run.arm.replace('/', '-')}-{number:04d}",
+        name=f"{run.arm.path.replace('/', '-')}-{number:04d}",
         policy=_spec(run, initial, config),
         examples=accepted,
         replay=config.replay,
         config=config,
         seed=run.config.seed + number,
-        output_uri=run.store.uri_of(folder.at("model")),
-        storage_uri=run.store.uri_of(folder.at("training")),
+        output_uri=run.store.uri_of(folder.model),
+        storage_uri=run.store.uri_of(folder.checkpoints),
         judged=judged,
         base=_spec(run, run.base, config) if needs_base else None,
         meter=RayMeter(_label(run)),
     )
-    run.store.delete_folder(folder.at("model"))
+    run.store.delete_folder(folder.model)
     with listener.stage(f"round {number}: train"):
         outcome = fine_tune(job, listener.training)
         listener.training(outcome.num_steps, outcome.num_steps, outcome.final_loss)
@@ -218,7 +218,7 @@ def train_policy(
 
 def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, listener: Listener) -> Evaluation:
     """Answer the held-out prompts with a policy and return the figures."""
-    folder, fairness = run.evaluation(number), run.config.fairness
+    folder, fairness = run.round(number).evaluation, run.config.fairness
 
     passes = evaluation_passes(run.config.evaluation, run.config.sampling)
 
@@ -231,10 +231,10 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, lis
             manifest = _collect(run, folder, planned, how, listener, workers=run.config.evaluation.workers)
             if fairness:
                 make_report = partial(evaluate_fairness, folder, planned, manifest, fairness)
-                run.keep(folder.at("fairness.json"), FairnessReport, make_report)
+                run.keep(folder.fairness, FairnessReport, make_report)
             return evaluate(folder, manifest, run.config.evaluation)
 
-    return run.keep(folder.at("evaluation.json"), Evaluation, make)
+    return run.keep(folder.record, Evaluation, make)
 
 
 def _spec(run: Run, policy: PolicyRef, config: SamplingConfig | TrainingConfig) -> PolicySpec:
@@ -250,7 +250,7 @@ def _spec(run: Run, policy: PolicyRef, config: SamplingConfig | TrainingConfig) 
 
 def _label(run: Run) -> str:
     """Return how metrics name a run, and an arm that is only compared."""
-    return run.config.run if run.arm == "rounds" else f"{run.config.run}/{run.arm}"
+    return run.config.run if run.control is None else f"{run.config.run}/{run.arm.path}"
 
 
 def _collect_wave(
@@ -284,4 +284,4 @@ def _collect(
         unit_timeout_s=sampling.unit_timeout_s,
         meter=RayMeter(_label(run), STAGES[plan.stream.partition("-")[0]]),
     )
-    return collect(work, sampling, run.config.cluster, listener.collecting, earlier)
+    return collect(work, sampling, run.config.cluster, listener.collecting, run.lease.publish, earlier)

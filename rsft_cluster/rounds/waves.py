@@ -25,7 +25,7 @@ from rsft_cluster.records import Manifest, Plan, Totals
 from rsft_cluster.rounds.budget import Allowance, Counts, Standing, Wave, next_wave, spent
 from rsft_cluster.runs.run import Run
 from rsft_cluster.schemas import ASKED
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import Folder, RoundLayout
 
 NO_GOAL = 2**31 - 1
 Collect = Callable[[Folder, Plan, Sequence[Totals]], Manifest]
@@ -41,7 +41,7 @@ class _Round:
     """Of all prompts of the round, in the order of their file."""
 
     @property
-    def folder(self) -> Folder:
+    def folder(self) -> RoundLayout:
         return self.run.round(self.plan.round)
 
     def places(self, prompt_ids: pa.ChunkedArray | pa.Array) -> Counts:
@@ -83,8 +83,7 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, list
     if wave.num_over_budget:
         listener.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
     manifest = settle(folder, waves, found, how, num_prompts=len(asked.prompt_ids))
-    run.lease.check()
-    folder.store.create(folder.manifest, manifest.to_json())
+    run.lease.publish(folder.manifest, manifest)
     return folder.store.read_record(folder.manifest, Manifest)
 
 
@@ -92,12 +91,11 @@ def _one_wave(
     asked: _Round, before: list[SealedWave], wave: Wave, num_asked: Counts, collect: Collect, listener: Listener
 ) -> SealedWave:
     run, whole, number = asked.run, asked.plan, len(before)
-    folder = Folder(run.store, asked.folder.at("waves", f"{number:04d}"))
+    folder = asked.folder.wave(number)
 
     def plan() -> Plan:
-        path = folder.at("prompts.parquet")
         asks = _asks(asked, num_asked, wave.counts)
-        write_prompts(run.store, path, asks, ASKED, unit_size=run.config.sampling.unit_size)
+        write_prompts(run.store, folder.prompts, asks, ASKED, unit_size=run.config.sampling.unit_size)
         made = write_plan(
             folder,
             round_number=whole.round,
@@ -105,7 +103,7 @@ def _one_wave(
             seed=whole.seed,
             policy=whole.policy,
             passes=whole.passes,
-            prompts=path,
+            prompts=folder.prompts,
             fingerprint=whole.fingerprint,
         )
         return made.model_copy(update={"wave": number})

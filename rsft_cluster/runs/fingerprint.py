@@ -17,9 +17,9 @@ from rsft_cluster.prompts.paths import find_files
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store, open_uri
+from rsft_cluster.store.layout import RunLayout
 
 LIBRARIES = ("rsft-cluster", "torch", "transformers", "tokenizers", "deepspeed")
-PATH = "fingerprint.json"
 
 
 def fingerprint(config: RunConfig, policy: PolicyRef) -> dict[str, object]:
@@ -44,13 +44,14 @@ def claim(store: Store, parts: dict[str, object]) -> str:
     A run that planned nothing yet is fresh: what stopped it may have been the very mistake that is mended now. Call
     with the lease held. Raises ConfigError naming every key that differs.
     """
-    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, indent=1).encode()
-    if not store.create(PATH, payload) and store.read(PATH) != payload and not store.files("rounds", recursive=True):
-        store.delete_folder("prompts")
-        if store.exists("config.json"):
-            store.delete("config.json")
-        store.write(PATH, payload)
-    recorded = _recorded(store)
+    layout, payload = RunLayout(store), json.dumps(parts, ensure_ascii=False, sort_keys=True, indent=1).encode()
+    path = layout.fingerprint
+    if not store.create(path, payload) and store.read(path) != payload and not layout.round_numbers():
+        store.delete_folder(layout.prompt_sets)
+        if store.exists(layout.config):
+            store.delete(layout.config)
+        store.write(path, payload)
+    recorded = _recorded(store, path)
     current = json.loads(payload)
     differing = [k for k in sorted(recorded.keys() | current.keys()) if _given(recorded, k) != _given(current, k)]
     if differing:
@@ -68,14 +69,14 @@ def _given(parts: Mapping[str, object], key: str) -> object:
     return None if value in ([], {}) else value
 
 
-def _recorded(store: Store) -> dict[str, object]:
+def _recorded(store: Store, path: str) -> dict[str, object]:
     try:
-        found = json.loads(store.read(PATH))
+        parts = json.loads(store.read(path))
     except ValueError as error:
-        raise StoreError(f"{store.uri_of(PATH)}: damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"{store.uri_of(PATH)}: damaged: not a JSON object")
-    return found
+        raise StoreError(f"{store.uri_of(path)}: damaged: {error}") from error
+    if not isinstance(parts, dict):
+        raise StoreError(f"{store.uri_of(path)}: damaged: not a JSON object")
+    return parts
 
 
 def _sha256(filesystem: pafs.FileSystem, path: str) -> str:

@@ -18,7 +18,9 @@ from typing import Any
 from uuid import uuid4
 
 from rsft_cluster.errors import AlreadyRunningError, StoreError
+from rsft_cluster.records import Record
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 TTL_S = 120.0
 """A holder on another host that has not renewed for so long is taken for dead."""
@@ -30,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lease:
-    """A held lease. `check` before every step that only one writer may take."""
+    """A held lease: what only one writer may put in the store goes through `publish`."""
 
     store: Store
     epoch: int
@@ -45,6 +47,11 @@ class Lease:
                 "this process stops without publishing anything more"
             )
 
+    def publish(self, path: str, record: Record) -> bool:
+        """Put a record if there is none, and return whether this call put it; raises what `check` does."""
+        self.check()
+        return self.store.create(path, record.to_json())
+
 
 @contextmanager
 def hold(store: Store) -> Iterator[Lease]:
@@ -53,7 +60,7 @@ def hold(store: Store) -> Iterator[Lease]:
     if epochs:
         _refuse_living(store, epochs[-1])
     lease = Lease(store, (epochs[-1] if epochs else 0) + 1, uuid4().hex[:12])
-    if not store.create(_path(lease.epoch), _payload(lease, released=False)):
+    if not store.create(RunLayout(store).lease_of(lease.epoch), _payload(lease, released=False)):
         raise AlreadyRunningError(f"{store.uri}: another process took this run's lease just now")
     stop = threading.Event()
     renewer = threading.Thread(target=_renew, args=(lease, stop), daemon=True, name="lease")
@@ -67,11 +74,7 @@ def hold(store: Store) -> Iterator[Lease]:
 
 
 def _epochs(store: Store) -> list[int]:
-    return [int(p.rsplit("/", 1)[-1].removesuffix(".json")) for p in store.files("lease")]
-
-
-def _path(epoch: int) -> str:
-    return f"lease/{epoch:06d}.json"
+    return [int(p.rsplit("/", 1)[-1].removesuffix(".json")) for p in store.files(RunLayout(store).lease)]
 
 
 def _payload(lease: Lease, *, released: bool) -> bytes:
@@ -87,9 +90,14 @@ def _payload(lease: Lease, *, released: bool) -> bytes:
     return json.dumps(holder).encode()
 
 
+def _write(lease: Lease, seconds: float, *, released: bool) -> None:
+    path = RunLayout(lease.store).lease_of(lease.epoch)
+    lease.store.within(seconds).write(path, _payload(lease, released=released))
+
+
 def _release(lease: Lease) -> None:
     try:
-        lease.store.within(RELEASE_S).write(_path(lease.epoch), _payload(lease, released=True))
+        _write(lease, RELEASE_S, released=True)
     except StoreError as error:
         # What the run did, or died of, stands. The lease ends by itself.
         LOG.warning("%s; the lease ends when this process does, elsewhere after %.0f s", error, TTL_S)
@@ -98,7 +106,7 @@ def _release(lease: Lease) -> None:
 def _renew(lease: Lease, stop: threading.Event) -> None:
     while not stop.wait(RENEW_S):
         try:
-            lease.store.within(RENEW_S).write(_path(lease.epoch), _payload(lease, released=False))
+            _write(lease, RENEW_S, released=False)
         except StoreError:
             # A store that is away for a moment costs a renewal, not the run; `check` guards every publication.
             continue
@@ -107,12 +115,12 @@ def _renew(lease: Lease, stop: threading.Event) -> None:
 def holder(store: Store) -> str | None:
     """Return who holds the run's lease, in words; None when nobody does."""
     epochs = _epochs(store)
-    found = json.loads(store.read(_path(epochs[-1]))) if epochs else None
+    found = json.loads(store.read(RunLayout(store).lease_of(epochs[-1]))) if epochs else None
     return _describe(found) if found and _is_living(found) else None
 
 
 def _refuse_living(store: Store, epoch: int) -> None:
-    found = json.loads(store.read(_path(epoch)))
+    found = json.loads(store.read(RunLayout(store).lease_of(epoch)))
     if _is_living(found):
         raise AlreadyRunningError(f"{store.uri}: already running as {_describe(found)}")
 

@@ -2,33 +2,40 @@
 
 from rsft_cluster.errors import ConfigError, StageError
 from rsft_cluster.records import PolicyRef, Promotion
+from rsft_cluster.runs.lease import Lease
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 
 class PromotionLog:
-    """The append-only log of which policy is current: `promotions/000012.json`, the highest number counts."""
+    """The append-only log of which policy is current: the entry of the highest number counts."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._layout = store, RunLayout(store)
 
     def entries(self) -> list[Promotion]:
         """Return all entries, oldest first."""
-        return [self._store.read_record(p, Promotion) for p in self._store.files("promotions")]
+        return [self._store.read_record(p, Promotion) for p in self._store.files(self._layout.promotions)]
 
     def current(self) -> Promotion | None:
         """Return the newest entry, None before the run's first."""
-        files = self._store.files("promotions")
+        files = self._store.files(self._layout.promotions)
         return self._store.read_record(files[-1], Promotion) if files else None
 
-    def append(self, *, action: str, policy: PolicyRef, reason: str, round_number: int, epoch: int) -> Promotion:
-        """Add an entry; raises StoreError's kin when another process added the same number first."""
-        number = len(self._store.files("promotions"))
-        entry = Promotion(number=number, action=action, policy=policy, reason=reason, round=round_number, epoch=epoch)
-        if not self._store.create(f"promotions/{number:06d}.json", entry.to_json()):
+    def append(self, lease: Lease, *, action: str, policy: PolicyRef, reason: str, round_number: int) -> Promotion:
+        """Add an entry under a lease.
+
+        Raises AlreadyRunningError where the lease was taken over, StageError where the number was written meanwhile.
+        """
+        number = len(self._store.files(self._layout.promotions))
+        entry = Promotion(
+            number=number, action=action, policy=policy, reason=reason, round=round_number, epoch=lease.epoch
+        )
+        if not lease.publish(self._layout.promotion(number), entry):
             raise StageError(f"{self._store.uri}: promotion {number} was written by another process; start again")
         return entry
 
-    def rollback(self, *, to: str | None, epoch: int) -> Promotion:
+    def rollback(self, lease: Lease, *, to: str | None) -> Promotion:
         """Make an earlier policy current again: `to`, or the one before the current."""
         entries = self.entries()
         if not entries:
@@ -42,9 +49,8 @@ class PromotionLog:
                 f"cannot roll back from {current} to {target}; policies that were current before: {known}"
             )
         reason = f"rolled back from {current} by hand"
-        return self.append(
-            action="rollback", policy=earlier[target], reason=reason, round_number=entries[-1].round, epoch=epoch
-        )
+        policy, number = earlier[target], entries[-1].round
+        return self.append(lease, action="rollback", policy=policy, reason=reason, round_number=number)
 
 
 def _before(entries: list[Promotion], current: str) -> str | None:

@@ -36,14 +36,16 @@ def held_out_in(store: Store, prompts: PromptSet) -> HeldOut:
 
 
 def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> PromptSet:
+    layout = run.layout.prompts(name)
+
     def make() -> PromptSet:
-        path, whole = f"prompts/{name}.parquet", hashlib.sha256()
-        with quarantine(run.store, f"prompts/{name}.quarantine.jsonl") as (on_bad, where):
+        whole = hashlib.sha256()
+        with quarantine(run.store, layout.quarantine) as (on_bad, where):
             intake = read_prompts(config, on_bad=on_bad, quarantine=where, fairness=run.config.fairness)
             batches = watched(intake, whole, held_out)
-            write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
+            write_prompts(run.store, layout.table, batches, PROMPT, unit_size=run.config.sampling.unit_size)
         return PromptSet(
-            path=path,
+            path=layout.table,
             num_lines=intake.num_lines,
             num_prompts=intake.num_prompts,
             num_duplicates=intake.num_duplicates,
@@ -51,7 +53,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> P
             content=whole.hexdigest()[:32],
         )
 
-    return run.keep(f"prompts/{name}.json", PromptSet, make)
+    return run.keep(layout.record, PromptSet, make)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from rsft_cluster.records import (
 from rsft_cluster.runs.lease import Lease
 from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.store import Store
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import ArmLayout, RoundLayout, RunLayout
 
 R = TypeVar("R", bound=Record)
 
@@ -33,16 +33,22 @@ class Run:
     fingerprint: str
     base: PolicyRef
     trust_remote_code: bool = False
-    arm: str = "rounds"
-    """Where its rounds lie: `rounds`, or `controls/<name>` for an arm that is only compared, never promoted."""
+    control: str | None = None
+    """The control arm that this stands for: its rounds are only compared, never promoted; None for the run itself."""
 
-    def round(self, number: int) -> Folder:
-        """Return the folder of a round's candidates, scores, accepted samples and model."""
-        return Folder(self.store, f"{self.arm}/{number:04d}")
+    @property
+    def layout(self) -> RunLayout:
+        """Where things lie in the run's store."""
+        return RunLayout(self.store)
 
-    def evaluation(self, number: int) -> Folder:
-        """Return the folder of the evaluation of what a round trained."""
-        return Folder(self.store, f"{self.arm}/{number:04d}/evaluation")
+    @property
+    def arm(self) -> ArmLayout:
+        """Where the rounds lie, of the run or of its control arm."""
+        return self.layout.control(self.control) if self.control else self.layout.rounds
+
+    def round(self, number: int) -> RoundLayout:
+        """Return where a round lies, of the run or of its control arm."""
+        return self.arm.round(number)
 
     @property
     def log(self) -> PromotionLog:
@@ -52,35 +58,23 @@ class Run:
     def keep(self, path: str, kind: type[R], make: Callable[[], R]) -> R:
         """Open the artefact at `path`, or make it and put it there."""
         if not self.store.exists(path):
-            record = make()
-            self.lease.check()
-            self.store.create(path, record.to_json())
+            self.lease.publish(path, make())
         return self.store.read_record(path, kind)
-
-
-def pilot_path(number: int) -> str:
-    """Return where the choice of a round's pilot is kept."""
-    return f"rounds/{number:04d}/pilot.json"
 
 
 def pilot_choice(store: Store, number: int) -> PilotChoice | None:
     """Return what a round's pilot chose, None where there was none or it is not done."""
-    return read_record(store, pilot_path(number), PilotChoice)
+    return store.find_record(RunLayout(store).round(number).pilot_choice, PilotChoice)
 
 
 def recorded_config(store: Store) -> RunConfig:
     """Return the config that a run was begun with."""
-    return RunConfig.model_validate_json(store.read("config.json"))
+    return RunConfig.model_validate_json(store.read(RunLayout(store).config))
 
 
 def round_of(policy: PolicyRef) -> int:
     """Return the round that made a policy."""
     return int(policy.name.removeprefix("round-"))
-
-
-def read_record(store: Store, path: str, kind: type[R]) -> R | None:
-    """Return the record at `path`, None while there is none."""
-    return store.read_record(path, kind) if store.exists(path) else None
 
 
 def open_store(config: RunConfig) -> Store:
@@ -93,6 +87,6 @@ def open_store(config: RunConfig) -> Store:
 def find_run(uri: str) -> Store:
     """Return the store of a run named by its folder; raises ConfigError where none is."""
     store = Store(uri)
-    if not store.exists("config.json"):
+    if not store.exists(RunLayout(store).config):
         raise ConfigError(f"{uri}: there is no run here (no config.json); expected a folder like runs/my-run")
     return store

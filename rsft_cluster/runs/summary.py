@@ -10,9 +10,8 @@ from rsft_cluster.records import (
     Manifest,
     TrainingResult,
 )
-from rsft_cluster.runs.run import read_record
 from rsft_cluster.store import Store
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import RunLayout
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ def _share(part: int, whole: int) -> float:
 STAGES = ("sample", "train", "evaluate", "promote")
 
 
-def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:
+def summary(store: Store, number: int) -> RoundSummary:
     """Return what the store holds of a round."""
-    folder = Folder(store, f"{arm}/{number:04d}")
-    manifest = read_record(store, folder.manifest, Manifest)
-    training = read_record(store, folder.at("training.json"), TrainingResult)
-    evaluation = read_record(store, folder.at("evaluation", "evaluation.json"), Evaluation)
-    fairness = read_record(store, folder.at("evaluation", "fairness.json"), FairnessReport)
-    decision = read_record(store, folder.at("decision.json"), Decision)
+    layout = RunLayout(store).round(number)
+    manifest = store.find_record(layout.manifest, Manifest)
+    training = store.find_record(layout.training, TrainingResult)
+    evaluation = store.find_record(layout.evaluation.record, Evaluation)
+    fairness = store.find_record(layout.evaluation.fairness, FairnessReport)
+    decision = store.find_record(layout.decision, Decision)
     if number == 0:
         stage = "done" if evaluation else "evaluate"
     else:
@@ -87,15 +86,13 @@ def summary(store: Store, number: int, *, arm: str = "rounds") -> RoundSummary:
 
 
 def _controls(store: Store, number: int) -> dict[str, Evaluation]:
-    found = {}
-    for arm in store.folders("controls"):
-        path = f"{arm}/{number:04d}/evaluation/evaluation.json"
-        if record := read_record(store, path, Evaluation):
-            found[arm.rpartition("/")[2]] = record
-    return found
+    evaluations = {
+        arm.name: store.find_record(arm.round(number).evaluation.record, Evaluation)
+        for arm in RunLayout(store).controls()
+    }
+    return {name: evaluation for name, evaluation in evaluations.items() if evaluation}
 
 
 def summaries(store: Store) -> list[RoundSummary]:
     """Return all rounds that the store knows of, in order."""
-    numbers = {int(p.split("/")[1]) for p in store.files("rounds", recursive=True)}
-    return [summary(store, n) for n in sorted(numbers)]
+    return [summary(store, number) for number in RunLayout(store).round_numbers()]

@@ -111,6 +111,10 @@ class Store:
         except ValueError as error:
             raise StoreError(f"{self.uri_of(path)}: damaged: holds no {kind.__name__}") from error
 
+    def find_record(self, path: str, kind: type[R]) -> R | None:
+        """Return the record in a JSON file, None where there is no such file."""
+        return self.read_record(path, kind) if self.exists(path) else None
+
     def write(self, path: str, payload: bytes) -> None:
         """Put a file, replacing what is there; readers see the old bytes or the new ones."""
         with self._explaining(path):

@@ -53,7 +53,8 @@ SEED = 3
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = os.environ.get("HOME")
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))  # Ray writes an access token there
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    tests = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}}
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=tests)
     yield
     ray.shutdown()
     if home is not None:

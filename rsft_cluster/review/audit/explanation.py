@@ -6,9 +6,10 @@ from typing import Any
 
 from rsft_cluster.acceptance.decide import DROPPED
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.review.audit.lines import audited_rounds, previous_head, round_lines
+from rsft_cluster.review.audit.lines import previous_head, round_lines
 from rsft_cluster.review.inspection import Filter, inspect
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def find_line(store: Store, candidate: str) -> tuple[dict[str, Any], list[dict[s
     Raises ConfigError where none begins so, or several do.
     """
     found = []
-    for number in audited_rounds(store):
+    for number in RunLayout(store).sealed_rounds():
         rows = [r for r in inspect(store, number, Filter()) if r.get("candidate_id", "").startswith(candidate)]
         found += [(number, row) for row in rows]
     if not found:

@@ -16,6 +16,7 @@ from rsft_cluster.review.audit.chain import START, chained
 from rsft_cluster.review.inspection import Filter, inspect
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
+from rsft_cluster.store.layout import RunLayout
 
 COPIED = (
     "candidate_id", "prompt_id", "index", "wave", "seed", "policy", "text", "finish_reason", "num_tokens", "content",
@@ -25,17 +26,6 @@ COPIED = (
 """What a line takes over from candidate and score as it stands there."""
 
 
-def head_path(number: int) -> str:
-    """Return where the end of a round's chain is kept."""
-    return f"rounds/{number:04d}/audit.json"
-
-
-def audited_rounds(store: Store) -> list[int]:
-    """Return the rounds that are sealed, in order."""
-    numbers = sorted({int(p.split("/")[1]) for p in store.folders("rounds")})
-    return [n for n in numbers if store.exists(f"rounds/{n:04d}/manifest.json")]
-
-
 def round_lines(store: Store, number: int, previous: str) -> Iterator[dict[str, Any]]:
     """Yield the chained lines of a sealed round, its own facts first; `previous` is the hash that they follow on."""
     yield from chained(_lines(store, number), previous)
@@ -43,8 +33,9 @@ def round_lines(store: Store, number: int, previous: str) -> Iterator[dict[str, 
 
 def previous_head(store: Store, number: int) -> str:
     """Return the head of the sealed round before, or START."""
-    earlier = [n for n in audited_rounds(store) if n < number]
-    return store.read_record(head_path(earlier[-1]), AuditHead).head if earlier else START
+    layout = RunLayout(store)
+    earlier = [n for n in layout.sealed_rounds() if n < number]
+    return store.read_record(layout.round(earlier[-1]).audit, AuditHead).head if earlier else START
 
 
 def head_of(store: Store, number: int) -> AuditHead:
@@ -57,13 +48,14 @@ def head_of(store: Store, number: int) -> AuditHead:
 
 
 def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
-    path = f"rounds/{number:04d}/manifest.json"
-    if not store.exists(path):
-        there = ", ".join(map(str, audited_rounds(store))) or "none"
+    run = RunLayout(store)
+    layout = run.round(number)
+    if not store.exists(layout.manifest):
+        there = ", ".join(map(str, run.sealed_rounds())) or "none"
         raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
-    config, manifest = config_of_round(store, number), store.read_record(path, Manifest)
-    plan = store.read_record(f"rounds/{number:04d}/plan/plan.json", Plan)
-    yield _facts(store.read("config.json"), plan, manifest)
+    config, manifest = config_of_round(store, number), store.read_record(layout.manifest, Manifest)
+    plan = store.read_record(layout.plan, Plan)
+    yield _facts(store.read(run.config), plan, manifest)
     decided_by = _decided_by(config, number)
     parts = {c.name: {"required": c.required, "weight": c.weight} for c in config.scoring.constraints}
     for row in inspect(store, number, Filter()):

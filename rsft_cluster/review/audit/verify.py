@@ -16,11 +16,11 @@ from rsft_cluster.collection.whole_round import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import AuditHead, Manifest, Plan
 from rsft_cluster.review.audit.chain import START, broken
-from rsft_cluster.review.audit.lines import audited_rounds, head_path, round_lines
+from rsft_cluster.review.audit.lines import round_lines
 from rsft_cluster.review.audit.replay import replay
 from rsft_cluster.review.inspection import committed_units
 from rsft_cluster.store import Store
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import RunLayout
 
 MAX_PROBLEMS = 20
 """Problems told in words; the rest are counted."""
@@ -54,9 +54,9 @@ def verify_run(store: Store) -> Verified:
     Files against their checksums, lines against the stored heads of the chain, every decision from its line, and every
     round decided again as a whole.
     """
-    found, previous = Verified(), START
-    for number in audited_rounds(store):
-        path = head_path(number)
+    found, previous, layout = Verified(), START, RunLayout(store)
+    for number in layout.sealed_rounds():
+        path = layout.round(number).audit
         if not store.exists(path):
             found.add(f"round {number}: {store.uri_of(path)} is missing: the round is sealed, its audit trail is not")
             continue
@@ -101,7 +101,7 @@ def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
 def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     """Yield the candidates of a sealed round about which deciding again, on the whole round, says something else."""
     how = selecting(config_of_round(store, number), number)
-    folder = Folder(store, f"rounds/{number:04d}")
+    folder = RunLayout(store).round(number)
     plan = store.read_record(folder.plan, Plan)
     chosen = store.read_record(folder.manifest, Manifest).chosen
     scores, judged = [], []

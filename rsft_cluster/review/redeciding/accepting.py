@@ -22,7 +22,7 @@ from rsft_cluster.review.redeciding.group_blocks import Block, Piece, ahead
 from rsft_cluster.review.redeciding.outcome import Outcome, begun, decided_blocks
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, checked_name, claim, new_name
 from rsft_cluster.schemas import ACCEPTED, digest
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import DecisionSetLayout
 
 WIDE = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
 """What accepted samples take over from candidates."""
@@ -46,19 +46,14 @@ def default_name(settings: Mapping[str, object]) -> str:
     return f"{rule}-{digest(settings)[:8]}"
 
 
-def folder_of(stored: StoredRound, name: str) -> Folder:
-    """Return where a decision lies."""
-    return Folder(stored.store, stored.folder.at("decisions", name))
-
-
 def decision_of(stored: StoredRound, name: str) -> DecisionSet:
     """Return a decision that was made; raises ConfigError where there is none of that name."""
-    path = folder_of(stored, checked_name(name, "--decision")).at("decision.json")
-    if not stored.store.exists(path):
-        names = [p.rsplit("/", 1)[1] for p in stored.store.folders(stored.folder.at("decisions"))]
-        there = [n for n in names if stored.store.exists(folder_of(stored, n).at("decision.json"))]
-        raise ConfigError(f"--decision {name}: round {stored.number} has {', '.join([SEALED, *there])}")
-    return stored.store.read_record(path, DecisionSet)
+    path = stored.folder.decision_set(checked_name(name, "--decision")).record
+    decision = stored.store.find_record(path, DecisionSet)
+    if decision is None:
+        names = ", ".join([SEALED, *stored.folder.decision_sets()])
+        raise ConfigError(f"--decision {name}: round {stored.number} has {names}")
+    return decision
 
 
 def decide_again(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> Outcome:
@@ -77,10 +72,9 @@ def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, nam
     """
     settings = settings_of(stored, how, scoring)
     name = new_name(name or default_name(settings))
-    folder = folder_of(stored, name)
+    folder = stored.folder.decision_set(name)
     claim(folder, f"decision {name}", settings)
-    path = folder.at("decision.json")
-    if not stored.store.exists(path):
+    if not stored.store.exists(folder.record):
         outcome, accepted = begun(stored), []
         for block, decided in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
             accepted += _write(stored, folder, block, decided)
@@ -96,11 +90,11 @@ def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, nam
             reasons=dict(outcome.reasons),
             chosen=outcome.chosen,
         )
-        stored.store.create(path, made.to_json())
-    return stored.store.read_record(path, DecisionSet)
+        stored.store.create(folder.record, made.to_json())
+    return stored.store.read_record(folder.record, DecisionSet)
 
 
-def _write(stored: StoredRound, folder: Folder, block: Block, decided: pa.Table) -> Iterator[FileRef]:
+def _write(stored: StoredRound, folder: DecisionSetLayout, block: Block, decided: pa.Table) -> Iterator[FileRef]:
     """Write what is kept of a block, a file a piece; candidates of a piece that keeps nothing are not read."""
     kept = pa.table({"accepted": decided.column("accepted"), "score": block.scores.column("score")})
     ends = np.cumsum([0, *(piece.num_rows for piece in block.pieces)])
@@ -110,7 +104,7 @@ def _write(stored: StoredRound, folder: Folder, block: Block, decided: pa.Table)
         piece, rows = part
         unit, store = piece.unit.judged, stored.store
         candidates = store.read_table(unit.candidates, columns=WIDE).slice(piece.start, piece.num_rows)
-        path = folder.at("accepted", f"{piece.unit.name}.{piece.start:06d}.parquet")
+        path = folder.accepted(piece.unit.name, piece.start)
         return store.write_table(path, accepted_table(read_prompts_of(store, unit.unit), candidates, rows), ACCEPTED)
 
     return ahead(write, (part for part in parts if pc.any(part[1].column("accepted")).as_py()))

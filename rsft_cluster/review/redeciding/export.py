@@ -17,6 +17,7 @@ from rsft_cluster.records import FileRef
 from rsft_cluster.review.redeciding.accepting import decision_of
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound
 from rsft_cluster.schemas import ACCEPTED
+from rsft_cluster.store.layout import unit_of
 
 
 def export(stored: StoredRound, to: Path, decision: str = SEALED) -> int:
@@ -65,7 +66,7 @@ def _examples(stored: StoredRound, refs: tuple[FileRef, ...]) -> Iterator[dict[s
         if not ref.num_rows:
             continue
         accepted = stored.store.read_table(ref, columns=["candidate_id", "prompt_id", "messages", "score"])
-        candidates = units[ref.path.rpartition("/")[2].split(".")[0]].judged.candidates
+        candidates = units[unit_of(ref.path)].judged.candidates
         texts = stored.store.read_table(candidates, columns=["candidate_id", "text"])
         ids = texts.column("candidate_id").combine_chunks()
         places = pc.index_in(accepted.column("candidate_id"), value_set=ids)

@@ -33,10 +33,7 @@ from rsft_cluster.schemas import SCORE, digest
 from rsft_cluster.scoring.isolated_judge import IsolatedJudge
 from rsft_cluster.scoring.judge import ErrorBudget, Judge
 from rsft_cluster.store import Store
-from rsft_cluster.store.layout import Folder
-
-FAULTY = ".faulty.json"
-"""Ends the name of a commit with too many errors: whoever begins again, the constraint mended, judges the unit anew."""
+from rsft_cluster.store.layout import ScoringLayout
 
 
 class JudgedFile(Record):
@@ -82,10 +79,10 @@ def rejudge(
     """
     settings = settings_of(stored, config)
     name = new_name(name or f"scoring-{digest(settings)[:8]}")
-    folder = stored.scoring_folder(name)
+    folder = stored.folder.scoring(name)
     Judge(config.scoring.constraints)
     claim(folder, f"scoring {name}", settings)
-    path = folder.at("scoring.json")
+    path = folder.record
     if not stored.store.exists(path):
         job = Job(stored.store.uri, stored.number, name, config.model_dump_json())
         try:
@@ -95,10 +92,10 @@ def rejudge(
             # Who is done first removes what was judged, under all who are not done.
             if not stored.store.exists(path):
                 raise
-    for part in ("judged", "commits"):
+    for leftover in (folder.judged, folder.commits):
         # What another process removes or writes just now is of no use to anybody, and goes when this is opened next.
         with suppress(StoreError):
-            stored.store.delete_folder(folder.at(part))
+            stored.store.delete_folder(leftover)
     return stored.store.read_record(path, Scoring)
 
 
@@ -106,12 +103,12 @@ def _judge_all(
     stored: StoredRound, config: RunConfig, job: Job, workers: int, report: Callable[[Progress], None]
 ) -> dict[str, JudgedFile]:
     """Bring every unit to a commit; return them by the units' names."""
-    folder, units = stored.scoring_folder(job.name), list(stored.units())
-    for path in stored.store.files(folder.at("commits")):
-        if path.endswith(FAULTY):
+    folder, units = stored.folder.scoring(job.name), list(stored.units())
+    for path in stored.store.files(folder.commits):
+        if folder.is_faulty(path):
             _remove(stored.store, path)
-    there = set(stored.store.files(folder.at("commits")))
-    done = {u.name: stored.store.read_record(p, JudgedFile) for u in units if (p := _commit_path(folder, u)) in there}
+    there = set(stored.store.files(folder.commits))
+    done = {u.name: stored.store.read_record(p, JudgedFile) for u in units if (p := folder.commit(u.name)) in there}
     progress = Progress(sum(u.judged.unit.num_prompts for u in units))
     budget = ErrorBudget(max_error_rate=config.scoring.max_error_rate)
     for unit in units:
@@ -175,7 +172,7 @@ class _Worker:
     def __init__(self, job: Job) -> None:
         self._config = RunConfig.model_validate_json(job.config)
         self._stored = stored_round(Store(job.store_uri), job.number)
-        self._folder = self._stored.scoring_folder(job.name)
+        self._folder = self._stored.folder.scoring(job.name)
         self._judge = IsolatedJudge(self._config.scoring)
 
     def close(self) -> None:
@@ -190,9 +187,7 @@ class _Worker:
         scores = undecided_table(candidates, judgements, self._stored.plan, self._config.fairness)
         errors = [error for judgement in judgements for error in judgement.errors]
         judged = JudgedFile(
-            scores=store.write_table(
-                self._folder.at("judged", f"{unit.name}.{uuid4().hex[:12]}.parquet"), scores, SCORE
-            ),
+            scores=store.write_table(self._folder.table("judged", f"{unit.name}.{uuid4().hex[:12]}"), scores, SCORE),
             num_verdicts=sum(j.num_verdicts for j in judgements),
             num_errors=len(errors),
             first_error=errors[0] if errors else None,
@@ -200,19 +195,15 @@ class _Worker:
             num_tokens=sum(scores.column("num_tokens").to_pylist()),
         )
         faulty = judged.num_errors > self._config.scoring.max_error_rate * judged.num_verdicts
-        path = _commit_path(self._folder, unit)
-        if store.create(path.removesuffix(".json") + FAULTY if faulty else path, judged.to_json()) or faulty:
+        path = self._folder.commit(unit.name, is_faulty=faulty)
+        if store.create(path, judged.to_json()) or faulty:
             return judged
         return store.read_record(path, JudgedFile)
 
 
-def _commit_path(folder: Folder, unit: StoredUnit) -> str:
-    return folder.at("commits", f"{unit.name}.json")
-
-
 def _decided(
     stored: StoredRound,
-    folder: Folder,
+    folder: ScoringLayout,
     name: str,
     settings: dict[str, object],
     judged: Mapping[str, JudgedFile],
@@ -250,6 +241,6 @@ def _decided(
     )
 
 
-def _write(store: Store, folder: Folder, unit: StoredUnit, scores: pa.Table) -> FileRef:
+def _write(store: Store, folder: ScoringLayout, unit: StoredUnit, scores: pa.Table) -> FileRef:
     """Write scores to a name that no other process writes to."""
-    return store.write_table(folder.at("scores", f"{unit.name}.{uuid4().hex[:12]}.parquet"), scores, SCORE)
+    return store.write_table(folder.table("scores", f"{unit.name}.{uuid4().hex[:12]}"), scores, SCORE)

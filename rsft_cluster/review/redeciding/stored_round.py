@@ -14,7 +14,15 @@ from rsft_cluster.records import FileRef, Manifest, Plan, Unit
 from rsft_cluster.review.records import Scoring, Settings
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
-from rsft_cluster.store.layout import Folder
+from rsft_cluster.store.layout import (
+    DecisionSetLayout,
+    Folder,
+    RoundLayout,
+    RunLayout,
+    ScoringLayout,
+    collection_of,
+    unit_of,
+)
 
 SEALED = "sealed"
 """Names the scoring that the round was sealed with."""
@@ -45,27 +53,22 @@ class StoredRound:
     manifest: Manifest
 
     @property
-    def folder(self) -> Folder:
+    def folder(self) -> RoundLayout:
         """Return the round's folder."""
-        return Folder(self.store, f"rounds/{self.number:04d}")
+        return RunLayout(self.store).round(self.number)
 
     @cached_property
     def candidates_digest(self) -> str:
         """Digest over all candidates' files."""
         return digest([ref.sha256 for ref in self.manifest.candidates])
 
-    def scoring_folder(self, name: str) -> Folder:
-        """Return where a scoring lies."""
-        return Folder(self.store, self.folder.at("scorings", name))
-
     def scoring(self, name: str) -> Scoring:
         """Return a finished scoring; raises ConfigError where there is none of that name."""
-        path = self.scoring_folder(checked_name(name, "--scoring")).at("scoring.json")
-        if not self.store.exists(path):
-            names = [p.rsplit("/", 1)[1] for p in self.store.folders(self.folder.at("scorings"))]
-            there = [n for n in names if self.store.exists(self.scoring_folder(n).at("scoring.json"))]
-            raise ConfigError(f"--scoring {name}: round {self.number} has {', '.join([SEALED, *there])}")
-        return self.store.read_record(path, Scoring)
+        scoring = self.store.find_record(self.folder.scoring(checked_name(name, "--scoring")).record, Scoring)
+        if scoring is None:
+            names = ", ".join([SEALED, *self.folder.scorings()])
+            raise ConfigError(f"--scoring {name}: round {self.number} has {names}")
+        return scoring
 
     def units(self, scoring: str = SEALED) -> Iterator[StoredUnit]:
         """Yield the units that have candidates, in the order of the manifest, with the scores of a scoring."""
@@ -73,12 +76,12 @@ class StoredRound:
         scores = manifest.scores if scoring == SEALED else self.scoring(scoring).scores
         planned: dict[str, Mapping[str, Unit]] = {}
         for candidates, sealed, ref in zip(manifest.candidates, manifest.scores, scores, strict=True):
-            wave, _, file = candidates.path.rpartition("/candidates/")
-            unit = file.split(".")[0]
+            wave, unit = collection_of(candidates.path), unit_of(candidates.path)
             if wave not in planned:
                 planned[wave] = self._planned(Folder(self.store, wave))
-            name = sealed.path.rpartition("/")[2].split(".")[0]
-            yield StoredUnit(name, wave, JudgedUnit(_part(planned[wave], unit), candidates, ref), sealed)
+            yield StoredUnit(
+                unit_of(sealed.path), wave, JudgedUnit(_part(planned[wave], unit), candidates, ref), sealed
+            )
 
     def _planned(self, folder: Folder) -> Mapping[str, Unit]:
         plan = self.store.read_record(folder.plan, Plan)
@@ -87,15 +90,14 @@ class StoredRound:
 
 def stored_round(store: Store, number: int | None) -> StoredRound:
     """Return a sealed round, by default the newest; raises ConfigError where it is not sealed."""
-    numbers = sorted(int(path.split("/")[1]) for path in store.folders("rounds"))
-    sealed = [n for n in numbers if store.exists(f"rounds/{n:04d}/manifest.json")]
+    sealed = RunLayout(store).sealed_rounds()
     if not sealed:
         raise ConfigError(f"{store.uri}: no round is sealed yet")
     if number is None:
         number = sealed[-1]
     if number not in sealed:
         raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {', '.join(map(str, sealed))}")
-    folder = Folder(store, f"rounds/{number:04d}")
+    folder = RunLayout(store).round(number)
     plan, manifest = store.read_record(folder.plan, Plan), store.read_record(folder.manifest, Manifest)
     return StoredRound(store, number, config_of_round(store, number), plan, manifest)
 
@@ -122,14 +124,13 @@ def new_name(name: str) -> str:
     return checked_name(name, "--name")
 
 
-def claim(folder: Folder, what: str, wanted: Mapping[str, object]) -> None:
+def claim(folder: ScoringLayout | DecisionSetLayout, what: str, wanted: Mapping[str, object]) -> None:
     """Let a folder stand for settings, whoever comes first.
 
     Raises ConfigError naming the settings in which it stands for others.
     """
-    path = folder.at("settings.json")
-    folder.store.create(path, Settings(settings=dict(wanted)).to_json())
-    recorded = folder.store.read_record(path, Settings).settings
+    folder.store.create(folder.settings, Settings(settings=dict(wanted)).to_json())
+    recorded = folder.store.read_record(folder.settings, Settings).settings
     differing = [k for k in sorted(recorded.keys() | wanted.keys()) if recorded.get(k) != wanted.get(k)]
     if differing:
         lines = [f"  {k}: was {recorded.get(k, 'absent')}, is {wanted.get(k, 'absent')}" for k in differing]

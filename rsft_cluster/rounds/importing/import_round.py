@@ -34,7 +34,7 @@ from rsft_cluster.rounds.importing.completions import NAMES, Brought, brought
 from rsft_cluster.rounds.importing.requirements import asked_of, check_asked, check_tokens
 from rsft_cluster.rounds.importing.tokens import Encoder
 from rsft_cluster.runs.prompt_sets import held_out_in, take_in, watched
-from rsft_cluster.runs.run import Run, read_record
+from rsft_cluster.runs.run import Run
 from rsft_cluster.sampling.unit_sampler import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table, to_messages
 from rsft_cluster.scoring.judge import ErrorBudget
@@ -44,8 +44,7 @@ NUMBER = 1
 STREAM = f"round-{NUMBER:04d}"
 EARLY = 100
 """So many bad lines are enough evidence to stop in the middle of a file."""
-PROMPTS = "prompts/imported.parquet"
-QUARANTINE = "prompts/imported.quarantine.jsonl"
+PROMPTS = "imported"
 
 
 class Imported(Record):
@@ -86,7 +85,7 @@ def bring(run: Run, files: Sequence[str], listener: Listener) -> tuple[Imported,
 
 def _check(run: Run) -> None:
     config, folder = run.config, run.round(NUMBER)
-    plan = read_record(run.store, folder.plan, Plan)
+    plan = run.store.find_record(folder.plan, Plan)
     if plan is not None and (plan.passes or not run.store.exists(folder.imported)):
         raise ConfigError(f"{run.store.uri}: round {NUMBER} was sampled; candidates from elsewhere need a new run")
     if config.pilot is not None:
@@ -129,7 +128,7 @@ def _read(run: Run, files: Sequence[str], spooled: Spool, how: Selecting, encode
         finally:
             if bad.number and is_first:
                 quarantine.seek(0)
-                run.store.write(QUARANTINE, quarantine.read())
+                run.store.write(run.layout.prompts(PROMPTS).quarantine, quarantine.read())
     if not spooled.num_candidates:
         raise ConfigError(f"no candidate found in {', '.join(files)}: {num_lines} lines read, {bad.number} unusable")
     return Imported(
@@ -163,7 +162,8 @@ class _Bad:
         allowed = self._run.config.prompts.max_bad_rate
         if self.number > allowed * num_lines:
             examples = "".join(f"\n  {bad.file}:{bad.line}: {bad.reason}" for bad in self._first)
-            kept = f"\n  all of them, with content: {self._run.store.uri_of(QUARANTINE)}" if self._is_kept else ""
+            where = self._run.store.uri_of(self._run.layout.prompts(PROMPTS).quarantine)
+            kept = f"\n  all of them, with content: {where}" if self._is_kept else ""
             raise ConfigError(
                 f"{self.number} of {num_lines} lines read of {', '.join(self._files)} are unusable; "
                 f"prompts.max_bad_rate allows {100 * allowed:.3g} %{examples}{kept}"
@@ -174,7 +174,8 @@ def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
     """Write the prompts, none of which may stand among the held-out ones."""
     _, held_out = take_in(run)
     batches = watched(spooled.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
-    write_prompts(run.store, PROMPTS, batches, PROMPT, unit_size=run.config.sampling.unit_size)
+    path = run.layout.prompts(PROMPTS).table
+    write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
 
 
@@ -185,7 +186,7 @@ def _judge_and_seal(
     generator = Bound("imported", {"files": list(imported.files), "content": imported.content})
     whole = how.scope == "round" or run.config.budget.is_set
     plan = _plan(run, folder)
-    at = Folder(run.store, folder.at("waves", "0000")) if whole else folder
+    at = run.round(NUMBER).wave(0) if whole else folder
     planned = _plan(run, at) if whole else plan
     work = Work(
         store_uri=run.store.uri,
@@ -201,14 +202,12 @@ def _judge_and_seal(
     )
     if not run.store.exists(at.manifest):
         _commit_units(work, spooled, encoder, listener)
-        run.lease.check()
         sealed = seal(at, planned, target=target_of(how.rule), generator=generator.describe())
-        run.store.create(at.manifest, sealed.to_json())
+        run.lease.publish(at.manifest, sealed)
     if whole:
         waves = [load_wave(at, planned, run.store.read_record(at.manifest, Manifest), how)]
         settled = settle(folder, waves, decide_waves(waves, how), how, num_prompts=plan.num_prompts)
-        run.lease.check()
-        run.store.create(folder.manifest, settled.to_json())
+        run.lease.publish(folder.manifest, settled)
 
 
 def _plan(run: Run, folder: Folder) -> Plan:
@@ -220,7 +219,7 @@ def _plan(run: Run, folder: Folder) -> Plan:
             seed=run.config.seed,
             policy=run.base,
             passes=(),
-            prompts=PROMPTS,
+            prompts=run.layout.prompts(PROMPTS).table,
             fingerprint=run.fingerprint,
         )
 
