@@ -129,6 +129,16 @@ def test_a_name_stands_for_one_setting(tmp_path) -> None:
         accept_again(stored, other(stored), name="../two")
 
 
+def test_a_name_from_a_version_without_an_empty_setting_still_stands_for_the_same(tmp_path) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    first = accept_again(stored, other(stored), name="x")
+    path = stored.folder.decision_set("x").settings
+    recorded = json.loads(stored.store.read(path))
+    assert recorded["settings"].pop("acceptance.schedule") == {}
+    stored.store.write(path, json.dumps(recorded).encode())
+    assert accept_again(stored, other(stored), name="x") == first
+
+
 def test_a_name_is_claimed_before_anything_is_written(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
     one, two = (other(stored, said={"acceptance.max_per_prompt": cap}) for cap in (2, 3))

@@ -125,7 +125,7 @@ def preview(
     """Show what other settings would keep, without keeping anything."""
     from rsft_cluster.report.previews import show_preview
     from rsft_cluster.review.redeciding.outcome import way_of
-    from rsft_cluster.review.redeciding.preview import asked, grid
+    from rsft_cluster.review.redeciding.preview import combined_settings, declared_settings
     from rsft_cluster.review.redeciding.preview import preview as foresee
 
     stored = _stored(run_uri, round_)
@@ -134,11 +134,11 @@ def preview(
     if is_asked:
         if thresholds and rule not in (None, "threshold"):
             raise ConfigError(f"--rule {rule}: --thresholds are scores for the rule threshold; leave one of them out")
-        ways = _ways([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
+        params = _param_values([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
         caps = [count(v) for v in values(max_per_prompt)] if max_per_prompt else []
-        settings = asked("threshold" if thresholds else rule, ways, caps)
+        settings = combined_settings("threshold" if thresholds else rule, params, caps)
     else:
-        settings = grid(current.acceptance, stored.config.sampling.num_candidates)
+        settings = declared_settings(current.acceptance, stored.config.sampling.num_candidates)
     others = []
     for setting in settings:
         changed = load_again(stored.config, ("acceptance",), stored.number, **options_of(setting))
@@ -186,15 +186,15 @@ def options_of(setting: "Setting") -> dict[str, Any]:
     return {"rule": setting.get("rule"), "params": setting.get("params"), "said": cap}
 
 
-def _ways(said: Sequence[str]) -> dict[str, list[object]]:
+def _param_values(options: Sequence[str]) -> dict[str, list[object]]:
     """Return all values of each parameter, in the order in which they are given."""
-    found: dict[str, list[object]] = {}
-    for text in said:
+    given: dict[str, list[object]] = {}
+    for text in options:
         name, separator, rest = text.partition("=")
         if not separator:
             raise ConfigError(f"--param {text}: expected name=values, like beta=0.1,0.2")
-        found.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
-    return found
+        given.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
+    return given
 
 
 def _stored(run_uri: str, number: int | None) -> "StoredRound":
