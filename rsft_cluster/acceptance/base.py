@@ -138,10 +138,7 @@ def scaled(name: str, factors: Sequence[float] = (0.25, 0.5, 2.0, 4.0)) -> Previ
 
 
 def among(name: str, values: Sequence[float], *, at_most_candidates: bool = False) -> Previews:
-    """Return previews that set a parameter to each other value; none where it has no value.
-
-    `at_most_candidates` leaves out values above a prompt's number of candidates.
-    """
+    """Return previews that set a parameter, where it has a value, to others; `at_most_candidates` bounds them."""
 
     def previews(params: Mapping[str, Any], num_candidates: int) -> list[Setting]:
         value = params.get(name)

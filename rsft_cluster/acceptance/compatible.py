@@ -51,10 +51,8 @@ def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
         cap = f"acceptance.max_per_prompt is {run.acceptance.max_per_prompt}"
         raise ConfigError(f"budget.until_accepted: {run.budget.until_accepted} are never kept, since {cap}")
     if run.budget.allocation == "difficulty" and run.budget.skip_solved:
-        raise ConfigError(
-            "budget.skip_solved: with budget.allocation: difficulty easy prompts keep fewer than k and would be asked "
-            "again; leave one of them out"
-        )
+        reason = "with budget.allocation: difficulty easy prompts keep fewer than k and would be asked again"
+        raise ConfigError(f"budget.skip_solved: {reason}; leave one of them out")
     if run.acceptance.drop_all_passed:
         raise ConfigError(f"acceptance.drop_all_passed: {bias}, so prompts solved at once would be dropped as too easy")
     if run.fairness is not None:

@@ -39,10 +39,7 @@ def boltzmann_tuned(
     max_kl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None,
     cap: Annotated[float, Field(ge=0, le=1)] = 1.0,
 ) -> Chosen:
-    """Return the probabilities at the beta that meets the aim, and that beta.
-
-    Raises ConfigError unless exactly one of `acceptance_rate` and `max_kl` is given.
-    """
+    """Return the probabilities at the beta that meets the aim, and that beta. Exactly one of the two aims is given."""
     if (acceptance_rate is None) == (max_kl is None):
         raise ConfigError("boltzmann_tuned: give either acceptance_rate or max_kl")
     keep = passed(judged).to_numpy()

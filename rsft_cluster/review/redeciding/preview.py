@@ -35,10 +35,7 @@ def declared_settings(acceptance: AcceptanceConfig, num_candidates: int) -> list
 
 
 def combined_settings(rule: str | None, params: Mapping[str, Sequence[object]], caps: Sequence[int]) -> list[Setting]:
-    """Return every combination of the given values.
-
-    Raises ConfigError where there are more than MAX_SETTINGS.
-    """
+    """Return every combination of the given values; raises ConfigError for more than MAX_SETTINGS."""
     of_params: list[Setting] = [{"params": dict(zip(params, v, strict=True))} for v in product(*params.values())]
     of_caps: list[Setting] = [{"max_per_prompt": cap} for cap in caps] or [{}]
     named: Setting = {"rule": rule} if rule else {}

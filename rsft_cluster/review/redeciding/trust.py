@@ -42,10 +42,7 @@ def trust(stored: StoredRound, scoring: str = SEALED) -> TrustReport:
     trusts = tuple(counts.constraint(i, c) for i, c in enumerate(constraints))
     pairs = tuple(counts.agreement(i, j, names) for i in range(len(names)) for j in range(i))
     pairs = tuple(sorted(pairs, key=lambda pair: (names.index(pair.first), names.index(pair.second))))
-    warnings = [
-        *(w for figures in trusts for w in _warnings(figures)),
-        *(w for pair in pairs for w in _pair_warnings(pair)),
-    ]
+    warnings = [*(w for t in trusts for w in _warnings(t)), *(w for pair in pairs for w in _pair_warnings(pair))]
     return TrustReport(
         round=stored.number,
         scoring=scoring,
