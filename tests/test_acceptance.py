@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.base import rule as declare
 from rsft_cluster.acceptance.decide import DECIDED, bind_rule, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError
 from rsft_cluster.keys import acceptance_uniform
@@ -56,7 +56,7 @@ def judged(*rows: dict) -> pa.Table:
 
 def decided(table: pa.Table, bound: Bound, *, dedupe: bool = False, **acceptance) -> pa.Table:
     acceptance = AcceptanceConfig(dedupe=dedupe, **acceptance)
-    return decide(table, Selecting(bound, acceptance)).table
+    return decide(table, SelectionRules(bound, acceptance)).table
 
 
 def kept(table: pa.Table) -> list[int]:
@@ -197,13 +197,13 @@ def test_rules_that_look_at_more_give_the_probabilities_of_their_definition(name
 def test_a_tuned_beta_is_recorded_and_one_aim_must_be_given() -> None:
     table = judged(*[{"score": i / 10} for i in range(10)])
     acceptance = AcceptanceConfig(dedupe=False)
-    found = decide(table, Selecting(rule("boltzmann_tuned", acceptance_rate=0.4), acceptance))
+    found = decide(table, SelectionRules(rule("boltzmann_tuned", acceptance_rate=0.4), acceptance))
     chances = found.table.column("acceptance_probability").to_numpy()
     assert chances.mean() == pytest.approx(0.4)
     assert chances == pytest.approx(np.exp((np.arange(10) / 10 - 1) / found.chosen["beta"]))
     for params in ({}, {"acceptance_rate": 0.5, "max_kl": 1.0}):
         with pytest.raises(ConfigError, match="either acceptance_rate or max_kl"):
-            decide(table, Selecting(rule("boltzmann_tuned", **params), acceptance))
+            decide(table, SelectionRules(rule("boltzmann_tuned", **params), acceptance))
 
 
 def test_no_rows_are_decided_as_no_rows() -> None:

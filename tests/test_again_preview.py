@@ -22,7 +22,7 @@ from rsft_cluster.report.trust import show_trust
 from rsft_cluster.review.records import ConstraintTrust
 from rsft_cluster.review.redeciding import trust as trusting
 from rsft_cluster.review.redeciding.accepting import decide_again
-from rsft_cluster.review.redeciding.outcome import way_of
+from rsft_cluster.review.redeciding.outcome import selection_of
 from rsft_cluster.review.redeciding.preview import combined_settings, declared_settings, preview
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.review.redeciding.trust import trust
@@ -41,16 +41,16 @@ def rows(stored):
 
 
 def test_a_forecast_is_what_accepting_would_keep(stored) -> None:
-    current = way_of(stored, stored.config)
-    ways = [
+    current = selection_of(stored, stored.config)
+    selections = [
         other(stored, rule="boltzmann", params={"beta": 0.2}),
         other(stored, rule="best_of_n", params={"n": 2}),
         other(stored, rule="top_share", params={"share": 0.1}),
         other(stored, said={"acceptance.max_per_prompt": 1}),
     ]
-    found = preview(stored, current, ways)
-    for forecast, how in zip(found.forecasts, [current, *ways], strict=True):
-        funnel = decide_again(stored, how).funnel
+    found = preview(stored, current, selections)
+    for forecast, selection in zip(found.forecasts, [current, *selections], strict=True):
+        funnel = decide_again(stored, selection).funnel
         assert forecast.num_accepted == funnel.num_accepted > 0
         assert forecast.num_prompts_accepted == funnel.num_prompts_accepted
         assert forecast.acceptance_rate == funnel.num_accepted / 2400
@@ -59,7 +59,7 @@ def test_a_forecast_is_what_accepting_would_keep(stored) -> None:
 
 
 def test_means_and_histograms_are_those_of_the_rows(stored, rows) -> None:
-    found = preview(stored, way_of(stored, stored.config), [])
+    found = preview(stored, selection_of(stored, stored.config), [])
     kept = [row for row in rows if row["passed"]]
     assert found.forecasts[0].mean_score == pytest.approx(np.mean([r["score"] for r in kept]))
     assert found.forecasts[0].mean_tokens == pytest.approx(np.mean([r["num_tokens"] for r in kept]))
@@ -125,7 +125,7 @@ def test_the_command_takes_all_values_or_says_what_is_wrong(stored) -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_previews_and_reports_fit_into_the_terminal(stored, width) -> None:
     for show, found in (
-        (show_preview, preview(stored, way_of(stored, stored.config), [])),
+        (show_preview, preview(stored, selection_of(stored, stored.config), [])),
         (show_trust, trust(stored)),
     ):
         console = Console(file=io.StringIO(), width=width)

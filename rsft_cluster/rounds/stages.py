@@ -6,9 +6,9 @@ from functools import partial
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.decide import bind_rule, selecting
+from rsft_cluster.acceptance.decide import bind_rule, selection_rules
 from rsft_cluster.acceptance.piloted import piloted
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.pipeline import sampled, units_a_pass
@@ -62,7 +62,7 @@ def with_pilot(run: Run, number: int, prompts: str, listener: Listener) -> Run:
         folder = run.round(number).pilot(temperature)
         passes = (_sampled(config.sampling.model_copy(update={"temperature": temperature, "adaptive": None})),)
         plan = run.keep(folder.plan, Plan, lambda: _plan(run, folder, number, stream, first_prompts, passes))
-        manifest = _collect(run, folder, plan, selecting(config, number), listener, decides=False)
+        manifest = _collect(run, folder, plan, selection_rules(config, number), listener, decides=False)
         return pa.concat_tables([run.store.read_table(ref, columns=list(COLUMNS)) for ref in manifest.scores])
 
     first_prompts = run.round(number).pilot_prompts
@@ -125,12 +125,12 @@ def sample_round(run: Run, plan: Plan, listener: Listener) -> Manifest:
     _refuse_unfinished_import(run, plan.round)
     acceptance = run.config.acceptance
     folder = run.round(plan.round)
-    how = selecting(run.config, plan.round)
+    selection = selection_rules(run.config, plan.round)
     with listener.stage(f"round {plan.round}: sample and score"):
-        if how.scope == "round" or run.config.budget.is_set:
-            manifest = sample_in_waves(run, plan, how, partial(_collect_wave, run, how, listener), listener)
+        if selection.scope == "round" or run.config.budget.is_set:
+            manifest = sample_in_waves(run, plan, selection, partial(_collect_wave, run, selection, listener), listener)
         else:
-            manifest = _collect(run, folder, plan, how, listener)
+            manifest = _collect(run, folder, plan, selection, listener)
     if manifest.totals.num_audited:
         listener.note(f"round {plan.round}: {manifest.totals.describe_audit()}")
     if run.control is None:
@@ -228,8 +228,8 @@ def evaluate_policy(run: Run, number: int, policy: PolicyRef, held_out: str, lis
         with listener.stage(f"round {number}: evaluate"):
             # Candidates of an evaluation are judged and never learned from, so duplicates stay.
             acceptance = AcceptanceConfig(dedupe=False)
-            how = Selecting(bind_rule(acceptance), acceptance, fairness=fairness and fairness.observing())
-            manifest = _collect(run, folder, planned, how, listener, workers=run.config.evaluation.workers)
+            selection = SelectionRules(bind_rule(acceptance), acceptance, fairness=fairness and fairness.observing())
+            manifest = _collect(run, folder, planned, selection, listener, workers=run.config.evaluation.workers)
             if fairness:
                 make_report = partial(evaluate_fairness, folder, planned, manifest, fairness)
                 run.keep(folder.fairness, FairnessReport, make_report)
@@ -255,16 +255,16 @@ def _label(run: Run) -> str:
 
 
 def _collect_wave(
-    run: Run, how: Selecting, listener: Listener, folder: Folder, plan: Plan, earlier: Sequence[Totals]
+    run: Run, selection: SelectionRules, listener: Listener, folder: Folder, plan: Plan, earlier: Sequence[Totals]
 ) -> Manifest:
-    return _collect(run, folder, plan, how, listener, decides=False, earlier=earlier)
+    return _collect(run, folder, plan, selection, listener, decides=False, earlier=earlier)
 
 
 def _collect(
     run: Run,
     folder: Folder,
     plan: Plan,
-    how: Selecting,
+    selection: SelectionRules,
     listener: Listener,
     *,
     workers: int | None = None,
@@ -280,7 +280,7 @@ def _collect(
         policy=_spec(run, plan.policy, sampling),
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
-        selection=how,
+        selection=selection,
         decides=decides,
         unit_timeout_s=sampling.unit_timeout_s,
         meter=RayMeter(_label(run), STAGES[plan.stream.partition("-")[0]]),

@@ -38,7 +38,7 @@ def fingerprint(config: RunConfig, policy: PolicyRef) -> dict[str, object]:
     return parts
 
 
-def claim(store: Store, parts: dict[str, object]) -> str:
+def claim_run(store: Store, parts: dict[str, object]) -> str:
     """Record the fingerprint of a fresh run, or check it against that of the run; return its digest.
 
     A run that planned nothing yet is fresh: what stopped it may have been the very mistake that is mended now. Call

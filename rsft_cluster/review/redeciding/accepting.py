@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.decide import target_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import accepted_table
 from rsft_cluster.collection.plan import read_prompts_of
 from rsft_cluster.config import flatten
@@ -19,8 +19,8 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import FileRef
 from rsft_cluster.review.records import DecisionSet
 from rsft_cluster.review.redeciding.group_blocks import Block, Piece, threaded_map
-from rsft_cluster.review.redeciding.outcome import Outcome, begun, decided_blocks
-from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, checked_name, claim, new_name
+from rsft_cluster.review.redeciding.outcome import Outcome, decided_blocks, empty_outcome
+from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, checked_name, claim_name, new_name
 from rsft_cluster.schemas import ACCEPTED, digest
 from rsft_cluster.store.layout import DecisionSetLayout
 
@@ -28,9 +28,9 @@ COPIED = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
 """The columns that accepted samples copy from candidates."""
 
 
-def settings_of(stored: StoredRound, how: Selecting, scoring: str) -> dict[str, object]:
+def settings_of(stored: StoredRound, selection: SelectionRules, scoring: str) -> dict[str, object]:
     """Return everything that a decision depends on, as flat keys."""
-    acceptance = how.acceptance.model_dump(mode="json", exclude={"min_accepted"})
+    acceptance = selection.acceptance.model_dump(mode="json", exclude={"min_accepted"})
     scores = stored.manifest.scores if scoring == SEALED else stored.scoring(scoring).scores
     return {
         **flatten({"acceptance": acceptance}),
@@ -56,34 +56,36 @@ def decision_of(stored: StoredRound, name: str) -> DecisionSet:
     return decision
 
 
-def decide_again(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> Outcome:
+def decide_again(stored: StoredRound, selection: SelectionRules, scoring: str = SEALED) -> Outcome:
     """Return the outcome of a decision; nothing is written."""
-    outcome = begun(stored)
-    for _ in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
+    outcome = empty_outcome(stored)
+    for _ in decided_blocks(stored, selection, outcome, list(stored.units(scoring))):
         pass
     return outcome
 
 
-def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, name: str | None = None) -> DecisionSet:
+def accept_again(
+    stored: StoredRound, selection: SelectionRules, scoring: str = SEALED, name: str | None = None
+) -> DecisionSet:
     """Decide, write the accepted samples and return the record; or return the record of that name that exists.
 
     Deciding is a pure function of stored facts: after a crash, the same bytes go to the same names. Raises ConfigError
     where the name belongs to other settings, or to the sealed decision.
     """
-    settings = settings_of(stored, how, scoring)
+    settings = settings_of(stored, selection, scoring)
     name = new_name(name or default_name(settings))
     folder = stored.folder.decision_set(name)
-    claim(folder, f"decision {name}", settings)
+    claim_name(folder, f"decision {name}", settings)
     if not stored.store.exists(folder.record):
-        outcome, accepted = begun(stored), []
-        for block, decided in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
+        outcome, accepted = empty_outcome(stored), []
+        for block, decided in decided_blocks(stored, selection, outcome, list(stored.units(scoring))):
             accepted += _write(stored, folder, block, decided)
         decision = DecisionSet(
             name=name,
             round=stored.number,
             scoring=scoring,
             settings=settings,
-            target=target_of(how.rule),
+            target=target_of(selection.rule),
             accepted=tuple(accepted),
             funnel=outcome.funnel,
             change=outcome.change,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsft_cluster.acceptance.base import JUDGED, Scope
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.whole_round import NOTHING, read_judged
 from rsft_cluster.errors import StoreError
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit
@@ -58,16 +58,16 @@ class Block:
     """Which rows the sealed decision accepted."""
 
 
-def scope_of(how: Selecting) -> Scope:
+def scope_of(selection: SelectionRules) -> Scope:
     """Return the rows that a decision must see together: the round also where prompts are compared by difficulty."""
-    compares = how.budget is not None and how.budget.allocation == "difficulty"
-    return "round" if compares else how.scope
+    compares = selection.budget is not None and selection.budget.allocation == "difficulty"
+    return "round" if compares else selection.scope
 
 
-def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[StoredUnit]) -> Iterator[Block]:
+def blocks(stored: StoredRound, selections: Sequence[SelectionRules], units: Sequence[StoredUnit]) -> Iterator[Block]:
     """Yield the candidates of units in blocks, each of which suffices for every one of the decisions."""
-    reading = _Reading(stored, max(ways, key=_column_needs))
-    if any(scope_of(how) == "round" for how in ways):
+    reading = _Reading(stored, max(selections, key=_column_needs))
+    if any(scope_of(selection) == "round" for selection in selections):
         yield _block(list(reading.parts(units)))
         return
     waves = [list(of_wave) for _, of_wave in groupby(units, key=lambda u: u.wave)]
@@ -75,8 +75,8 @@ def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[Store
         yield _block(parts)
 
 
-def _column_needs(how: Selecting) -> tuple[bool, bool]:
-    return how.needs_text, how.fairness is not None
+def _column_needs(selection: SelectionRules) -> tuple[bool, bool]:
+    return selection.needs_text, selection.fairness is not None
 
 
 def threaded_map(task: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -115,14 +115,14 @@ class _Part:
 class _Reading:
     """Reads units with the columns that a decision needs, and with the sealed decisions."""
 
-    def __init__(self, stored: StoredRound, how: Selecting) -> None:
-        self._store, self._how = stored.store, how
+    def __init__(self, stored: StoredRound, selection: SelectionRules) -> None:
+        self._store, self._selection = stored.store, selection
 
     def parts(self, units: Iterable[StoredUnit]) -> Iterator[_Part]:
         return threaded_map(self._part, units)
 
     def _part(self, unit: StoredUnit) -> _Part:
-        scores, judged = read_judged(self._store, unit.judged, self._how)
+        scores, judged = read_judged(self._store, unit.judged, self._selection)
         kept_before = scores.column("accepted")
         if unit.sealed != unit.judged.scores:
             sealed = self._store.read_table(unit.sealed, columns=["candidate_id", "accepted"])

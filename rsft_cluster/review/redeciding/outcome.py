@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.compatible import check_compatible
-from rsft_cluster.acceptance.decide import decide, selecting
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.decide import decide, selection_rules
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import RunConfig
 from rsft_cluster.review.records import Change, Funnel
 from rsft_cluster.review.redeciding.group_blocks import Block, blocks
@@ -65,24 +65,24 @@ class Outcome:
         )
 
 
-def way_of(stored: StoredRound, config: RunConfig) -> Selecting:
+def selection_of(stored: StoredRound, config: RunConfig) -> SelectionRules:
     """Return what a config decides by on a sealed round; raises ConfigError where its rule cannot be used on it."""
     check_compatible(config)
-    return selecting(config, stored.number)
+    return selection_rules(config, stored.number)
 
 
 def decided_blocks(
-    stored: StoredRound, how: Selecting, outcome: Outcome, units: Sequence[StoredUnit]
+    stored: StoredRound, selection: SelectionRules, outcome: Outcome, units: Sequence[StoredUnit]
 ) -> Iterator[tuple[Block, pa.Table]]:
     """Yield units of a round in blocks with their DECIDED rows, adding each block to `outcome`."""
-    for block in blocks(stored, [how], units):
-        decided = decide(block.judged, how)
+    for block in blocks(stored, [selection], units):
+        decided = decide(block.judged, selection)
         outcome.add(block, decided.table)
         outcome.chosen.update(decided.chosen)
         yield block, decided.table
 
 
-def begun(stored: StoredRound) -> Outcome:
+def empty_outcome(stored: StoredRound) -> Outcome:
     """Return the outcome before anything is decided."""
     return Outcome(Funnel(num_prompts=stored.manifest.totals.num_prompts))
 

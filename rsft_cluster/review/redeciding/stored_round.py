@@ -125,7 +125,7 @@ def new_name(name: str) -> str:
     return checked_name(name, "--name")
 
 
-def claim(folder: ScoringLayout | DecisionSetLayout, title: str, settings: Mapping[str, object]) -> None:
+def claim_name(folder: ScoringLayout | DecisionSetLayout, title: str, settings: Mapping[str, object]) -> None:
     """Record the settings that a folder's name stands for, unless another process has done so.
 
     Raises ConfigError naming every setting that differs from the recorded one.

@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Selecting:
+class SelectionRules:
     """The acceptance rule, and the settings applied after it."""
 
     rule: Bound
@@ -55,14 +55,14 @@ def repeats(judged: pa.Table, drawn: Flags, acceptance: AcceptanceConfig) -> Ind
     return repeated
 
 
-def rank_drawn(judged: pa.Table, drawn: Flags, how: Selecting) -> Indices:
+def rank_drawn(judged: pa.Table, drawn: Flags, selection: SelectionRules) -> Indices:
     """Return the rank of every drawn row in its prompt, from 0, in the order in which caps keep them.
 
     With a budget the order is by index whatever `prefer` says: the first k of a stream of exact draws are exact draws,
     the k best are not.
     """
     prompts, index = codes(judged, "prompt_id"), judged.column("index").to_numpy()
-    prefer = "index" if how.budget is not None else how.acceptance.prefer
+    prefer = "index" if selection.budget is not None else selection.acceptance.prefer
     if prefer == "index":
         return rank_in_group(prompts, (~drawn, index))
     best_first = -np.nan_to_num(judged.column("score").to_numpy())
@@ -70,7 +70,7 @@ def rank_drawn(judged: pa.Table, drawn: Flags, how: Selecting) -> Indices:
     return rank if prefer == "score" else _farthest_first(judged, drawn, rank)
 
 
-def wanted(judged: pa.Table, drawn: Flags, budget: BudgetConfig) -> NDArray[np.int64]:
+def prompt_goals(judged: pa.Table, drawn: Flags, budget: BudgetConfig) -> NDArray[np.int64]:
     """Return, for every row, how many candidates its prompt is to keep.
 
     With `difficulty` that is ceil(k (1 - a) / max(1 - a)), a the posterior mean of the prompt's acceptance (DART-Math's
