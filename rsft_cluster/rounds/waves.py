@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.decide import Decided
-from rsft_cluster.acceptance.selection import Flags, SelectionRules, wanted
+from rsft_cluster.acceptance.selection import Flags, SelectionRules, prompt_goals
 from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.collection.whole_round import SealedWave, decide_round, decide_waves, load_wave
 from rsft_cluster.errors import NothingAcceptedError
@@ -138,7 +138,7 @@ def _standing(
     drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
     goals = np.full(size, budget.until_accepted if budget.wave_size else NO_GOAL, dtype=np.int64)
     if asked.selection.budget:
-        goals[places] = wanted(scores, drawn, asked.selection.budget)
+        goals[places] = prompt_goals(scores, drawn, asked.selection.budget)
     num_kept = np.bincount(places, weights=decided.table.column("accepted").to_numpy(), minlength=size)
     is_lost = np.zeros(size, dtype=bool)
     is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost], pa.string()))] = True

@@ -29,8 +29,8 @@ from rsft_cluster.progress import Progress
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.review.records import Scoring
 from rsft_cluster.review.redeciding.group_blocks import in_order
-from rsft_cluster.review.redeciding.outcome import begun, decided_blocks
-from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim, new_name, stored_round
+from rsft_cluster.review.redeciding.outcome import decided_blocks, empty_outcome
+from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim_name, new_name, stored_round
 from rsft_cluster.schemas import SCORE, digest
 from rsft_cluster.scoring.isolated_judge import IsolatedJudge
 from rsft_cluster.scoring.judge import Judge, too_many_errors
@@ -75,7 +75,7 @@ def rejudge(
     workers: int = 1,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Scoring:
-    """Judge the candidates by the constraints of a config, decide by `how`, and publish the scoring; or open it.
+    """Judge the candidates by the constraints of a config, decide by `selection`, and publish the scoring; or open it.
 
     Raises ConfigError where the name stands for other settings, StageError where too many verdicts are errors.
     """
@@ -83,7 +83,7 @@ def rejudge(
     name = new_name(name or f"scoring-{digest(settings)[:8]}")
     folder = stored.folder.scoring(name)
     Judge(config.scoring.constraints)
-    claim(folder, f"scoring {name}", settings)
+    claim_name(folder, f"scoring {name}", settings)
     path = folder.record
     if not stored.store.exists(path):
         task = ScoringTask(stored.store.uri, stored.number, name, config.model_dump_json())
@@ -221,7 +221,7 @@ def _decided(
 ) -> Scoring:
     """Decide on what is judged and write it, a file a unit; return the record."""
     units = [replace(unit, judged=replace(unit.judged, scores=judged[unit.name].scores)) for unit in stored.units()]
-    outcome = begun(stored)
+    outcome = empty_outcome(stored)
     waiting: dict[str, list[pa.Table]] = {}
     written: dict[str, FileRef] = {}
     for block, decided in decided_blocks(stored, selection, outcome, units):
