@@ -14,7 +14,8 @@ from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.constraints.outcomes import as_verdict
 from rsft_cluster.errors import PluginError, StageError
 from rsft_cluster.schemas import VERDICT
-from rsft_cluster.scoring.judge import MAX_REASON_CHARACTERS, ErrorBudget, Judge, Judgement
+from rsft_cluster.scoring.error_limits import ErrorBudget
+from rsft_cluster.scoring.judge import MAX_REASON_CHARACTERS, Judge, Judgement
 
 
 def returns(candidate: Candidate, *, value=None):

@@ -21,7 +21,7 @@ from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.metrics.meter import ACCEPTANCE_RATIO, PASS_RATIO, PROMPTS_LEFT, SOLVE_RATIO, UNITS_LEFT, Meter
 from rsft_cluster.progress import Progress
 from rsft_cluster.records import Manifest, Totals, Unit
-from rsft_cluster.scoring.judge import ErrorBudget
+from rsft_cluster.scoring.error_limits import ErrorBudget
 from rsft_cluster.store.layout import Folder
 
 UNITS_A_PASS = 4096

@@ -1,23 +1,17 @@
 """Scoring: every constraint judges every candidate, CANDIDATE -> verdicts, score, passed, reason.
 
-A constraint that fails gives an error verdict with its traceback, never a score. `ErrorBudget` ends the run when
-such errors are more than a few. Pure: knows no engine and no storage.
+A constraint that fails gives an error verdict with its traceback, never a score. Pure: knows no engine and no storage.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsft_cluster import config
 from rsft_cluster.constraints.base import Candidate
-from rsft_cluster.constraints.building import build
-from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
-from rsft_cluster.errors import StageError
+from rsft_cluster.constraints.outcomes import Outcome
+from rsft_cluster.scoring.evaluator import Evaluator, InProcessEvaluator
 
 MAX_REASON_CHARACTERS = 500
-MAX_TRACEBACKS = 3
-"""Of different constraints, told when a stage stops."""
-MIN_VERDICTS = 20
-"""Fewer verdicts than this say nothing of a rate while a stage still runs."""
 
 
 @dataclass(frozen=True)
@@ -48,37 +42,22 @@ class Judgement:
 
 
 class Judge:
-    """All constraints of a run, bound and built, judging in this process.
+    """Judges candidates by all constraints of a run, whose outcomes come from an evaluator; by default in this process.
 
-    Building it is cheap and is also the check that constraints and their parameters are usable: it raises
-    ConfigError, naming the constraint. Scoring workers use `isolation.IsolatedJudge`.
+    Building it so is cheap and is also the check that constraints and their parameters are usable: it raises
+    ConfigError, naming the constraint. Scoring actors use `GuardedJudge`.
     """
 
-    def __init__(self, constraints: Sequence[config.Constraint]) -> None:
+    def __init__(self, constraints: Sequence[config.Constraint], evaluator: Evaluator | None = None) -> None:
         self._constraints = tuple(constraints)
-        self._built = [build(constraint, name=constraint.name) for constraint in constraints]
+        self._evaluator = evaluator or InProcessEvaluator(constraints)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
-        """Return one judgement a candidate, in the same order."""
-        return self._judgements(candidates, self._outcomes)
-
-    def _judgements(
-        self,
-        candidates: Sequence[Candidate],
-        outcomes: Callable[[Sequence[Candidate], Sequence[Sequence[int]]], list[list[Outcome]]],
-    ) -> list[Judgement]:
-        wanted = [[i for i, c in enumerate(candidates) if applies(of, c)] for of in self._constraints]
-        found = [
-            dict(zip(places, column, strict=True))
-            for places, column in zip(wanted, outcomes(candidates, wanted), strict=True)
-        ]
-        return [self._combine([column.get(i) for column in found]) for i in range(len(candidates))]
-
-    def _outcomes(self, candidates: Sequence[Candidate], wanted: Sequence[Sequence[int]]) -> list[list[Outcome]]:
-        return [
-            outcomes_of(built, [candidates[i] for i in places])
-            for built, places in zip(self._built, wanted, strict=True)
-        ]
+        """Return one judgement per candidate, in the same order."""
+        indices = [[i for i, c in enumerate(candidates) if applies(constraint, c)] for constraint in self._constraints]
+        outcomes = self._evaluator.evaluate(candidates, indices)
+        columns = [dict(zip(rows, column, strict=True)) for rows, column in zip(indices, outcomes, strict=True)]
+        return [self._combine([column.get(i) for column in columns]) for i in range(len(candidates))]
 
     def _combine(self, outcomes: Sequence[Outcome | None]) -> Judgement:
         pairs = list(zip(self._constraints, outcomes, strict=True))
@@ -112,46 +91,6 @@ def combined(verdicts: Sequence[tuple[bool, float, float, bool]]) -> tuple[float
     weighted = sum(weight * score for _, weight, score, _ in verdicts)
     # min: the rounding of a sum of weights may lie an ulp above 1
     return (min(1.0, weighted / total) if total > 0 else float(passed)), passed
-
-
-class ErrorBudget:
-    """How many verdicts of a stage were errors; `spend` raises StageError when they are too many."""
-
-    def __init__(self, *, max_error_rate: float) -> None:
-        self._max_error_rate = max_error_rate
-        self._num_verdicts = 0
-        self._num_errors = 0
-        self._first: dict[str, str] = {}
-
-    def spend(
-        self, *, num_verdicts: int, num_errors: int, first: tuple[str, str] | None = None, final: bool = False
-    ) -> None:
-        """Add a unit's counts; `first` is the constraint and the traceback of its first error.
-
-        The rate is judged from MIN_VERDICTS on, and in any case when `final`.
-        """
-        self._num_verdicts += num_verdicts
-        self._num_errors += num_errors
-        if first is not None and len(self._first) < MAX_TRACEBACKS:
-            self._first.setdefault(*first)
-        if self._num_verdicts < MIN_VERDICTS and not final:
-            return
-        if self._num_errors > self._max_error_rate * self._num_verdicts:
-            raise StageError(
-                f"{self._num_errors} of {self._num_verdicts} verdicts are errors, more than "
-                f"scoring.max_error_rate = {self._max_error_rate:g} allows. {first_errors(self._first)}"
-            )
-
-
-def first_errors(first: Mapping[str, str]) -> str:
-    """Return the first tracebacks by constraint, to be read by whoever mends it."""
-    if not first:
-        return "No traceback was recorded"
-    (constraint, error), *more = first.items()
-    return "\n".join(
-        [f"The first one, of constraint {constraint!r}:\n{error}"]
-        + [f"The first one of constraint {name!r}:\n{trace}" for name, trace in more]
-    )
 
 
 def _row(constraint: config.Constraint, outcome: Outcome | None) -> dict[str, object]:

@@ -30,8 +30,9 @@ from rsft_cluster.review.redeciding.blocks import in_order
 from rsft_cluster.review.redeciding.outcome import begun, decided_blocks
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim, new_name, stored_round
 from rsft_cluster.schemas import SCORE, digest
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import ErrorBudget, Judge
+from rsft_cluster.scoring.error_limits import ErrorBudget
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
+from rsft_cluster.scoring.judge import Judge
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import Folder
 
@@ -176,7 +177,7 @@ class _Worker:
         self._config = RunConfig.model_validate_json(job.config)
         self._stored = stored_round(Store(job.store_uri), job.number)
         self._folder = self._stored.scoring_folder(job.name)
-        self._judge = IsolatedJudge(self._config.scoring)
+        self._judge = GuardedJudge(self._config.scoring)
 
     def close(self) -> None:
         """End the processes that constraints run in."""

@@ -37,7 +37,7 @@ from rsft_cluster.runs.prompt_sets import held_out_in, take_in, watched
 from rsft_cluster.runs.run import Run, read_record
 from rsft_cluster.sampling.unit_sampler import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table, to_messages
-from rsft_cluster.scoring.judge import ErrorBudget
+from rsft_cluster.scoring.error_limits import ErrorBudget
 from rsft_cluster.store.layout import Folder
 
 NUMBER = 1

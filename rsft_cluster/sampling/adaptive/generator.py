@@ -31,7 +31,7 @@ from rsft_cluster.generators.stopping import INCOMPLETE
 from rsft_cluster.plugins import Bound
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.sampling.adaptive.trie import Trie
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
 from rsft_cluster.scoring.judge import Judgement
 
 
@@ -66,8 +66,8 @@ class AdaptiveGenerator:
         self._alone = Selecting(rule, AcceptanceConfig(dedupe=False))
 
     @cached_property
-    def _judge(self) -> IsolatedJudge:
-        return IsolatedJudge(self._scoring)
+    def _judge(self) -> GuardedJudge:
+        return GuardedJudge(self._scoring)
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
@@ -101,7 +101,7 @@ class AdaptiveGenerator:
         """Take off the tries what a lot has taught; yield the lot with the shares that were left before."""
         drawn = [_Drawn(c, *tries[c.prompt].look_up(c.token_ids)) for c in completions]
         # The units are judged again, and watched, by the scoring actors.
-        judgements = self._judge.judge_unwatched([_candidate(prompts[c.prompt], c) for c in completions])
+        judgements = self._judge.judge_unaudited([_candidate(prompts[c.prompt], c) for c in completions])
         chances = self._chances(completions, judgements)
         for one, judgement, chance in zip(drawn, judgements, chances, strict=True):
             completion = one.completion

@@ -10,17 +10,17 @@ from pydantic import ValidationError
 from rsft_cluster.config import ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import StageError
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
 
-Make = Callable[..., IsolatedJudge]
+Make = Callable[..., GuardedJudge]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    made: list[IsolatedJudge] = []
+    made: list[GuardedJudge] = []
 
-    def make(*constraints: str | dict, **scoring: object) -> IsolatedJudge:
-        made.append(IsolatedJudge(ScoringConfig.model_validate({"constraints": list(constraints), **scoring})))
+    def make(*constraints: str | dict, **scoring: object) -> GuardedJudge:
+        made.append(GuardedJudge(ScoringConfig.model_validate({"constraints": list(constraints), **scoring})))
         return made[-1]
 
     yield make
