@@ -64,11 +64,10 @@ def _audited(judge: Judge, candidates: Sequence[Candidate], share: float) -> lis
 def _disagreements(first: Judgement, second: Judgement) -> tuple[str, ...]:
     """Return the constraints that differ the second time: in what passes, in the score, or in whether they fail."""
     names = []
-    for one, other in zip(first.verdicts, second.verdicts, strict=True):
-        scores = one["score"], other["score"]
-        same = one["passed"] == other["passed"] and (one["error"] is None) == (other["error"] is None)
-        if same and isinstance(scores[0], float) and isinstance(scores[1], float):
-            same = abs(scores[0] - scores[1]) <= SCORE_TOLERANCE
-        if not same:
-            names.append(str(one["constraint"]))
+    for a, b in zip(first.verdicts, second.verdicts, strict=True):
+        agree = a.passed == b.passed and (a.error is None) == (b.error is None)
+        if agree and a.score is not None and b.score is not None:
+            agree = abs(a.score - b.score) <= SCORE_TOLERANCE
+        if not agree:
+            names.append(a.constraint)
     return tuple(names)

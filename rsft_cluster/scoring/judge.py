@@ -14,12 +14,31 @@ from rsft_cluster.scoring.evaluator import Evaluator, InProcessEvaluator
 MAX_REASON_CHARACTERS = 500
 
 
+@dataclass(frozen=True, slots=True)
+class ConstraintVerdict:
+    """The verdict or the error of one constraint on one candidate, ready to be stored; see schemas.VERDICT."""
+
+    constraint: str
+    score: float | None
+    """None, as `passed`, after an error and where the constraint does not apply to the prompt."""
+    passed: bool | None
+    reason: str
+    error: str | None
+    fatal_at: int | None
+    duration_s: float
+
+    @property
+    def applies(self) -> bool:
+        """Whether the constraint judged the candidate, if only with an error."""
+        return self.score is not None or self.error is not None
+
+
 @dataclass(frozen=True)
 class Judgement:
-    """What all constraints together say of one candidate."""
+    """The verdicts of all constraints on one candidate, and what they come to."""
 
-    verdicts: list[dict[str, object]]
-    """One a constraint, in the config's order; the fields of schemas.VERDICT."""
+    verdicts: tuple[ConstraintVerdict, ...]
+    """One per constraint, in the config's order."""
     score: float | None
     """Weighted mean of the verdicts; None after an error in a constraint that counts."""
     passed: bool | None
@@ -28,17 +47,17 @@ class Judgement:
     audited: bool = False
     """Whether it was judged twice."""
     disagreements: tuple[str, ...] = ()
-    """The constraints that said otherwise the second time."""
+    """The constraints that judged otherwise the second time."""
 
     @property
     def num_verdicts(self) -> int:
         """Verdicts and errors, without the constraints that do not apply."""
-        return sum(v["score"] is not None or v["error"] is not None for v in self.verdicts)
+        return sum(v.applies for v in self.verdicts)
 
     @property
     def errors(self) -> list[tuple[str, str]]:
         """The constraints that failed to judge, each with its traceback."""
-        return [(str(v["constraint"]), str(v["error"])) for v in self.verdicts if v["error"] is not None]
+        return [(v.constraint, v.error) for v in self.verdicts if v.error is not None]
 
 
 class Judge:
@@ -61,19 +80,19 @@ class Judge:
 
     def _combine(self, outcomes: Sequence[Outcome | None]) -> Judgement:
         pairs = list(zip(self._constraints, outcomes, strict=True))
-        rows = [_row(constraint, outcome) for constraint, outcome in pairs]
-        # What neither is required nor weighs anything says something, and decides nothing.
+        named = tuple(_named(constraint, outcome) for constraint, outcome in pairs)
+        # A constraint that neither is required nor weighs anything gives verdicts, and decides nothing.
         if not any(outcome and constraint.counts for constraint, outcome in pairs):
-            return Judgement(rows, None, None, "no constraint that counts judges such a prompt")
+            return Judgement(named, None, None, "no constraint that counts judges such a prompt")
         for constraint, outcome in pairs:
             if outcome and outcome.verdict is None and constraint.counts:
-                return Judgement(rows, None, None, _text(f"error in {constraint.name}: {outcome.reason}"))
+                return Judgement(named, None, None, _text(f"error in {constraint.name}: {outcome.reason}"))
         verdicts = [(c, outcome.verdict) for c, outcome in pairs if outcome and outcome.verdict is not None]
         score, passed = combined([(c.required, c.weight, v.score, v.passed) for c, v in verdicts])
         if passed:
-            return Judgement(rows, score, passed, "passed")
+            return Judgement(named, score, passed, "passed")
         constraint, verdict = next((c, v) for c, v in verdicts if c.required and not v.passed)
-        return Judgement(rows, score, passed, _text(f"{constraint.name}: {verdict.reason or 'did not pass'}"))
+        return Judgement(named, score, passed, _text(f"{constraint.name}: {verdict.reason or 'did not pass'}"))
 
 
 def applies(constraint: config.Constraint, candidate: Candidate) -> bool:
@@ -93,17 +112,19 @@ def combined(verdicts: Sequence[tuple[bool, float, float, bool]]) -> tuple[float
     return (min(1.0, weighted / total) if total > 0 else float(passed)), passed
 
 
-def _row(constraint: config.Constraint, outcome: Outcome | None) -> dict[str, object]:
-    verdict = outcome.verdict if outcome else None
-    return {
-        "constraint": constraint.name,
-        "score": float(verdict.score) if verdict else None,
-        "passed": verdict.passed if verdict else None,
-        "reason": _text(outcome.reason) if outcome else "does not apply to this prompt",
-        "error": _storable(outcome.error) if outcome and outcome.error is not None else None,
-        "fatal_at": verdict.fatal_at if verdict else None,
-        "duration_s": outcome.duration_s if outcome else 0.0,
-    }
+def _named(constraint: config.Constraint, outcome: Outcome | None) -> ConstraintVerdict:
+    if outcome is None:
+        return ConstraintVerdict(constraint.name, None, None, "does not apply to this prompt", None, None, 0.0)
+    verdict, error = outcome.verdict, outcome.error
+    return ConstraintVerdict(
+        constraint=constraint.name,
+        score=float(verdict.score) if verdict else None,
+        passed=verdict.passed if verdict else None,
+        reason=_text(outcome.reason),
+        error=None if error is None else _storable(error),
+        fatal_at=verdict.fatal_at if verdict else None,
+        duration_s=outcome.duration_s,
+    )
 
 
 def _text(reason: str) -> str:

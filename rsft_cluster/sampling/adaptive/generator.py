@@ -141,9 +141,9 @@ class AdaptiveGenerator:
             return num_tokens, 1.0
         if judgement.passed or chance > 0.0:
             return num_tokens, chance if self._how.kind == "soft" else float(chance > 0.0)
-        named = [v["fatal_at"] for v in judgement.verdicts if v["constraint"] in self._required and not v["passed"]]
-        places = [place for place in named if isinstance(place, int)]
-        return shortest_dead(one.completion, min(places), self._plain.decode) if places else num_tokens, 0.0
+        failed = [v for v in judgement.verdicts if v.constraint in self._required and not v.passed]
+        fatal = [v.fatal_at for v in failed if v.fatal_at is not None]
+        return shortest_dead(one.completion, min(fatal), self._plain.decode) if fatal else num_tokens, 0.0
 
 
 def shortest_dead(completion: Completion, fatal_at: int, decode: Callable[[Sequence[int]], str]) -> int:
