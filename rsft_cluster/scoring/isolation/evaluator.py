@@ -9,7 +9,7 @@ from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.constraints.building import is_isolated
 from rsft_cluster.constraints.outcomes import Outcome
 from rsft_cluster.scoring.evaluator import InProcessEvaluator, Observer
-from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import ProcessPool
 
 
 class IsolatedEvaluator:
@@ -31,7 +31,7 @@ class IsolatedEvaluator:
         self._isolated = [is_isolated(constraint) for constraint in self._in_process.constraints]
         self._pool = None
         if any(self._isolated):
-            self._pool = Pool(constraints, num_processes=num_processes, memory_bytes=memory_bytes)
+            self._pool = ProcessPool(constraints, num_processes=num_processes, memory_bytes=memory_bytes)
             finalize(self, self._pool.close)
 
     def close(self) -> None:
@@ -46,9 +46,9 @@ class IsolatedEvaluator:
         isolated = self._isolated[: len(indices)]
         pooled = [rows if is_pooled else () for rows, is_pooled in zip(indices, isolated, strict=True)]
         if pooled == list(indices):
-            return self._pool.judge(candidates, pooled, after=self._observer)
+            return self._pool.judge(candidates, pooled, observer=self._observer)
         local = [() if is_pooled else rows for rows, is_pooled in zip(indices, isolated, strict=True)]
         with ThreadPoolExecutor(1) as thread:
-            future = thread.submit(self._pool.judge, candidates, pooled, after=self._observer)
+            future = thread.submit(self._pool.judge, candidates, pooled, observer=self._observer)
             columns = self._in_process.evaluate(candidates, local)
             return [a if i else b for a, b, i in zip(future.result(), columns, isolated, strict=True)]
