@@ -42,6 +42,10 @@ def sandbox(request) -> Iterator[Sandbox]:
             yield made
 
 
+def test_a_tier_that_does_not_hold_is_refused_for_what_the_machine_lacks():
+    assert not [tier for tier, found in FOUND.items() if "supervisor is gone" in found.problem]
+
+
 @dataclass
 class World:
     """What stands ready to be reached."""
@@ -239,7 +243,7 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(tmp_path, monkeypa
 
 
 LAYERS = {
-    "landlock": ("kernel.landlock = lambda **places: None", "reads a file"),
+    "landlock": ("system_calls.landlock = lambda **places: None", "reads a file"),
     "system calls": ("seccomp.program = lambda **rules: struct.pack('=HBBI', 6, 0, 0, 0x7FFF0000)", "sends by UDP"),
     "memory": ("tiers._rlimits = without('RLIMIT_AS')", "fills memory"),
     "files": ("tiers._rlimits = without('RLIMIT_NOFILE')", "opens files without end"),
@@ -252,7 +256,7 @@ LAYERS = {
 BEFORE = """
 import os, resource, struct, sys, socket
 sys.path.insert(0, sys.argv[3])
-from rsft_cluster.sandbox import kernel, seccomp, supervisor, tiers
+from rsft_cluster.constraints.programs.sandbox import seccomp, supervisor, system_calls, tiers
 rlimits = tiers._rlimits
 def without(name):
     return lambda limits: {key: value for key, value in rlimits(limits).items() if key != name}
