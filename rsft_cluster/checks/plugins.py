@@ -21,7 +21,7 @@ from rsft_cluster.evaluation.figures import PER_PROMPT
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import to_messages
-from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import ProcessPool
 from rsft_cluster.scoring.judge import Judge, applies
 from rsft_cluster.training.terms.configured import terms_of
 
@@ -138,7 +138,7 @@ def _try(constraint: Constraint, candidate: Candidate, memory_bytes: int) -> tup
         return is_ours, outcomes_of(built, [candidate])[0].error
     if isinstance(built, BatchConstraint) and not _parts(constraint):
         return is_ours, None
-    pool = Pool([constraint], num_processes=1, memory_bytes=memory_bytes)
+    pool = ProcessPool([constraint], num_processes=1, memory_bytes=memory_bytes)
     try:
         return is_ours, pool.judge([candidate], [[0]])[0][0].error
     finally:

@@ -51,8 +51,9 @@ from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling.adaptive.generator import adaptive
 from rsft_cluster.sampling.unit_sampler import SampledUnit, UnitSampler
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform, digest, to_messages
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import Judgement, too_many_errors
+from rsft_cluster.scoring.error_limits import too_many_errors
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
+from rsft_cluster.scoring.judge import Judgement
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import Folder
 
@@ -174,9 +175,9 @@ class ScoreAndCommit:
         self._folder = work.open()
 
     @cached_property
-    def _judge(self) -> IsolatedJudge:
+    def _judge(self) -> GuardedJudge:
         # Not in __init__: what an actor raises there reaches nobody.
-        return IsolatedJudge(self._work.scoring)
+        return GuardedJudge(self._work.scoring)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Judge and commit the units of a batch (one, as the pipeline asks)."""

@@ -18,7 +18,7 @@ from rsft_cluster.config import FairnessConfig
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.records import Plan
 from rsft_cluster.schemas import SCORE, conform, rows_to_table
-from rsft_cluster.scoring.judge import Judgement
+from rsft_cluster.scoring.judge import ConstraintVerdict, Judgement
 
 UNDECIDED = {
     "rule_probability": 0.0,
@@ -50,7 +50,7 @@ def undecided_table(
             "index": row["index"],
             "score": judgement.score,
             "passed": judgement.passed,
-            "verdicts": judgement.verdicts,
+            "verdicts": [verdict_row(verdict) for verdict in judgement.verdicts],
             "num_tokens": len(row["token_ids"]),
             "logprob": row["logprob"],
             "target_logprob": row["target_logprob"],
@@ -63,6 +63,19 @@ def undecided_table(
         for row, judgement in zip(candidates.to_pylist(), judgements, strict=True)
     ]
     return rows_to_table(rows, SCORE)
+
+
+def verdict_row(verdict: ConstraintVerdict) -> dict[str, object]:
+    """Return a verdict as SCORE rows hold it: a row of schemas.VERDICT."""
+    return {
+        "constraint": verdict.constraint,
+        "score": verdict.score,
+        "passed": verdict.passed,
+        "reason": verdict.reason,
+        "error": verdict.error,
+        "fatal_at": verdict.fatal_at,
+        "duration_s": verdict.duration_s,
+    }
 
 
 def attributes_of(prompts: pa.Table) -> Attributes:

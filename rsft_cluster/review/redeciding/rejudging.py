@@ -32,8 +32,9 @@ from rsft_cluster.review.redeciding.group_blocks import in_order
 from rsft_cluster.review.redeciding.outcome import decided_blocks, empty_outcome
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim_name, new_name, stored_round
 from rsft_cluster.schemas import SCORE, digest
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import Judge, too_many_errors
+from rsft_cluster.scoring.error_limits import too_many_errors
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
+from rsft_cluster.scoring.judge import Judge
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import ScoringLayout
 
@@ -183,7 +184,7 @@ class _Worker:
         self._config = RunConfig.model_validate_json(task.config)
         self._stored = stored_round(Store(task.store_uri), task.number)
         self._folder = self._stored.folder.scoring(task.name)
-        self._judge = IsolatedJudge(self._config.scoring)
+        self._judge = GuardedJudge(self._config.scoring)
 
     def close(self) -> None:
         """End the processes that constraints run in."""
