@@ -12,6 +12,6 @@ from rsft_cluster.cli.app import main
 STAGES = ("run", "sample", "train", "evaluate")
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] not in STAGES:
-        sys.exit(f"jobs/stage.py: {sys.argv[1]}: expected one of {', '.join(STAGES)}")
+    if sys.argv[1:2] not in ([stage] for stage in STAGES):
+        sys.exit(f"expected python jobs/stage.py {'|'.join(STAGES)} CONFIG [OPTIONS]")
     main()

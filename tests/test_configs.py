@@ -1,6 +1,8 @@
 """The configs that come with the project: each loads, and all it names is there."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -35,20 +37,17 @@ def test_it_begins_by_saying_what_it_is_for(path):
     assert path.read_text().startswith("# ")
 
 
-STAGE = Path(__file__).resolve().parent.parent / "jobs" / "stage.py"
+STAGE = CONFIGS[0].parent.parent / "stage.py"
 
 
-def stage(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(STAGE), *arguments], capture_output=True, text=True, check=False)
-
-
-def test_the_script_of_a_stage_does_what_the_command_of_that_name_does() -> None:
-    done = stage("sample", "no-such.yaml")
-    assert (done.returncode, done.stderr) == (2, "error: no-such.yaml: cannot be read: No such file or directory\n")
-
-
-def test_the_script_of_a_stage_does_stages_alone() -> None:
-    done = stage("rollback", "runs/sums")
-    assert (done.returncode, done.stderr) == (
-        1, "jobs/stage.py: rollback: expected one of run, sample, train, evaluate\n",
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["sample", "no-such.yaml"], 2, "error: no-such.yaml: there is no such config file\n"),
+        (["rollback", "runs/sums"], 1, "expected python jobs/stage.py run|sample|train|evaluate CONFIG [OPTIONS]\n"),
+        ([], 1, "expected python jobs/stage.py run|sample|train|evaluate CONFIG [OPTIONS]\n"),
+    ],
+)
+def test_the_script_of_stages_is_the_command_and_does_nothing_else(arguments, exit_code, message):
+    done = subprocess.run([sys.executable, STAGE, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (exit_code, message)
