@@ -74,7 +74,8 @@ def problem(use: str, **params: object) -> str:
 @pytest.mark.parametrize(
     ("family", "use", "name", "now"),
     [
-        ("constraints", "rsft_cluster.constraints.length:Length", "length", "rsft_cluster.constraints.form.length:Length"),
+        ("constraints", "rsft_cluster.constraints.length:Length", "length",
+         "rsft_cluster.constraints.form.length:Length"),
         ("constraints", "rsft_cluster.constraints.answers:Choice", "choice",
          "rsft_cluster.constraints.answers.choice:Choice"),
         ("acceptance_rules", "rsft_cluster.acceptance.threshold:threshold", "threshold",

@@ -19,7 +19,6 @@ from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import AuditError, ConfigError
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies.spec import PolicySpec
-from rsft_cluster.review.audit.chain import to_json
 from rsft_cluster.review.audit.lines import head_of
 from rsft_cluster.review.audit.verify import verify_run
 from rsft_cluster.review.redeciding.accepting import accept_again, decision_of
