@@ -157,7 +157,7 @@ class Pool:
             raise StageError(f"constraints were not built and prepared within {START_S} s: {names}")
         try:
             return pickle.loads(self._control.recv_bytes())
-        except EOFError as error:
+        except (EOFError, ConnectionResetError) as error:
             raise StageError("the process that builds the constraints died; what it said stands above") from error
 
     @property
@@ -365,7 +365,7 @@ class Pool:
     def _answer(self) -> int:
         try:
             return self._control.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionResetError) as error:
             raise StageError("the process that forks the constraints' workers died") from error
 
     def _ask(self, message: object) -> None:
