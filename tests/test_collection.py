@@ -303,6 +303,6 @@ def test_why_candidates_were_rejected_is_counted_with_like_reasons_together(tmp_
 def test_what_befell_a_unit_is_told_before_it_is_missed_at_the_seal(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")  # what builds the constraints dies at once
     with pytest.raises(
-        StageError, match="the process that (builds the constraints|forks the constraints' workers) died"
+        StageError, match=r"the process that (builds the constraints|forks the constraints' workers) died"
     ):
         collection(tmp_path).finish()

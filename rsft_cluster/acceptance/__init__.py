@@ -3,7 +3,7 @@
 base.py            the contract of a rule
 rules/             the rules that are built in, a file each
 decide.py          probability, draw, repeats, caps, reason
-selecting.py       what a decision is made by
+selection.py       what a decision is made by
 fairness.py        swaps and cells
 group_arrays.py    prompts as arrays
 compatible.py      settings that would miss a rule's target

@@ -22,7 +22,7 @@ from rsft_cluster import config
 from rsft_cluster.acceptance.base import JUDGED, Chosen, rule_of
 from rsft_cluster.acceptance.fairness import Fairness, judge_fairness
 from rsft_cluster.acceptance.group_arrays import codes
-from rsft_cluster.acceptance.selecting import Flags, Selecting, rank_drawn, repeats, wanted
+from rsft_cluster.acceptance.selection import Flags, SelectionRules, rank_drawn, repeats, wanted
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError
 from rsft_cluster.plugins import Bound, bind
 
@@ -58,10 +58,10 @@ class Decided:
     chosen: Mapping[str, float] = field(default_factory=dict)
 
 
-def selecting(run: config.RunConfig, round_number: int) -> Selecting:
+def selection_rules(run: config.RunConfig, round_number: int) -> SelectionRules:
     """Return how a round of a run decides."""
     budget = run.budget if run.budget.wave_size else None
-    return Selecting(bind_rule(run.acceptance, round_number), run.acceptance, budget, run.fairness)
+    return SelectionRules(bind_rule(run.acceptance, round_number), run.acceptance, budget, run.fairness)
 
 
 def bind_rule(acceptance: config.AcceptanceConfig, round_number: int = 1) -> Bound:
@@ -131,33 +131,33 @@ class Selected:
         return self.within & ~self.dropped
 
 
-def select(judged: pa.Table, how: Selecting) -> Selected:
+def select(judged: pa.Table, selection: SelectionRules) -> Selected:
     """Select among JUDGED rows; they must hold whole what the scope of `how` asks for.
 
     A candidate is accepted when its u is below its probability. Then, of several with the same tokens (or nearly the
     same text) in a prompt, the one of lowest index stays, and then as many as the caps allow. What could not be judged
     is never accepted. Raises ConfigError where candidates lack what the rule looks at.
     """
-    _check_needs(how.rule, judged)
-    probability, chosen = _probabilities(how.rule, judged)
+    _check_needs(selection.rule, judged)
+    probability, chosen = _probabilities(selection.rule, judged)
     usable = _numpy(judged, "passed", is_valid=True)
     probability[~usable] = 0.0
     final = np.clip(probability / _numpy(judged, "survival"), 0.0, 1.0)
-    fair = judge_fairness(judged, final, how.fairness)
+    fair = judge_fairness(judged, final, selection.fairness)
     final = np.where(fair.objected, 0.0, final * fair.weights)
     drawn: Flags = _numpy(judged, "u") < final
-    original = repeats(judged, drawn, how.acceptance)
-    rank = rank_drawn(judged, drawn & (original < 0), how)
-    cap = np.full(len(rank), how.acceptance.max_per_prompt or NO_CAP)
-    cap = np.minimum(cap, wanted(judged, drawn, how.budget)) if how.budget else cap
-    dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(rank), dtype=bool)
+    original = repeats(judged, drawn, selection.acceptance)
+    rank = rank_drawn(judged, drawn & (original < 0), selection)
+    cap = np.full(len(rank), selection.acceptance.max_per_prompt or NO_CAP)
+    cap = np.minimum(cap, wanted(judged, drawn, selection.budget)) if selection.budget else cap
+    dropped = _all_passed(judged) if selection.acceptance.drop_all_passed else np.zeros(len(rank), dtype=bool)
     return Selected(probability, fair, final, drawn, original, rank, cap, dropped, {**chosen, **fair.chosen})
 
 
-def decide(judged: pa.Table, how: Selecting) -> Decided:
+def decide(judged: pa.Table, selection: SelectionRules) -> Decided:
     """Select, and give every candidate its reason."""
     judged = _judged(judged)
-    found = select(judged, how)
+    found = select(judged, selection)
     reasons = _reasons(judged, found.probability, found.final, found.fair)
     reasons = pc.if_else(found.drawn & ~found.fresh, _repeat_reasons(found.original), reasons)
     reasons = pc.if_else(found.fresh & ~found.within, _cap_reasons(found.cap), reasons)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.acceptance.decide import bind_rule, decide, target_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.checks.findings import Findings
 from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
 from rsft_cluster.constraints.base import BatchConstraint, Candidate
@@ -40,7 +40,7 @@ def bind_all(found: Findings) -> None:
     with found.of("acceptance.rule"):
         rule = bind_rule(config.acceptance)
         with _trying(config.acceptance.rule.use):
-            decide(_made_up_candidates(), Selecting(rule, AcceptanceConfig(dedupe=False)))
+            decide(_made_up_candidates(), SelectionRules(rule, AcceptanceConfig(dedupe=False)))
         found.say("acceptance", f"targets {target_of(rule)}")
         check_compatible(config)
     with found.of("promotion.rule"):

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.driver import UnitCounts
 from rsft_cluster.collection.plan import read_prompts_of
 from rsft_cluster.collection.score_table import decided_table, undecided_table
@@ -97,7 +97,7 @@ class Work:
     policy: PolicySpec
     generator: Bound
     scoring: ScoringConfig
-    selection: Selecting
+    selection: SelectionRules
     decides: bool
     """Whether units decide; else their scores stay undecided, and nothing is accepted before the seal of the round."""
     unit_timeout_s: float

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import DECIDED, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import FairnessConfig
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.records import Plan
@@ -83,11 +83,11 @@ def judged_table(scores: pa.Table, attributes: Attributes | None, texts: Sequenc
     return pa.table(columns, names=JUDGED.names).cast(JUDGED)
 
 
-def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, how: Selecting) -> pa.Table:
+def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, selection: SelectionRules) -> pa.Table:
     """Return the SCORE rows of whole groups with their decisions."""
-    texts = candidates.column("text").to_pylist() if how.needs_text else None
-    attributes = attributes_of(prompts) if how.fairness else None
-    return with_decisions(scores, decide(judged_table(scores, attributes, texts), how).table)
+    texts = candidates.column("text").to_pylist() if selection.needs_text else None
+    attributes = attributes_of(prompts) if selection.fairness else None
+    return with_decisions(scores, decide(judged_table(scores, attributes, texts), selection).table)
 
 
 def with_decisions(scores: pa.Table, decided: pa.Table) -> pa.Table:

@@ -16,7 +16,7 @@ from rsft_cluster.policies.references import base_policy
 from rsft_cluster.progress import Listener
 from rsft_cluster.records import Decision, Evaluation, PolicyRef
 from rsft_cluster.rounds.controls import has_controls, run_controls
-from rsft_cluster.rounds.stages import evaluate_policy, plan_round, sample_round, train_round, with_pilot
+from rsft_cluster.rounds.run_stages import evaluate_policy, plan_round, sample_round, train_round, with_pilot
 from rsft_cluster.rounds.trackers import with_trackers
 from rsft_cluster.runs.fingerprint import claim, fingerprint
 from rsft_cluster.runs.lease import hold

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.decide import decide, selecting
+from rsft_cluster.acceptance.decide import decide, selection_rules
 from rsft_cluster.acceptance.piloted import config_of_round
 from rsft_cluster.collection.whole_round import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
@@ -102,19 +102,19 @@ def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
 
 def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     """Yield the candidates of a sealed round about which deciding again, on the whole round, says something else."""
-    how = selecting(config_of_round(store, number), number)
+    selection = selection_rules(config_of_round(store, number), number)
     folder = RunLayout(store).round(number)
     plan = store.read_record(folder.plan, Plan)
     chosen = store.read_record(folder.manifest, Manifest).chosen
     scores, judged = [], []
     for unit, commit in committed_units(folder, plan):
         if commit.scores is not None and commit.candidates is not None:
-            narrow, rows = read_judged(store, JudgedUnit(unit, commit.candidates, commit.scores), how)
+            narrow, rows = read_judged(store, JudgedUnit(unit, commit.candidates, commit.scores), selection)
             scores.append(narrow)
             judged.append(rows)
     if not scores:
         return
-    stored, again = pa.concat_tables(scores), decide(pa.concat_tables(judged), how)
+    stored, again = pa.concat_tables(scores), decide(pa.concat_tables(judged), selection)
     if dict(again.chosen) != chosen:
         yield f"the numbers chosen from the round are {dict(again.chosen)}, recorded were {chosen}"
     names = ["acceptance_probability", "accepted", "rank", "repeat_of", "cap", "cell", "swaps_agree"]

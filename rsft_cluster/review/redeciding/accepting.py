@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.decide import target_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import accepted_table
 from rsft_cluster.collection.plan import read_prompts_of
 from rsft_cluster.config import flatten
@@ -28,9 +28,9 @@ WIDE = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
 """What accepted samples take over from candidates."""
 
 
-def settings_of(stored: StoredRound, how: Selecting, scoring: str) -> dict[str, object]:
+def settings_of(stored: StoredRound, selection: SelectionRules, scoring: str) -> dict[str, object]:
     """Return all that a decision depends on, as flat keys."""
-    acceptance = how.acceptance.model_dump(mode="json", exclude={"min_accepted"})
+    acceptance = selection.acceptance.model_dump(mode="json", exclude={"min_accepted"})
     scores = stored.manifest.scores if scoring == SEALED else stored.scoring(scoring).scores
     return {
         **flatten({"acceptance": acceptance}),
@@ -56,34 +56,36 @@ def decision_of(stored: StoredRound, name: str) -> DecisionSet:
     return decision
 
 
-def decide_again(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> Outcome:
+def decide_again(stored: StoredRound, selection: SelectionRules, scoring: str = SEALED) -> Outcome:
     """Decide, and write nothing."""
     outcome = begun(stored)
-    for _ in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
+    for _ in decided_blocks(stored, selection, outcome, list(stored.units(scoring))):
         pass
     return outcome
 
 
-def accept_again(stored: StoredRound, how: Selecting, scoring: str = SEALED, name: str | None = None) -> DecisionSet:
+def accept_again(
+    stored: StoredRound, selection: SelectionRules, scoring: str = SEALED, name: str | None = None
+) -> DecisionSet:
     """Decide, and write what is kept; opens the decision where it stands already.
 
     Deciding is a pure function of stored facts: killed and done again, the same bytes go to the same names. Raises
     ConfigError where the name stands for other settings, or for the sealed decision.
     """
-    settings = settings_of(stored, how, scoring)
+    settings = settings_of(stored, selection, scoring)
     name = new_name(name or default_name(settings))
     folder = stored.folder.decision_set(name)
     claim(folder, f"decision {name}", settings)
     if not stored.store.exists(folder.record):
         outcome, accepted = begun(stored), []
-        for block, decided in decided_blocks(stored, how, outcome, list(stored.units(scoring))):
+        for block, decided in decided_blocks(stored, selection, outcome, list(stored.units(scoring))):
             accepted += _write(stored, folder, block, decided)
         made = DecisionSet(
             name=name,
             round=stored.number,
             scoring=scoring,
             settings=settings,
-            target=target_of(how.rule),
+            target=target_of(selection.rule),
             accepted=tuple(accepted),
             funnel=outcome.funnel,
             change=outcome.change,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsft_cluster.acceptance.base import JUDGED, Scope
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.whole_round import NOTHING, read_judged
 from rsft_cluster.errors import StoreError
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit
@@ -58,16 +58,16 @@ class Block:
     """What the sealed decision accepted."""
 
 
-def scope_of(how: Selecting) -> Scope:
+def scope_of(selection: SelectionRules) -> Scope:
     """Return how much a decision must see at once: the round also where prompts are compared by difficulty."""
-    compares = how.budget is not None and how.budget.allocation == "difficulty"
-    return "round" if compares else how.scope
+    compares = selection.budget is not None and selection.budget.allocation == "difficulty"
+    return "round" if compares else selection.scope
 
 
-def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[StoredUnit]) -> Iterator[Block]:
+def blocks(stored: StoredRound, ways: Sequence[SelectionRules], units: Sequence[StoredUnit]) -> Iterator[Block]:
     """Yield the candidates of units in blocks in which every one of some decisions can be made."""
     reading = _Reading(stored, max(ways, key=_asks))
-    if any(scope_of(how) == "round" for how in ways):
+    if any(scope_of(selection) == "round" for selection in ways):
         yield _block(list(reading.parts(units)))
         return
     waves = [list(of_wave) for _, of_wave in groupby(units, key=lambda u: u.wave)]
@@ -75,8 +75,8 @@ def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[Store
         yield _block(parts)
 
 
-def _asks(how: Selecting) -> tuple[bool, bool]:
-    return how.needs_text, how.fairness is not None
+def _asks(selection: SelectionRules) -> tuple[bool, bool]:
+    return selection.needs_text, selection.fairness is not None
 
 
 def ahead(task: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
@@ -115,8 +115,8 @@ class _Part:
 class _Reading:
     """How units are read: with what a decision looks at, and with what was sealed."""
 
-    def __init__(self, stored: StoredRound, how: Selecting) -> None:
-        self._store, self._how = stored.store, how
+    def __init__(self, stored: StoredRound, selection: SelectionRules) -> None:
+        self._store, self._how = stored.store, selection
 
     def parts(self, units: Iterable[StoredUnit]) -> Iterator[_Part]:
         return ahead(self._part, units)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.compatible import check_compatible
-from rsft_cluster.acceptance.decide import decide, selecting
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.decide import decide, selection_rules
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import RunConfig
 from rsft_cluster.review.records import Change, Funnel
 from rsft_cluster.review.redeciding.group_blocks import Block, blocks
@@ -65,18 +65,18 @@ class Outcome:
         )
 
 
-def way_of(stored: StoredRound, config: RunConfig) -> Selecting:
+def way_of(stored: StoredRound, config: RunConfig) -> SelectionRules:
     """Return how a config decides on a sealed round; raises ConfigError where its rule cannot be used on it."""
     check_compatible(config)
-    return selecting(config, stored.number)
+    return selection_rules(config, stored.number)
 
 
 def decided_blocks(
-    stored: StoredRound, how: Selecting, outcome: Outcome, units: Sequence[StoredUnit]
+    stored: StoredRound, selection: SelectionRules, outcome: Outcome, units: Sequence[StoredUnit]
 ) -> Iterator[tuple[Block, pa.Table]]:
     """Yield some units of a round in blocks, with their DECIDED rows; `outcome` counts them."""
-    for block in blocks(stored, [how], units):
-        found = decide(block.judged, how)
+    for block in blocks(stored, [selection], units):
+        found = decide(block.judged, selection)
         outcome.add(block, found.table)
         outcome.chosen.update(found.chosen)
         yield block, found.table

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rsft_cluster.acceptance.base import Setting, rule_of
 from rsft_cluster.acceptance.decide import bind_rule, parameters_of, select
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.review.records import Forecast, Histogram, Preview
@@ -52,13 +52,15 @@ def label(acceptance: AcceptanceConfig) -> str:
     return f"{_short(acceptance.rule)}{params}{cap}"
 
 
-def preview(stored: StoredRound, current: Selecting, others: Sequence[Selecting], scoring: str = SEALED) -> Preview:
+def preview(
+    stored: StoredRound, current: SelectionRules, others: Sequence[SelectionRules], scoring: str = SEALED
+) -> Preview:
     """Return what the current setting and others keep, and how scores and lengths lie."""
     ways = [current, *others]
     sums = [_Sums() for _ in ways]
     scores, lengths = _Counts(), _Counts()
     for block in blocks(stored, ways, list(stored.units(scoring))):
-        kept = [select(block.judged, how).accepted for how in ways]
+        kept = [select(block.judged, selection).accepted for selection in ways]
         for one, chosen in zip(sums, kept, strict=True):
             one.add(block, chosen)
         passed = block.scores.column("passed").fill_null(False).to_numpy()
@@ -73,8 +75,8 @@ def preview(stored: StoredRound, current: Selecting, others: Sequence[Selecting]
         num_prompts=totals.num_prompts,
         num_candidates=totals.num_candidates,
         forecasts=tuple(
-            one.forecast(label(how.acceptance), totals.num_prompts, totals.num_candidates, is_current=i == 0)
-            for i, (how, one) in enumerate(zip(ways, sums, strict=True))
+            one.forecast(label(selection.acceptance), totals.num_prompts, totals.num_candidates, is_current=i == 0)
+            for i, (selection, one) in enumerate(zip(ways, sums, strict=True))
         ),
         scores=scores.histogram(np.linspace(0, NUM_SCORE_BINS, NUM_BINS + 1), NUM_SCORE_BINS),
         lengths=lengths.histogram(_edges(lengths), 1),

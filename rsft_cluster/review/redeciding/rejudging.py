@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import as_candidates
 from rsft_cluster.collection.driver import Tally, UnitCounts, UnitsLeft, bring_to_commits
 from rsft_cluster.collection.plan import read_prompts_of
@@ -69,7 +69,7 @@ def settings_of(stored: StoredRound, config: RunConfig) -> dict[str, object]:
 def rejudge(
     stored: StoredRound,
     config: RunConfig,
-    how: Selecting,
+    selection: SelectionRules,
     name: str | None = None,
     *,
     workers: int = 1,
@@ -89,7 +89,7 @@ def rejudge(
         task = ScoringTask(stored.store.uri, stored.number, name, config.model_dump_json())
         try:
             judged = _judge_all(stored, config, task, workers, report)
-            stored.store.create(path, _decided(stored, folder, name, settings, judged, how).to_json())
+            stored.store.create(path, _decided(stored, folder, name, settings, judged, selection).to_json())
         except StoreError:
             # Who is done first removes what was judged, under all who are not done.
             if not stored.store.exists(path):
@@ -217,14 +217,14 @@ def _decided(
     name: str,
     settings: dict[str, object],
     judged: Mapping[str, JudgedFile],
-    how: Selecting,
+    selection: SelectionRules,
 ) -> Scoring:
     """Decide on what is judged and write it, a file a unit; return the record."""
     units = [replace(unit, judged=replace(unit.judged, scores=judged[unit.name].scores)) for unit in stored.units()]
     outcome = begun(stored)
     waiting: dict[str, list[pa.Table]] = {}
     written: dict[str, FileRef] = {}
-    for block, decided in decided_blocks(stored, how, outcome, units):
+    for block, decided in decided_blocks(stored, selection, outcome, units):
         start = 0
         for piece in block.pieces:
             # Waves cut units across blocks: one is written when its last piece has come.

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, AdaptiveConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import PluginError
@@ -62,7 +62,7 @@ class AdaptiveGenerator:
         self._how = how
         self._scoring = scoring
         self._required = {c.name for c in scoring.constraints if c.required}
-        self._alone = Selecting(rule, AcceptanceConfig(dedupe=False))
+        self._alone = SelectionRules(rule, AcceptanceConfig(dedupe=False))
 
     @cached_property
     def _judge(self) -> IsolatedJudge:

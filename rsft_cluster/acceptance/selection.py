@@ -18,7 +18,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Selecting:
+class SelectionRules:
     """How to decide: the rule, and all that is settled after it."""
 
     rule: Bound
@@ -55,14 +55,14 @@ def repeats(judged: pa.Table, drawn: Flags, acceptance: AcceptanceConfig) -> Pla
     return found
 
 
-def rank_drawn(judged: pa.Table, drawn: Flags, how: Selecting) -> Places:
+def rank_drawn(judged: pa.Table, drawn: Flags, selection: SelectionRules) -> Places:
     """Return the place of every drawn row among those of its prompt, from 0, in the order in which caps keep them.
 
     With a budget that is by index whatever `prefer` says: the first k in a stream of exact draws are exact draws, the
     k best are not.
     """
     prompts, index = codes(judged, "prompt_id"), judged.column("index").to_numpy()
-    prefer = "index" if how.budget is not None else how.acceptance.prefer
+    prefer = "index" if selection.budget is not None else selection.acceptance.prefer
     if prefer == "index":
         return rank_in_group(prompts, (~drawn, index))
     best_first = -np.nan_to_num(judged.column("score").to_numpy())
