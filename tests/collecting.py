@@ -1,5 +1,6 @@
 """A collection without a cluster: the actors' own classes, called one unit after the other."""
 
+import pickle
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -47,7 +48,9 @@ class Collection:
         for planned in self.units():
             for unit in state.leaves(planned):
                 if not is_done(state, unit.unit, session=self.work.session):
-                    self.do(unit)
+                    row = self.do(unit)
+                    if row["failure"] is not None:
+                        raise pickle.loads(row["failure"])
         return seal(self.folder, self.work.plan, target="test", generator=self.work.generator.describe())
 
 

@@ -243,11 +243,11 @@ def undeclared(table: pa.Table) -> pa.Array:
 )
 def test_a_rule_that_returns_no_probabilities_stops_the_stage(what, message) -> None:
     with pytest.raises(StageError, match=f"rule {__name__}:answers: .*{message}"):
-        decided(judged({}, {}), Bound(f"{__name__}:answers", {"what": what}))
+        decided(judged({}, {}), Bound(f"{__name__}:answers", {"what": what}, "answers"))
 
 
 def test_an_error_is_never_accepted_whatever_the_rule_says() -> None:
-    found = decided(judged(ERROR, {}), Bound(f"{__name__}:answers", {"what": "wild"}))
+    found = decided(judged(ERROR, {}), Bound(f"{__name__}:answers", {"what": "wild"}, "answers"))
     assert found.column("acceptance_probability").to_pylist() == [0.0, 1.0]
     assert found.column("reason").to_pylist() == ["error", "kept"]
 

@@ -144,6 +144,15 @@ def test_a_constraint_that_cannot_be_built_there_is_told() -> None:
     assert set(descendants()) <= before
 
 
+def test_a_fork_server_that_dies_before_it_has_read_anything_is_told(tmp_path: Path, monkeypatch) -> None:
+    dies = tmp_path / "python"
+    dies.write_text("#!/bin/sh\nsleep 0.5\nexit 1\n")
+    dies.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dies))
+    with pytest.raises(StageError, match="the process that builds the constraints died"):
+        Pool([DOES], num_processes=1, memory_bytes=2**29)
+
+
 def test_a_pool_whose_fork_server_died_says_so(capfd) -> None:
     pool = ProcessPool([DOES], num_processes=1, memory_bytes=2**29)
     fork_server = psutil.Process(pool.fork_server_pid)

@@ -16,7 +16,7 @@ from rsft_cluster.collection.whole_round import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import AuditHead, Manifest, Plan
 from rsft_cluster.review.audit.chain import START, broken
-from rsft_cluster.review.audit.lines import round_lines
+from rsft_cluster.review.audit.lines import of_another_form, round_lines
 from rsft_cluster.review.audit.replay import replay
 from rsft_cluster.review.inspection import committed_units
 from rsft_cluster.store import Store
@@ -66,7 +66,9 @@ def verify_run(store: Store) -> Verified:
             _line(found, line, f"round {number}", {line["decided_by"]["use"]} if "decided_by" in line else ())
             last, num_lines = line["hash"], num_lines + 1
         head = store.read_record(path, AuditHead)
-        if (head.head, head.num_lines) != (last, num_lines):
+        if refusal := of_another_form(head):
+            found.add(refusal)
+        elif (head.head, head.num_lines) != (last, num_lines):
             sealed = f"sealed were {head.num_lines} in {head.head[:12]}"
             found.add(f"round {number}: {num_lines} lines end in {last[:12]}, {sealed}")
         previous = head.head

@@ -190,7 +190,7 @@ def _judge_and_seal(
     listener: Listener,
 ) -> None:
     """Decide unit by unit where that can be, else all at once as one wave, like a round that is sampled."""
-    generator = Bound("imported", {"files": list(imported.files), "content": imported.content})
+    generator = Bound("imported", {"files": list(imported.files), "content": imported.content}, "imported")
     whole = selection.scope == "round" or run.config.budget.is_set
     plan = _plan(run, folder)
     at = run.round(NUMBER).wave(0) if whole else folder

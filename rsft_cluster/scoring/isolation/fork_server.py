@@ -66,7 +66,7 @@ def main(control_fd: int, table_fd: int) -> None:
             else:
                 pid = workers.pop(slot)
                 pool.send(_end(pid, kept | dying | set(workers.values())))
-    except EOFError:
+    except (EOFError, ConnectionResetError, BrokenPipeError):
         pass
     finally:
         ending = dying | set(workers.values())

@@ -143,7 +143,7 @@ class ProcessPool:
             raise StageError(f"constraints were not built and prepared within {START_S} s: {names}")
         try:
             return pickle.loads(self._control.recv_bytes())
-        except EOFError as error:
+        except (EOFError, ConnectionResetError) as error:
             raise StageError("the process that builds the constraints died; what it said stands above") from error
 
     @property
@@ -345,7 +345,7 @@ class ProcessPool:
     def _answer(self) -> int:
         try:
             return self._control.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionResetError) as error:
             raise StageError("the process that forks the constraints' workers died") from error
 
     def _ask(self, message: object) -> None:
