@@ -152,6 +152,7 @@ ACCEPTED = _schema(
         _required("prompt_token_ids", TOKEN_IDS),
         _required("token_ids", TOKEN_IDS),
         _required("messages", MESSAGES),
+        pa.field("finish_reason", pa.string()),
         _required("score", pa.float64()),
         _required("weight", pa.float64()),
     ],

@@ -20,12 +20,12 @@ from rsft_cluster.training.batches import (
     DataOrder,
     Example,
     collate,
-    deal,
     examples_digest,
     load_examples,
     load_replay,
     num_steps,
 )
+from rsft_cluster.training.dealing import deal
 
 
 def row(prompt: str, token_ids: list[int], *, round_number: int = 1, index: int = 0, weight: float = 1.0) -> dict:

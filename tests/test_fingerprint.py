@@ -70,7 +70,7 @@ def another(key, value, folder):
         "acceptance.schedule": {"min_score": [0.1, 0.2]},
         "budget.allocation": "variance", "budget.wave_size": 1, "controls.arms": ["random"], "controls.rounds": "first",
         "nightly.at": "03:00", "nightly.weekdays": ["mon"], "nightly.prompts": "all", "nightly.unfinished": "abandon",
-        "training.rejection": {"weight": 0.2}, "training.unlikelihood": {},
+        "training.rejection": {"weight": 0.2}, "training.deepspeed": {"wall_clock_breakdown": True}, "training.unlikelihood": {},
         "scoring.canaries": [{"completion": "x", "passes": True}],
         "pilot": {"temperatures": [1.0]}, "promotion.health.hold_on": ["length"], "fairness": {
             "protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"

@@ -100,7 +100,7 @@ def random_examples(run: Run, manifest: Manifest) -> pa.Table:
 
 
 def _rows(run: Run, ref: FileRef, ids: list[str]) -> list[dict[str, object]]:
-    names = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
+    names = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "finish_reason"]
     table = run.store.read_table(ref, columns=names)
     chosen = table.filter(pc.is_in(table.column("candidate_id"), value_set=pa.array(ids)))
     # Training reads token ids; the messages of an arm that nobody inspects are left out.

@@ -18,7 +18,7 @@ from rsft_cluster.errors import ConfigError, NothingAcceptedError
 from rsft_cluster.evaluation.figures import evaluate, evaluate_fairness, evaluation_passes
 from rsft_cluster.metrics.exported import RayMeter
 from rsft_cluster.plugins import bind
-from rsft_cluster.policies.references import folder_digest, policy_spec, verify
+from rsft_cluster.policies.references import folder_digest, master_of, policy_spec, verify
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.progress import Listener
 from rsft_cluster.prompts.stored import write_prompts
@@ -189,7 +189,7 @@ def train_policy(
         verify(used)
     job = TrainingJob(
         name=f"{run.arm.path.replace('/', '-')}-{number:04d}",
-        policy=_spec(run, initial, config),
+        policy=replace(_spec(run, initial, config), master=master_of(initial)),
         examples=accepted,
         replay=config.replay,
         config=config,
@@ -198,6 +198,7 @@ def train_policy(
         storage_uri=run.store.uri_of(folder.checkpoints),
         judged=judged,
         base=_spec(run, run.base, config) if needs_base else None,
+        keeps_master=run.control is None,
         meter=RayMeter(_label(run)),
     )
     run.store.delete_folder(folder.model)
