@@ -98,8 +98,8 @@ def save_progress(engine: DeepSpeedEngine, progress: Progress, average: WeightAv
 def load_progress(engine: DeepSpeedEngine, fresh: Progress, average: WeightAverage | None) -> Progress:
     """Continue from the newest whole checkpoint with the mean of the weights that it holds; return how far it is.
 
-    `fresh` is the progress of a training that begins; so does one whose checkpoint has another layout. Raises ConfigError
-    for a checkpoint of another training under the same name.
+    `fresh` is the progress of a training that begins; so does one whose checkpoint has another layout. Raises
+    ConfigError for a checkpoint of another training under the same name.
     """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
