@@ -16,9 +16,13 @@ from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.schemas import digest
-from rsft_cluster.store import localise, open_uri
+from rsft_cluster.store import join_uri, localise, open_uri
 
 BASE = "round-0000"
+MASTER = "float32"
+"""The folder, below a policy's own, with the weights as they were before they were rounded to its dtype."""
+MASTER_DIGEST = "float32.digest"
+"""The file beside it that holds its digest: it counts in the digest of the policy."""
 CHUNK_BYTES = 1 << 22
 
 
@@ -67,8 +71,9 @@ def check_folder(model: str, key: str = "policy.model") -> None:
 
 def localised(policy: PolicySpec) -> PolicySpec:
     """Return the policy with its files on this machine."""
-    model = str(localise(policy.model)) if "://" in policy.model else policy.model
-    return replace(policy, model=model, adapter=policy.adapter and str(localise(policy.adapter)))
+    model = str(localise(policy.model, without=MASTER)) if "://" in policy.model else policy.model
+    adapter, master = (uri and str(localise(uri)) for uri in (policy.adapter, policy.master))
+    return replace(policy, model=model, adapter=adapter, master=master)
 
 
 def folder_digest(uri: str) -> str:
@@ -94,6 +99,28 @@ def verify(policy: PolicyRef) -> None:
             f"{policy.uri}: these are not the weights of {policy.name}: "
             f"digest {found[:12]}, recorded {policy.digest[:12]}"
         )
+
+
+def master_of(policy: PolicyRef) -> str | None:
+    """Return the folder with a policy's weights in float32, None where it has none or it was deleted to save space.
+
+    Raises StoreError where they are not those that the policy was written with.
+    """
+    uri = join_uri(policy.uri, MASTER)
+    if not is_folder(policy.uri) or not _files(uri):
+        return None
+    filesystem, path = open_uri(join_uri(policy.uri, MASTER_DIGEST))
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        recorded = stream.read().decode().strip()
+    found = folder_digest(uri)
+    if found != recorded:
+        raise StoreError(
+            f"{uri}: these are not the float32 weights of {policy.name}: digest {found[:12]}, "
+            f"recorded {recorded[:12]}; delete the folder, and training goes on from the rounded ones"
+        )
+    return uri
 
 
 def policy_spec(
