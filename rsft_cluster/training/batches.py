@@ -176,7 +176,8 @@ def examples_digest(examples: Sequence[Example]) -> str:
 def read_columns(uri: str, columns: Sequence[str], *, what: str, optional: Sequence[str] = ()) -> pa.Table:
     """Read some columns of a Parquet file; one of them may be part of a nested one (`verdicts.list.element.passed`).
 
-    `optional` names columns of text that files of earlier versions do not have: null there. Raises StoreError where the file cannot be read, or is not one of `what`.
+    `optional` names columns of text that files of earlier versions do not have: null there. Raises StoreError where the
+    file cannot be read, or is not one of `what`.
     """
     filesystem, path = open_uri(uri)
     try:
