@@ -24,7 +24,7 @@ from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, che
 from rsft_cluster.schemas import ACCEPTED, digest
 from rsft_cluster.store.layout import DecisionSetLayout
 
-WIDE = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
+WIDE = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "finish_reason"]
 """What accepted samples take over from candidates."""
 
 
