@@ -24,7 +24,7 @@ from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, che
 from rsft_cluster.schemas import ACCEPTED, digest
 from rsft_cluster.store.layout import DecisionSetLayout
 
-COPIED = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
+COPIED = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "finish_reason"]
 """The columns that accepted samples copy from candidates."""
 
 
