@@ -150,7 +150,7 @@ def test_a_fork_server_that_dies_before_it_has_read_anything_is_told(tmp_path: P
     dies.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dies))
     with pytest.raises(StageError, match="the process that builds the constraints died"):
-        Pool([DOES], num_processes=1, memory_bytes=2**29)
+        ProcessPool([DOES], num_processes=1, memory_bytes=2**29)
 
 
 def test_a_pool_whose_fork_server_died_says_so(capfd) -> None:
