@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 import torch
 from torch.nn import Embedding
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from rsft_cluster.errors import ConfigError
@@ -24,6 +24,7 @@ from rsft_cluster.generators.engine.engine import Engine, Limits
 from rsft_cluster.generators.engine.layers import compile_layers
 from rsft_cluster.generators.engine.packing import pack
 from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_shapes
+from rsft_cluster.generators.engine.trial import text_ids
 from rsft_cluster.generators.plain.batches import BatchedDecoder
 from rsft_cluster.generators.stopping import StopRule
 from rsft_cluster.policies import tokens
@@ -68,7 +69,8 @@ class TransformersGenerator:
         self._num_context_tokens = tokens.num_context_tokens(self.model.config)
         self._num_known_tokens = cast("Embedding", self.model.get_input_embeddings()).num_embeddings
         self.decoder = (
-            engine == "blocks" and _engine(self.model, policy, kv_bytes, packed=packed, compiled=compiled)
+            engine == "blocks"
+            and _engine(self.model, self.tokenizer, policy, kv_bytes, packed=packed, compiled=compiled)
         ) or BatchedDecoder(self.model, pad_token_id=tokens.pad_token_id(self.tokenizer))
         _libc("malloc_trim", 0)  # loading leaves as much behind as the weights take
 
@@ -130,7 +132,13 @@ class TransformersGenerator:
 
 
 def _engine(
-    model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool, compiled: bool | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    policy: PolicySpec,
+    kv_bytes: int | None,
+    *,
+    packed: bool,
+    compiled: bool | None,
 ) -> Engine | None:
     """Return the engine, with the weights packed on a CPU; None, and a word in the log, for a model it does not fit."""
     can_compile = model.device.type == "cpu" and compiled is not False and kernel_for(model.dtype) is not None
@@ -139,7 +147,7 @@ def _engine(
             "compiled: nothing can be compiled here; install rsft-cluster[cpu] for a CPU, or leave it out"
         )
     try:
-        layers = layer_shapes(model, compiled=can_compile)
+        layers = layer_shapes(model, text_ids(tokenizer), compiled=can_compile)
     except UnsupportedModelError as error:
         logger.warning("event=batched_decoding model=%s reason=%s", policy.model, error)
         return None
