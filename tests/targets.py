@@ -114,7 +114,7 @@ class Language:
             store_uri=store.uri, folder=at.path, session="s" * 12, plan=plan, policy=PolicySpec(self.path),
             generator=bind(Plugin(use=generator), "generators", num_leading=1),
             scoring=ScoringConfig(constraints=tuple(constraints or CONSTRAINTS)),
-            how=Selecting(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
+            selection=Selecting(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
         )  # fmt: skip
         manifest = Collection(work, at).finish()
         (scores,), (candidates,) = manifest.scores, manifest.candidates

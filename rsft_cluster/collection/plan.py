@@ -178,7 +178,7 @@ def quarantine(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
     folder.store.create(folder.commit(f"{unit.unit}.quarantine"), commit.to_json())
 
 
-def settled_name(plan: Plan, unit: Unit) -> str:
+def decided_name(plan: Plan, unit: Unit) -> str:
     """Return how a manifest names a unit of a wave whose round was decided at its seal."""
     return f"{plan.wave:04d}-{unit.unit}"
 

@@ -11,6 +11,7 @@ from rsft_cluster.acceptance.piloted import piloted
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
+from rsft_cluster.collection.pipeline import sampled, units_a_pass
 from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.config import AcceptanceConfig, SamplingConfig, TrainingConfig
@@ -279,9 +280,17 @@ def _collect(
         policy=_spec(run, plan.policy, sampling),
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
-        how=how,
+        selection=how,
         decides=decides,
         unit_timeout_s=sampling.unit_timeout_s,
         meter=RayMeter(_label(run), STAGES[plan.stream.partition("-")[0]]),
     )
-    return collect(work, sampling, run.config.cluster, listener.collecting, run.lease.publish, earlier)
+    return collect(
+        work,
+        sampled(work, sampling),
+        run.config.cluster,
+        listener.collecting,
+        run.lease.publish,
+        earlier=earlier,
+        units_a_pass=units_a_pass(sampling),
+    )
