@@ -1,6 +1,6 @@
 """The stages of a round, each resuming at its artefact: plan, sample and accept, train, evaluate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from rsft_cluster.metrics.exported import RayMeter
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies.references import folder_digest, policy_spec, verify
 from rsft_cluster.policies.spec import PolicySpec
-from rsft_cluster.progress import Listener
+from rsft_cluster.progress import Listener, Progress
 from rsft_cluster.prompts.stored import write_prompts
 from rsft_cluster.records import (
     AuditHead,
@@ -289,8 +289,22 @@ def _collect(
         work,
         sampled(work, sampling),
         run.config.cluster,
-        listener.collecting,
+        _reporting(listener),
         run.lease.publish,
         earlier=earlier,
         units_a_pass=units_a_pass(sampling),
     )
+
+
+def _reporting(listener: Listener) -> Callable[[Progress], None]:
+    """Return what tells a listener of a collection's progress, and of each remark of the generators once."""
+    noted: set[str] = set()
+
+    def report(progress: Progress) -> None:
+        for remark in progress.remarks:
+            if remark not in noted:
+                noted.add(remark)
+                listener.note(f"sampling: {remark}")
+        listener.collecting(progress)
+
+    return report
