@@ -289,14 +289,14 @@ def _collect(
         work,
         sampled(work, sampling),
         run.config.cluster,
-        _reporting(listener),
+        reporting(listener),
         run.lease.publish,
         earlier=earlier,
         units_a_pass=units_a_pass(sampling),
     )
 
 
-def _reporting(listener: Listener) -> Callable[[Progress], None]:
+def reporting(listener: Listener) -> Callable[[Progress], None]:
     """Return what tells a listener of a collection's progress, and of each remark of the generators once."""
     noted: set[str] = set()
 
