@@ -21,7 +21,7 @@ else: not of its neighbours, of earlier calls or of the clock.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,14 @@ class Generator(Protocol):
     ) -> Iterator[Completion | Refusal | Exhausted]:
         """Yield one Completion for every key of every prompt, in any order, or one Refusal for a prompt."""
         ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A generator with something to say about how it decodes: shown while a run samples, and kept in the manifest."""
+
+    remarks: Sequence[str]
+    """Sentences without a full stop, the same on all workers of a kind."""
 
 
 class Known(NamedTuple):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from safetensors import safe_open
@@ -50,6 +50,12 @@ class ModelFiles:
         config = self._json("config.json")
         found = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
         return next((int(v) for v in found if v), None)
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """The type to load the weights in: bfloat16 where they are stored so, float32 for all others."""
+        config = self._json("config.json")
+        return "bfloat16" if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else "float32"
 
     @property
     def has_code(self) -> bool:

@@ -6,7 +6,7 @@
 `run_stages.py` binds them to a run, where each resumes at its artefact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rsft_cluster.acceptance.decide import bind_rule
@@ -20,7 +20,7 @@ from rsft_cluster.metrics.exported import RayMeter
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies.references import folder_digest, master_of, policy_spec, verify
 from rsft_cluster.policies.spec import PolicySpec
-from rsft_cluster.progress import Listener
+from rsft_cluster.progress import Listener, Progress
 from rsft_cluster.records import Evaluation, FairnessReport, Manifest, Plan, PolicyRef, Totals, TrainingResult
 from rsft_cluster.runs.lease import Lease
 from rsft_cluster.store import Store
@@ -100,7 +100,7 @@ def sample(
         work,
         sampled(work, config.sampling),
         config.cluster,
-        site.listener.collecting,
+        reporting(site.listener),
         site.lease.publish,
         earlier=earlier,
         units_a_pass=units_a_pass(config.sampling),
@@ -166,3 +166,17 @@ def evaluate(config: RunConfig, plan: Plan, folder: EvaluationLayout, site: Site
         report: FairnessReport = figures.evaluate_fairness(folder, plan, manifest, fairness)
         site.lease.publish(folder.fairness, report)
     return figures.evaluate(folder, manifest, config.evaluation)
+
+
+def reporting(listener: Listener) -> Callable[[Progress], None]:
+    """Return what tells a listener of a collection's progress, and of each remark of the generators once."""
+    noted: set[str] = set()
+
+    def report(progress: Progress) -> None:
+        for remark in progress.remarks:
+            if remark not in noted:
+                noted.add(remark)
+                listener.note(f"sampling: {remark}")
+        listener.collecting(progress)
+
+    return report
