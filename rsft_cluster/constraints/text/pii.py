@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import regex
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._lexicon import Folded
 from rsft_cluster.errors import ConfigError
 
@@ -129,14 +130,15 @@ _USUAL: tuple[Kind, ...] = ("email", "phone", "cn_id", "us_ssn", "credit_card", 
 class Pii:
     """Pass completions with none of the `kinds` of personal identifiers."""
 
-    def __init__(self, *, kinds: Sequence[Kind] = _USUAL) -> None:
+    def __init__(self, *, kinds: Sequence[Kind] = _USUAL, part: Part = "answer") -> None:
         if not kinds:
             raise ConfigError(f"pii: kinds are one or more of {', '.join(_SHAPES)}")
         self._shapes = {kind: _SHAPES[kind] for kind in kinds}
+        self._part: Part = part
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason gives kind, shape and place of the first that was found."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, completion: str) -> Verdict:
         text = Folded(completion, ignore_case=False)

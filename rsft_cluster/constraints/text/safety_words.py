@@ -15,6 +15,7 @@ spaces or symbols between their characters (i.d.i.o.t, 傻 瓜), never across th
 from collections.abc import Iterator, Mapping, Sequence
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._lexicon import Folded, Found, Lexicon, Squeezed, read_lines
 from rsft_cluster.errors import ConfigError
 
@@ -23,7 +24,7 @@ class SafetyWords:
     """Pass completions with no word of the `lexicon`, which maps categories to words, nor of the `files`.
 
     `categories` are those that count, all by default. Files are read where the constraint is built, so every node must
-    reach them.
+    reach them. Judged is one `part` of the completion: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class SafetyWords:
         files: Sequence[str] = (),
         categories: Sequence[str] | None = None,
         spelled_out: bool = False,
+        part: Part = "answer",
     ) -> None:
         words: dict[str, list[str]] = {}
         for category, some in [*(lexicon or {}).items(), *(section for file in files for section in _sections(file))]:
@@ -43,6 +45,7 @@ class SafetyWords:
         if not wanted:
             raise ConfigError("safety_words: give a lexicon or files, with at least one category")
         self._spelled_out = spelled_out
+        self._part: Part = part
         self._lexicons = {
             category: Lexicon(words[category], ignore_case=True, name=f"safety_words: category {category!r}")
             for category in wanted
@@ -50,7 +53,7 @@ class SafetyWords:
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason names the word, its category, and where it stands."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, completion: str) -> Verdict:
         text = Folded(completion, ignore_case=True)

@@ -9,6 +9,7 @@ full-width or broken-up spellings do not slip through.
 from collections.abc import Sequence
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._lexicon import Folded, Lexicon, read_lines
 from rsft_cluster.errors import ConfigError
 
@@ -17,7 +18,7 @@ class Words:
     """Pass completions with none of the `forbidden` and all of the `required` words or phrases.
 
     The `_file` parameters name UTF-8 files, a word a line, `#` starting a comment line; they are read where
-    the constraint is built, so every node must reach them.
+    the constraint is built, so every node must reach them. Judged is one `part`: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -28,18 +29,20 @@ class Words:
         forbidden_file: str | None = None,
         required_file: str | None = None,
         ignore_case: bool = True,
+        part: Part = "answer",
     ) -> None:
         none = [*forbidden, *(read_lines("words: forbidden_file", forbidden_file) if forbidden_file else ())]
         each = [*required, *(read_lines("words: required_file", required_file) if required_file else ())]
         if not none and not each:
             raise ConfigError("words: give at least one word, forbidden or required")
         self._ignore_case = ignore_case
+        self._part: Part = part
         self._forbidden = Lexicon(none, ignore_case=ignore_case, name="words: forbidden") if none else None
         self._required = {w: Lexicon([w], ignore_case=ignore_case, name="words: required") for w in each}
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason names the word, and where it stands."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, completion: str) -> Verdict:
         text = Folded(completion, ignore_case=self._ignore_case)
