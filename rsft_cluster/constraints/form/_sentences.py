@@ -1,7 +1,7 @@
 """How many sentences a text has.
 
-A sentence ends with `.!?` before a space, or with 。！？. A stop after an abbreviation, an initial or the number of a list
-ends none, unless what follows begins a sentence: "in the U.S. He" but "the U.S. Army", "Plan A. Plan B." but
+A sentence ends with `.!?` before a space, or with 。！？. A full stop after an abbreviation, an initial or a list's
+number ends none, unless what follows begins a sentence: "in the U.S. He" but "the U.S. Army", "Plan A. Plan B." but
 "George W. Bush", "at 3 p.m. They" but "at 3 p.m. today".
 """
 
