@@ -8,7 +8,8 @@ from factories import candidate
 from forgeries import FORGERIES, HANGS
 
 from rsft_cluster.constraints.base import Verdict
-from rsft_cluster.constraints.programs.code import CASES, Code, extract
+from rsft_cluster.constraints.programs.code import CASES, Code
+from rsft_cluster.constraints.programs.extracting import extract
 from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 from rsft_cluster.constraints.programs.sandbox.inside.plain import NotPlainError, decode, encode
 from rsft_cluster.constraints.programs.sandbox.program import Program

@@ -57,12 +57,12 @@ _PHRASE = regex.compile(
     r"|答案\s*(?:(?P<denied>(?:并|绝|肯定)?(?:不(?:会|能|应该|应|可能)?是|不为|非))|(?:应该|应|就|只能|便|必|将会?)?[是为]\s*:?|:))[\s*]*",
     regex.IGNORECASE,
 )
-_SENTENCE_END = regex.compile(r"\n|[。！？!?;；]|\.(?=\s|$)")
+_SENTENCE_END = regex.compile(r"\n|[。！？?;；]|(?<!\\)!|\.(?=\s|$)")
 _TAG = regex.compile(r"<answer>(?P<inside>(?:(?!</?answer>).)*+)(?:</answer>|\Z)", regex.IGNORECASE | regex.DOTALL)
 _BRACE = regex.compile(r"(?P<box>\\(?:boxed|fbox|framebox)\s*)?\{|\}")
 _JOINED = regex.compile(
     r"(?:\s|\\[,;:! ]|~|\\q?quad\b|[$*.]|\\\[|\\\]|\\\(|\\\)|\\\\)*+"
-    r"(?:(?:,|;|&|、|和|或|与|\\(?:text|mathrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s*\b(?:and|or)\b)"
+    r"(?:(?:,|;|&|、|和|或|与|\\(?:text|mathrm|mbox)\s*\{[^{}]{0,40}?\b(?:and|or)\s*\}|(?<=\s)\w{2,}\s+(?:and|or)\b|,?\s*\b(?:and|or)\b)"
     r"(?:\s|\\[,;:! ]|~|\\q?quad\b|[$*]|\\\[|\\\(|\b(?:and|or)\b|[a-zA-Z](?:_\w)?\s*=)*+)?",
     regex.IGNORECASE,
 )

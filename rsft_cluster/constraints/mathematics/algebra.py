@@ -90,6 +90,8 @@ def equal(found: Any, wanted: Any, margin: Margin) -> bool:
 
 def _structured(found: Any) -> Any:
     """Return the parser's object with Collections for what has parts; raises UnreadableError where it is too large."""
+    if isinstance(found, sympy.MatrixExpr) and found.is_MatrixExpr and not isinstance(found, sympy.MatrixBase):
+        found = found.doit()  # a sum or a product of matrices
     if isinstance(found, sympy.Eq) and isinstance(found.rhs, sympy.Set):
         found = found.rhs  # x in S
     match found:
@@ -189,7 +191,7 @@ def _without_name(thing: Any, *, is_claim: bool) -> Any:
         return thing.rhs
     if thing.kind == "relations" and (last := _end_of_chain(equations)) is not None:
         return last
-    if thing.kind == "set" and len({part.lhs for part in equations}) == 1:
+    if thing.kind == "set" and len({str(part.lhs).partition("_")[0] for part in equations}) == 1:
         return Collection("set", tuple(_without_name(part, is_claim=is_claim) for part in thing.parts), ordered=False)
     return thing
 

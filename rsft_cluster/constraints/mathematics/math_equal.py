@@ -44,6 +44,7 @@ from rsft_cluster.constraints.parts import answer_of, no_answer
 
 _FORMULA = regex.compile(
     r"(?<!\\)\$\$(?P<inside>[^$]{1,300}+)\$\$|(?<![\\$])\$(?P<inside>[^\s$][^$\n]{0,299}+)(?<![\s\\])\$(?!\d)"
+    r"|(?<![\\$])\$[ ]+(?P<inside>\\[^$\n]{0,298}+)(?<!\\)\$(?!\d)"
     r"|\\\((?P<inside>(?:[^\\\n]|\\(?![()])){1,300}+)\\\)|\\\[(?P<inside>(?:[^\\]|\\(?![\[\]])){1,300}+)\\\]"
 )
 _BETWEEN_AMOUNTS = regex.compile(r"<<|>>|[-+*/=(]\s*\Z|\A[.\d][^\\$]*(?<![\\\p{L}])\p{L}{2,}")
@@ -65,6 +66,13 @@ _NAMED = regex.compile(
     r"\\?(?:left)?\(\s*(?P<name>[a-zA-Z](?:_\w)?)(?:\s*,\s*(?P<name>[a-zA-Z](?:_\w)?))+\s*(?:\\right)?\)\s*=\s*"
     r"(?P<value>(?:\\left)?\(.*\))\.?"
 )
+_SEGMENT = r"\|?(?:[A-Z]{2,4}|\\overline\s*\{[A-Z]{2}\})\|?"
+_VOLUME = r"[A-Z]{1,3}(?:_\{?\w+\}?)?"
+_MEASURED = regex.compile(
+    rf"(?:(?P<name>{_SEGMENT}|\\[dt]?frac\s*\{{\s*{_SEGMENT}\s*\}}\s*\{{\s*{_SEGMENT}\s*\}}|{_VOLUME}\s*:\s*{_VOLUME})"
+    r"\s*=\s*(?P<value>[^,=]+)(?:\s*,\s*|\s*\Z))+"
+)
+_BLANKS = regex.compile(r"[\s{}|]")
 _BUILDER = regex.compile(
     r"(?:[a-zA-Z]\s*(?:\\in|∈)\s*)?\\?(?:left)?\\?\{\s*[a-zA-Z](?:\s*(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*R\s*\}?|ℝ|R))?\s*(?:\\mid|\\vert|\||:)\s*"
     r"(?P<condition>[^{}]*?)\s*(?:\\right)?\s*\\?\}"
@@ -239,6 +247,10 @@ def _expression(text: str) -> Any:
     """Return what algebra reads; raises UnreadableError."""
     if is_false(text):
         raise UnreadableError("its sides differ")
+    if names := _MEASURED.fullmatch(text):
+        return Named(
+            tuple(_BLANKS.sub("", name) for name in names.captures("name")), _read(", ".join(names.captures("value")))
+        )
     if named := _NAMED.fullmatch(text):
         return Named(tuple(named.captures("name")), _expression(named["value"]))
     if builder := _BUILDER.fullmatch(text):

@@ -56,7 +56,7 @@ _UNIT = regex.compile(
         \s*+ (?:(?:square|sq|cubic)\.?\s+|平方|立方)?
         (?: km/h | m/s | °[cf]?(?!\w) | [¢$€£¥Ω] | \p{Han}{1,2}+ | \p{Latin}{3,}+ )
       | \s*+ (?: [mcdk]m | [mk]g | ml | lb | ft | in | oz | yd | mi | hr | (?-i:k?Pa|[kM]?Hz|k[JW]|eV) ) \b
-      | \s++ (?: [mgslht] | (?-i:[NJWVK]) ) \b
+      | \s*+ m (?=\^[23]\b) | \s++ (?: [mgslht] | (?-i:[NJWVK]) ) \b
     )? \.? (?:\^(?P<power>[23]))? (?P<rest>.*+)""",
     regex.DOTALL | regex.IGNORECASE | regex.VERBOSE,
 )

@@ -19,6 +19,10 @@ _SWITCH = regex.compile(
     r"\\(?:bf|rm|it|sf|tt|large|Large|small|normalsize|displaystyle|textstyle|mathstrut|limits|nolimits)\b\s*"
 )
 _LETTER = regex.compile(r"\\(?:mathrm|text)\s*\{\s*([eixyz]|d)\s*\}")
+_DOUBLED = regex.compile(
+    r"\\\\(?=(?:left|right|[dt]?frac|sqrt|text|mathrm|mathbf|pi|boxed|infty|cup|cdot|times|leq?|geq?)(?![a-zA-Z]))"
+)
+_GLUED = regex.compile(r"\\q?quad(?=[a-zA-Z]_)")
 _SPACING = regex.compile(r"\\(?:phantom|hspace|vspace|hphantom|vphantom)\*?\s*\{[^{}]*\}|\\(?:,|;|:|!|>)(?=\s*$)")
 _APPROXIMATELY = regex.compile(r"(?:\\(?:approx|simeq|doteq|cong)(?![a-zA-Z])|≈|≃|≅)")
 _NAMES_ALONE = regex.compile(r"[\s$]*(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([^()]*\))?)?[\s$]*")
@@ -36,6 +40,10 @@ _NUMERIC = regex.compile(r"\s*\d+\s*")
 _CASES = regex.compile(
     r"\\begin\s*\{(cases|array|aligned|align\*?|gathered)\}(?:\s*\{[clr| ]*\})?(.*?)\\end\s*\{\1\}", regex.DOTALL
 )
+_ARRAY = regex.compile(
+    r"(?:\\left\s*)?[\[(]\s*\\begin\s*\{array\}(?:\s*\{[clr| ]*\})?(.*?)\\end\s*\{array\}\s*(?:\\right\s*)?[\])]",
+    regex.DOTALL,
+)
 _RELATION = regex.compile(r"=|<|>|\\[lg]eq?\b|\\[lg]t\b|[≤≥]")
 _ROW = regex.compile(r"\s*\\\\(?:\s*\[[^\]]*\])?\s*")
 _MODULUS = regex.compile(r"\s*\(?\s*(?:\\pmod|\\p?mod|\\bmod|\bmod)\s*\{?\s*(\d+)\s*\}?\s*\)?\s*$")
@@ -50,7 +58,9 @@ _EDGES = ".,;:。，"
 
 def undecorated(text: str) -> str:
     """Return the text of an answer without what changes nothing but its looks."""
-    text = _SWITCH.sub("", _COLOUR.sub("", text)) if "\\" in text else text
+    if "\\" in text:
+        text = _GLUED.sub(" ", text if "\\begin" in text else _DOUBLED.sub(r"\\", text))
+        text = _SWITCH.sub("", _COLOUR.sub("", text))
     for _ in range(4):
         if "\\" not in text or (plain := _COLOURS.sub(r"\g<inside>", _FRAMES.sub(r" \g<inside> ", text))) == text:
             break
@@ -67,6 +77,10 @@ def spelled_out(text: str) -> str:
     if "\\" not in text:
         return text
     text = _BINOMIAL.sub(_product, _REPEATING.sub(_fraction, text))
+    text = _ARRAY.sub(
+        lambda found: found.group() if _RELATION.search(found[1]) else rf"\begin{{pmatrix}}{found[1]}\end{{pmatrix}}",
+        text,
+    )
     return _CASES.sub(lambda found: _listed(found[2]) if _RELATION.search(found[2]) else found.group(), text)
 
 
