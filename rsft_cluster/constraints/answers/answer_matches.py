@@ -1,15 +1,15 @@
 r"""`AnswerMatches`: the final answer of the completion equals the candidate's reference.
 
 The final answer is, with `extract: auto`, the last claim of the completion that is not withdrawn (`locating`): after
-`####`, in `\boxed{...}` or `<answer>`, after "answer is" or its Chinese forms; where there is none, for numbers the last
-number, for texts all of the text. `hash`, `boxed`, `phrase`, `number` and `whole` ask for one of these alone. What is
-thought before the answer does not count. The reference is read in the same way, but that without a mark it is the answer
+`####`, in `\boxed{...}` or `<answer>`, after "answer is" or its Chinese forms; where there is none, for numbers the
+last number, for texts all of the text. `hash`, `boxed`, `phrase`, `number` and `whole` ask for one of these alone. What
+is thought before the answer does not count. The reference is read in the same way; without a mark it is the answer
 itself.
 
 Numbers are compared exactly, as fractions; how they are written does not count (1,000 = 1000.00; 3/4 =
-0.75), nor does their unit. A claim must hold one number, after its last `=` sign: of several none
-is chosen, nor one that its words deny, bound or change (not 7, 7 or more, half of 7), nor the end of a false equation. A percent sign that only one side has is read both ways: 50% equals 50 and
-0.5.
+0.75), nor does their unit. A claim must hold one number, after its last `=` sign: of several none is chosen, nor one
+that its words deny, bound or change (not 7, 7 or more, half of 7), nor the end of a false equation. A percent sign that
+only one side has is read both ways: 50% equals 50 and 0.5.
 """
 
 from collections.abc import Sequence

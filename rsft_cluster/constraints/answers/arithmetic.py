@@ -48,12 +48,12 @@ def _value(side: str) -> Fraction | None:
             tokens.append(value / 100 if found["percent"] else value)
         else:
             tokens.append(_SIGNS.get(found["sign"], found["sign"]))
+    parser = _Parser(tokens)
     try:
-        parser = _Parser(tokens)
         value = parser.sum()
-        return value if not parser.tokens else None
     except (IndexError, ZeroDivisionError, _NoArithmeticError):
         return None
+    return None if parser.tokens else value
 
 
 class _NoArithmeticError(ValueError):
@@ -89,13 +89,13 @@ class _Parser:
         return base
 
     def _atom(self) -> Fraction:
-        token = self.tokens.pop()
-        if isinstance(token, Fraction):
-            return token
-        if token in ("-", "+"):
+        first = self.tokens.pop()
+        if isinstance(first, Fraction):
+            return first
+        if first in ("-", "+"):
             value = self._power()
-            return -value if token == "-" else value
-        if token != "(":
+            return -value if first == "-" else value
+        if first != "(":
             raise _NoArithmeticError
         value = self.sum()
         if self.tokens.pop() != ")":

@@ -1,8 +1,8 @@
 r"""Where the final answer of a completion stands: the last claim that is not withdrawn, in the part that answers.
 
-A claim is what follows `####` on its line, what `\boxed{...}`, `\fbox{...}` or `<answer>...</answer>` holds, or what
-follows "answer is", "answer:" or their Chinese forms in its sentence. Boxes joined by nothing, a comma, "and" or "or" are
-one claim of several values. What is thought before the answer claims nothing.
+A claim is what follows `####` on its line, what `\boxed{...}`, `\fbox{...}` or `<answer>...</answer>` holds, or
+what follows "answer is", "answer:" or their Chinese forms in its sentence. Boxes joined by nothing, a comma, "and" or
+"or" are one claim of several values. What is thought before the answer claims nothing.
 
 A claim is withdrawn by what follows it ("was wrong", "no: ...", 不对), and a denied one ("the answer is not 7") is none;
 where every claim is withdrawn, the answer is sought in what follows the last of them.
@@ -51,8 +51,10 @@ _MAX_GROUP = 50
 _HASH = regex.compile(r"####\s*(?P<inside>(?:(?!####)[^\n])*+)")
 _PHRASE = regex.compile(
     r"(?:\banswer\W{0,4}?"
-    r"(?:\s+(?:(?P<denied>(?:is|was|are|were|would|could|can|should|will|does|must)(?:\s*n['’o]t\b|\s+never\b)(?:\s+be\b)?|cannot\s+be\b)"
-    r"|(?:is|was|are|equals|(?:would|should|must|will|has\sto)\s+be|comes\s+(?:out\s+)?to)\b(?:\s+(?P<denied>not|never|neither)\b)?"
+    r"(?:\s+(?:(?P<denied>(?:is|was|are|were|would|could|can|should|will|does|must)(?:\s*n['’o]t\b|"
+    r"\s+never\b)(?:\s+be\b)?|cannot\s+be\b)"
+    r"|(?:is|was|are|equals|(?:would|should|must|will|has\sto)\s+be|comes\s+(?:out\s+)?to)\b(?:\s+(?P<denied>not|"
+    r"never|neither)\b)?"
     r"(?:\s+(?:therefore|thus|then|simply|hence|indeed|just|now|clearly))?)\s*[:=]?|\s*[:=])"
     r"|答案\s*(?:(?P<denied>(?:并|绝|肯定)?(?:不(?:会|能|应该|应|可能)?是|不为|非))|(?:应该|应|就|只能|便|必|将会?)?[是为]\s*:?|:))[\s*]*",
     regex.IGNORECASE,
@@ -62,24 +64,34 @@ _TAG = regex.compile(r"<answer>(?P<inside>(?:(?!</?answer>).)*+)(?:</answer>|\Z)
 _BRACE = regex.compile(r"(?P<box>\\(?:boxed|fbox|framebox)\s*)?\{|\}")
 _JOINED = regex.compile(
     r"(?:\s|\\[,;:! ]|~|\\q?quad\b|[$*.]|\\\[|\\\]|\\\(|\\\)|\\\\)*+"
-    r"(?:(?:,|;|&|、|和|或|与|\\(?:text|mathrm|mbox)\s*\{[^{}]{0,40}?\b(?:and|or)\s*\}|(?<=\s)\w{2,}\s+(?:and|or)\b|,?\s*\b(?:and|or)\b)"
+    r"(?:(?:,|;|&|、|和|或|与|\\(?:text|mathrm|mbox)\s*\{[^{}]{0,40}?\b(?:and|or)\s*\}|(?<=\s)\w{2,}\s+(?:and|or)\b|"
+    r",?\s*\b(?:and|or)\b)"
     r"(?:\s|\\[,;:! ]|~|\\q?quad\b|[$*]|\\\[|\\\(|\b(?:and|or)\b|[a-zA-Z](?:_\w)?\s*=)*+)?",
     regex.IGNORECASE,
 )
 _ASIDE = regex.compile(
-    r"(?:as follows|correct|right|verified|confirmed|consistent|reasonable|valid|unique|given|shown|found|obtained|above|"
-    r"below|in (?:the|its|simplest|lowest)|therefore|based|derived|already|complete|clear|matched|supported)\b(?!\W*\d)",
+    r"(?:as follows|correct|right|verified|confirmed|consistent|reasonable|valid|unique|given|shown|found|obtained|"
+    r"above|"
+    r"below|in (?:the|its|simplest|lowest)|therefore|based|derived|already|complete|clear|matched|"
+    r"supported)\b(?!\W*\d)",
     regex.IGNORECASE,
 )
 _WITHDRAWN = regex.compile(
-    r"\A[^.!?;\n。！？]{0,40}?(?:\b(?:is|was|were|are|seems|looks|turns out)\s(?:\w+\s){0,2}?(?:wrong|incorrect|false|mistaken|invalid|"
+    r"\A[^.!?;\n。！？]{0,40}?(?:\b(?:is|was|were|are|seems|looks|turns out)\s(?:\w+\s){0,2}?(?:wrong|incorrect|false|"
+    r"mistaken|invalid|"
     r"impossible|a mistake|an error|a typo|too (?:high|low|big|small|large)|my (?:first|initial|earlier|previous|old)|"
-    r"(?:just |only )?an? (?:first |initial |wrong |wild )?(?:guess|try|attempt)|not (?:right|correct|true|the (?:final |right |correct )?answer|it))|"
-    r"(?:is|was)n['’]t (?:right|correct|true|the|it)\b|(?:can|could)(?:not|n['’]t) be (?:right|correct|it)|does(?:n['’]t| not) (?:work|fit|check))"
-    r"|\b(?:that|this|it)(?:['’]s| is| was| must be| seems| looks) (?:\w+ )?(?:wrong|incorrect|not (?:right|correct)|a mistake|an error|mistaken)\b"
-    r"|\b(?:that|this|it) (?:can(?:not|['’]t) be|is(?:n['’]t| not)|was(?:n['’]t| not)) (?:right|correct|true|it|the answer)\b"
-    r"|\b(?:scratch|strike|ignore|forget|disregard) (?:that|this|it)\b|\bI (?:take (?:that|it) back|was (?:wrong|mistaken)|made an? (?:\w+ )?(?:mistake|error)|miscalculated)\b"
-    r"|\A\W*(?:no|nope|oops|whoops|correction|sorry|wait,? no|hold on,? no|actually,? no)\b\W*?[,.:;!-]|\b(?:my mistake|my bad)\b"
+    r"(?:just |only )?an? (?:first |initial |wrong |wild )?(?:guess|try|attempt)|not (?:right|correct|true|"
+    r"the (?:final |right |correct )?answer|it))|"
+    r"(?:is|was)n['’]t (?:right|correct|true|the|it)\b|(?:can|could)(?:not|n['’]t) be (?:right|correct|it)|"
+    r"does(?:n['’]t| not) (?:work|fit|check))"
+    r"|\b(?:that|this|it)(?:['’]s| is| was| must be| seems| looks) (?:\w+ )?(?:wrong|incorrect|not (?:right|correct)|"
+    r"a mistake|an error|mistaken)\b"
+    r"|\b(?:that|this|it) (?:can(?:not|['’]t) be|is(?:n['’]t| not)|was(?:n['’]t| not)) (?:right|correct|true|it|"
+    r"the answer)\b"
+    r"|\b(?:scratch|strike|ignore|forget|disregard) (?:that|this|it)\b|\bI (?:take (?:that|it) back|was (?:wrong|"
+    r"mistaken)|made an? (?:\w+ )?(?:mistake|error)|miscalculated)\b"
+    r"|\A\W*(?:no|nope|oops|whoops|correction|sorry|wait,? no|hold on,? no|actually,? no)\b\W*?[,.:;!-]|"
+    r"\b(?:my mistake|my bad)\b"
     r"|不对|错了|是错的?|有误|算错|更正|收回|作废|不正确|并不是|不是答案|写错|说错",
     regex.IGNORECASE,
 )

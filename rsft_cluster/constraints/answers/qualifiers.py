@@ -1,4 +1,4 @@
-"""Words around a number that make it another number, a bound, or none: not 7, more than 7, half of 7, 7 or more, 不到7."""
+"""Words around a number that make it another one, a bound, or none: not 7, more than 7, half of 7, 7 or more."""
 
 import regex
 

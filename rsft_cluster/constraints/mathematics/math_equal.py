@@ -1,14 +1,16 @@
 r"""`MathEqual`: the final answer of the completion is mathematically equal to the candidate's reference.
 
-The final answer is found as by `answer_matches` (after ####, in \boxed{...}, after "answer is" or 答案是); a completion
-with none of these gives its last formula between dollar signs, or else all of it where it is short, or else its last
-number. An answer is then one of three things, tried in this order:
-1. a quantity (`quantities`): one number among words, with its unit; compared exactly, as fractions. Units count only
-   where both sides have one of the known ones: 5 cm is 5 and not 5 m;
-2. words, like "no solution" or "B": compared as texts;
-3. an expression (`algebra`): a formula, equation, inequality, interval, set, tuple or matrix.
+The final answer is the last claim that is not withdrawn, as for `answer_matches` (after ####, in \boxed{...}, after
+"answer is" or 答案是); a completion with none gives its last formula between dollar signs, or else all of it where it is
+short, or else its last number. What is thought before the answer does not count. An answer that is the reference letter
+for letter equals it; else it is one of these, tried in this order:
+1. a time of day, a ratio, or a numeral with its base (`notations`);
+2. a quantity (`quantities`): one number among words, with its unit; compared exactly, as fractions. Units, and single
+   words for what is counted, count only where both sides have one: 5 cm is 5 and not 5 m;
+3. words, like "no solution" or "B": compared as texts;
+4. an expression (`algebra`): a formula, equation, inequality, interval, set, tuple or matrix.
 (a, b) is a tuple and an open interval alike, [a, b] an interval, a list without brackets a set. Equations and
-inequalities are equal when one is a multiple of the other; x = 5 equals 5.
+inequalities are equal when one is a multiple of the other; x = 5 equals 5, and no equation that is false equals anything.
 
 A reference that cannot be read is an error. An answer that cannot is no verdict on mathematics, but not the answer
 that was asked for either: it fails, and the reason says why.
@@ -74,7 +76,8 @@ _MEASURED = regex.compile(
 )
 _BLANKS = regex.compile(r"[\s{}|]")
 _BUILDER = regex.compile(
-    r"(?:[a-zA-Z]\s*(?:\\in|∈)\s*)?\\?(?:left)?\\?\{\s*[a-zA-Z](?:\s*(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*R\s*\}?|ℝ|R))?\s*(?:\\mid|\\vert|\||:)\s*"
+    r"(?:[a-zA-Z]\s*(?:\\in|∈)\s*)?\\?(?:left)?\\?\{\s*[a-zA-Z](?:\s*(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*R\s*\}?|ℝ|"
+    r"R))?\s*(?:\\mid|\\vert|\||:)\s*"
     r"(?P<condition>[^{}]*?)\s*(?:\\right)?\s*\\?\}"
 )
 _INEQUALITY = regex.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?)(?:slant)?(?![a-zA-Z])")
@@ -182,7 +185,7 @@ class MathEqual:
         return _last_formula(located.rest) or whole or _with_last_number(located.rest)
 
 
-def _equal(found: Any, wanted: Any, margin: Margin) -> bool:
+def _equal(found: Any, wanted: Any, margin: Margin) -> bool:  # noqa: PLR0911 one case a kind of answer
     match found, wanted:
         case Labelled(), _Words():
             return found.label == wanted.text.strip("()")

@@ -26,7 +26,8 @@ _UNITS = {
     "cent": "cent ¢", "dollar": "dollar usd 美元 $", "yuan": "yuan rmb 元 ¥", "euro": "euro €", "pound sterling": "£",
     "newton": "N newton", "joule": "J joule", "kilojoule": "kJ kilojoule", "pascal": "Pa pascal",
     "kilopascal": "kPa kilopascal", "watt": "W watt", "kilowatt": "kW kilowatt", "volt": "V volt",
-    "ampere": "ampere amp", "hertz": "Hz hertz", "kelvin": "K kelvin", "coulomb": "coulomb", "ohm": "ohm Ω", "mole": "mol mole",
+    "ampere": "ampere amp", "hertz": "Hz hertz", "kelvin": "K kelvin", "coulomb": "coulomb", "ohm": "ohm Ω",
+    "mole": "mol mole",
     "calorie": "cal calorie", "kilocalorie": "kcal kilocalorie", "bit": "bit", "byte": "byte", "electronvolt": "eV", "celsius": "°c celsius",
     "fahrenheit": "°f fahrenheit", "km/h": "km/h kmph", "m/s": "m/s", "mph": "mph",
 }  # fmt: skip

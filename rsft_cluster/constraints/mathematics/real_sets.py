@@ -1,6 +1,7 @@
 """Sets of real numbers in one way of writing, whether given as intervals or by conditions on one unknown."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import sympy
@@ -51,7 +52,7 @@ def united(pieces: Sequence[Piece]) -> list[Piece]:
 def without_points(points: Sequence[Any]) -> list[Piece]:
     """Return all real numbers but these."""
     ends = [-sympy.oo, *sorted(points, key=_number), sympy.oo]
-    return [Piece(start, True, end, True) for start, end in zip(ends, ends[1:], strict=False)]
+    return [Piece(start, True, end, True) for start, end in pairwise(ends)]
 
 
 def _of_relation(relation: Any) -> tuple[Any, list[Piece]] | None:

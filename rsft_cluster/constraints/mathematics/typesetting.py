@@ -1,6 +1,7 @@
-r"""How an answer is typeset, taken off before it is read: fonts, colours, frames, approximations; what is short is spelled out.
+r"""How an answer is typeset is taken off before it is read: fonts, colours, frames, approximations.
 
-Repeating decimals become fractions, binomials products, a plus-minus two values, cases a list.
+What is short is spelled out: repeating decimals become fractions, binomials products, a plus-minus two values, cases a
+list.
 """
 
 from fractions import Fraction

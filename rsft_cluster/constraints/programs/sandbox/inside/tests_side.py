@@ -375,7 +375,7 @@ def _pytest(reached: list[None]) -> Any:
     return module
 
 
-def _step(source: str, names: _Names, ask: _Asking) -> tuple[str, str]:
+def _step(source: str, names: _Names, ask: _Asking) -> tuple[str, str]:  # noqa: PLR0911 one ending each
     try:
         exec(compile(source, "<tests>", "exec"), names)  # noqa: S102
     except AssertionError as error:
