@@ -4,7 +4,7 @@ A claim is what follows `####` on its line, what `\boxed{...}`, `\fbox{...}` or 
 what follows "answer is", "answer:" or their Chinese forms in its sentence. Boxes joined by nothing, a comma, "and" or
 "or" are one claim of several values. What is thought before the answer claims nothing.
 
-A claim is withdrawn by what follows it ("was wrong", "no: ...", 不对), and a denied one ("the answer is not 7") is none;
+A claim is withdrawn by what follows it ("was wrong", "no: ..."), and a denied one ("the answer is not 7") is none;
 where every claim is withdrawn, the answer is sought in what follows the last of them.
 """
 

@@ -1,8 +1,8 @@
 r"""`MathEqual`: the final answer of the completion is mathematically equal to the candidate's reference.
 
 The final answer is the last claim that is not withdrawn, as for `answer_matches` (after ####, in \boxed{...}, after
-"answer is" or 答案是); a completion with none gives its last formula between dollar signs, or else all of it where it is
-short, or else its last number. What is thought before the answer does not count. An answer that is the reference letter
+"answer is" or 答案是); a completion with none gives its last formula between dollar signs, or else all of it where it
+is short, or else its last number. What is thought before the answer does not count. An answer that is the reference letter
 for letter equals it; else it is one of these, tried in this order:
 1. a time of day, a ratio, or a numeral with its base (`notations`);
 2. a quantity (`quantities`): one number among words, with its unit; compared exactly, as fractions. Units, and single
@@ -10,7 +10,7 @@ for letter equals it; else it is one of these, tried in this order:
 3. words, like "no solution" or "B": compared as texts;
 4. an expression (`algebra`): a formula, equation, inequality, interval, set, tuple or matrix.
 (a, b) is a tuple and an open interval alike, [a, b] an interval, a list without brackets a set. Equations and
-inequalities are equal when one is a multiple of the other; x = 5 equals 5, and no equation that is false equals anything.
+inequalities are equal when one is a multiple of the other; x = 5 equals 5, and a false equation equals nothing.
 
 A reference that cannot be read is an error. An answer that cannot is no verdict on mathematics, but not the answer
 that was asked for either: it fails, and the reason says why.
@@ -119,8 +119,8 @@ class MathEqual:
     """Pass completions whose final answer equals the reference mathematically; a missing reference is an error.
 
     `extract` is where the answer stands, as in answer_matches. Constants may differ by `tolerance`, or by
-    `relative_tolerance` times the reference, whichever is more; without them 0.333 is not 1/3. With `decimal_mark: comma`
-    completion and reference write 1.000,5 for 1000.5.
+    `relative_tolerance` times the reference, whichever is more; without them 0.333 is not 1/3. With `decimal_mark:
+    comma` completion and reference write 1.000,5 for 1000.5.
     """
 
     def __init__(
@@ -340,6 +340,15 @@ CASES = (
     Case(Candidate("\\boxed{x^2 + 2x + 1}", reference="(x+1)^2"), passes=True),
     Case(Candidate("答案是三百二十元。", reference="320"), passes=True),
     Case(Candidate("\\boxed{(5, \\infty)}", reference="x > 5"), passes=True),
+    Case(Candidate("\\boxed{2} or \\boxed{3}", reference="{2, 3}"), passes=True),
+    Case(Candidate("\\boxed{x<2 \\text{ or } x>3}", reference="(-\\infty,2)\\cup(3,\\infty)"), passes=True),
+    Case(Candidate("The answer is negative twenty-five.", reference="-25"), passes=True),
+    Case(Candidate("<think>\\boxed{5}</think>The answer is 7.", reference="5"), passes=False),
+    Case(Candidate("\\boxed{0}", reference="a + 3z = 0"), passes=False),
+    Case(Candidate("\\boxed{2 + 2 = 5}", reference="5"), passes=False),
+    Case(Candidate("\\boxed{110_2}", reference="110"), passes=False),
+    Case(Candidate("\\boxed{2:00}", reference="5:00"), passes=False),
+    Case(Candidate("The answer is almost 7.", reference="7"), passes=False),
     Case(Candidate("0.33", reference="1/3"), passes=True, params={"tolerance": 0.01}),
     Case(Candidate("0.333", reference="1/3"), passes=False),
     Case(Candidate("\\boxed{2\\sqrt{3}}", reference="3"), passes=False),

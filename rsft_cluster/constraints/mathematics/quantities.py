@@ -28,13 +28,14 @@ _UNITS = {
     "kilopascal": "kPa kilopascal", "watt": "W watt", "kilowatt": "kW kilowatt", "volt": "V volt",
     "ampere": "ampere amp", "hertz": "Hz hertz", "kelvin": "K kelvin", "coulomb": "coulomb", "ohm": "ohm Ω",
     "mole": "mol mole",
-    "calorie": "cal calorie", "kilocalorie": "kcal kilocalorie", "bit": "bit", "byte": "byte", "electronvolt": "eV", "celsius": "°c celsius",
+    "calorie": "cal calorie", "kilocalorie": "kcal kilocalorie", "bit": "bit", "byte": "byte", "electronvolt": "eV",
+    "celsius": "°c celsius",
     "fahrenheit": "°f fahrenheit", "km/h": "km/h kmph", "m/s": "m/s", "mph": "mph",
 }  # fmt: skip
 _KNOWN = {word.casefold(): unit for unit, words in _UNITS.items() for word in words.split()}
 _NO_UNITS = frozenset((
-    "total", "left", "more", "altogether", "all", "remaining", "remain", "each", "exactly", "only", "overall", "combined",
-    "together", "ways", "way", "units", "unit", "here", "now", "then", "respectively", "extra", "left over", "too", "so",
+    "total", "left", "more", "altogether", "all", "remaining", "remain", "each", "exactly", "only", "overall",
+    "combined", "together", "ways", "way", "units", "unit", "here", "now", "then", "respectively", "extra", "too", "so",
     "approximately", "about", "roughly", "times", "in", "for", "of", "the", "is", "which", "because", "since",
 ))  # fmt: skip
 """Words after a number that are no name of what is counted."""
