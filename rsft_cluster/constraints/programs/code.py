@@ -26,13 +26,15 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
-from rsft_cluster.constraints.programs import code_tests
+from rsft_cluster.constraints.parts import answer_of, no_answer
+from rsft_cluster.constraints.programs import code_tests, results
 from rsft_cluster.constraints.programs.code_tests import Suite
+from rsft_cluster.constraints.programs.extracting import extract, joined
 from rsft_cluster.constraints.programs.sandbox import escape_probe
 from rsft_cluster.constraints.programs.sandbox.inside.plain import READY, decode, frames, shown
 from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome
@@ -53,7 +55,6 @@ _STOPPED = {
     "disk": "it wrote too much to its files",
     "cancelled": "its tests were over",
 }
-_LANGUAGES = ("python", "py", "python3")
 
 
 class Code:
@@ -62,7 +63,8 @@ class Code:
     `tests` is `reference`, or the name of the attribute that holds them. `timeout_s` and `memory_mb` are for one
     candidate's tests together. `python` is the interpreter that runs them, with nothing but its standard library and
     the folders `packages`. `sandbox` names a tier; `auto` takes the strongest that this machine gives, and where it
-    gives none building raises ConfigError.
+    gives none building raises ConfigError. Decimals that a program prints or returns may differ by `float_tolerance`,
+    absolute or relative, whichever is more; 0 compares them digit by digit.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Code:
         python: str = sys.executable,
         packages: Sequence[str] = (),
         sandbox: Tier = "auto",
+        float_tolerance: Annotated[float, Field(ge=0, lt=1)] = 1e-9,
     ) -> None:
+        self._tolerance = float_tolerance
         self._tests = tests
         self._timeout_s = timeout_s
         self.longest_s = timeout_s + _JUDGE_LONGER_S + _AROUND_S
@@ -103,9 +107,10 @@ class Code:
         if not text:
             raise ValueError(f"prompt {candidate.prompt_id!r} has no tests in {self._tests!r}")
         suite = code_tests.read(text)
-        program = (
-            f"{suite.prelude}\n{extract(candidate.completion)}" if suite.prelude else extract(candidate.completion)
-        )
+        answer = answer_of(candidate)
+        if answer is None:
+            return no_answer()
+        program = joined(suite.prelude, extract(answer, suite.names))
         num_passed, problem = self._checked(program, suite) if suite.steps else self._compared(program, suite)
         return Verdict(
             num_passed / suite.num_tests,
@@ -120,15 +125,15 @@ class Code:
         sandbox, _ = self._started()
         task = {"program": program, "packages": self._packages, **given}
         outcome = sandbox.run(sandbox.python.program("produce", task), self._limits(self._timeout_s))
-        first, *results = [*frames(outcome.stdout)] or [b""]
+        first, *found = [*frames(outcome.stdout)] or [b""]
         if first != READY:
             raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(outcome)}")
         problems = []
         for number, pair in enumerate(pairs):
-            if number >= len(results):
+            if number >= len(found):
                 problems += [f"{_short(pair.given)}: {self._ending(outcome)}"] * (len(pairs) - number)
                 break
-            problems.append(_difference(results[number], pair, printed=bool(suite.inputs)))
+            problems.append(_difference(found[number], pair, self._tolerance, printed=bool(suite.inputs)))
         return problems.count(""), next(filter(None, problems), "")
 
     def _checked(self, program: str, suite: Suite) -> tuple[int, str]:
@@ -199,25 +204,7 @@ class Code:
         return f"the program ended early, with exit status {outcome.exit_status}"
 
 
-def extract(completion: str) -> str:
-    """Return the program of a completion; a last block that is not closed reaches to the end."""
-    blocks: list[tuple[str, list[str]]] = []
-    fence = ""
-    for line in completion.splitlines(keepends=True):
-        mark = line.strip()
-        if fence and mark.startswith(fence) and not mark.strip("`"):
-            fence = ""
-        elif not fence and mark.startswith("```") and "`" not in mark.lstrip("`"):
-            fence = "`" * (len(mark) - len(mark.lstrip("`")))
-            blocks.append((mark.lstrip("`").strip().lower(), []))
-        elif fence:
-            blocks[-1][1].append(line)
-    marked = [lines for language, lines in blocks if language.split(" ")[0] in _LANGUAGES]
-    chosen = marked or [lines for _, lines in blocks]
-    return "".join(chosen[-1]) if chosen else completion
-
-
-def _difference(result: bytes, pair: code_tests.Pair, *, printed: bool) -> str:
+def _difference(result: bytes, pair: code_tests.Pair, tolerance: float, *, printed: bool) -> str:
     """Return how a result differs from what is expected, or nothing; a result may be any bytes."""
     try:
         status, value = decode(result)
@@ -227,22 +214,14 @@ def _difference(result: bytes, pair: code_tests.Pair, *, printed: bool) -> str:
         return f"{_short(pair.given)}: {_short(value)}"
     if printed:
         found = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-        if _lines(found) == _lines(str(pair.expected)):
+        if results.same_output(found, str(pair.expected), tolerance):
             return ""
         return f"{_short(pair.given)}: printed {_short(found.strip())}, expected {_short(str(pair.expected).strip())}"
-    found = _lists(value) if pair.as_json else value
-    return "" if found == pair.expected else f"{_short(pair.given)}: gave {_short(shown(value))}"
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
-
-
-def _lists(value: Any) -> Any:
-    """Return a value with lists for its tuples."""
-    if isinstance(value, list | tuple):
-        return [_lists(item) for item in value]
-    return {key: _lists(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return (
+        ""
+        if results.same(value, pair.expected, tolerance, as_json=pair.as_json)
+        else (f"{_short(pair.given)}: gave {_short(shown(value))}")
+    )
 
 
 def _end(outcome: Outcome) -> str:
