@@ -23,7 +23,7 @@ from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
 from rsft_cluster.constraints.programs.sandbox import sandbox as sandbox_module
 from rsft_cluster.constraints.programs.sandbox import tiers
 from rsft_cluster.constraints.programs.sandbox.interpreter import interpreter
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Program, ProgramResult
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import ConfigError, StageError
 
@@ -127,7 +127,7 @@ def left() -> list[str]:
     return found
 
 
-def run(sandbox: Sandbox, payload: Payload, places: dict[str, object]) -> Outcome:
+def run(sandbox: Sandbox, payload: Payload, places: dict[str, object]) -> ProgramResult:
     code = payload.code.format(**places)
     return sandbox.run(Program(sandbox.python.argv("-c", code, MARKER)), payload.limits)
 

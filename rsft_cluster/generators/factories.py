@@ -17,8 +17,8 @@ def transformers(
     """Return a generator that samples from a Hugging Face causal language model.
 
     `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding; `kv_bytes` bounds the memory
-    for keys and values. For a CPU, `packed` is whether weights are packed, and `compiled` whether attention, norms
-    and gates are compiled: left out, where numba is installed; true, they must be.
+    for keys and values. For a CPU, `packed` packs the weights, and `compiled` compiles attention, norms and gates: by
+    default where numba is installed; if true, it must be.
     """
     # torch and transformers take seconds to import, and configs are bound on machines that have no use for them.
     from rsft_cluster.generators.transformers import TransformersGenerator  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The generator that samples from a Hugging Face causal language model, by its own loop.
+"""The generator that samples from a Hugging Face causal language model, by a decoding loop of its own.
 
 Prompts, decoding and keys in; completions and refusals out. A checkpoint's generation_config gives its end
 tokens and nothing else. In float32 the tokens of a candidate do not depend on the batch it was decoded in.
@@ -39,7 +39,7 @@ GPU_SHARE = 0.85
 MALLOPT = (-1, 1 << 30), (-3, 1 << 25)
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h, in bytes; more than the latter is not taken."""
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
-"""Prompt tokens a forward, by device."""
+"""Prompt tokens per forward pass, by device."""
 
 
 class TransformersGenerator:
@@ -56,10 +56,10 @@ class TransformersGenerator:
     ) -> None:
         """Load the policy.
 
-        `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding, which a model that the
-        first does not fit gets in any case. `kv_bytes` bounds the memory for keys and values. `packed` is whether the
-        engine packs weights for a CPU. `compiled` is whether it compiles attention, norms and gates for one: left
-        out, where numba is installed; true, it must be. Last bits of log-probabilities differ, in float32 no draws do.
+        `engine` is `blocks` for continuous sampling, or `batches` for plain batched decoding, which also serves the
+        models that do not fit the first. `kv_bytes` bounds the memory for keys and values. `packed` makes
+        the engine pack weights for a CPU. `compiled` makes it compile attention, norms and gates for one: by default
+        where numba is installed; if true, it must be. Last bits of log-probabilities differ, in float32 no draws do.
         """
         _fix_numerics(policy)
         self._policy = policy
@@ -81,9 +81,9 @@ class TransformersGenerator:
     ) -> Iterator[Completion | Refusal]:
         """Yield one Completion for every key of every prompt, or one Refusal for a prompt.
 
-        Prompts that do not fit the model are refused before anything is sampled. What is computed together follows
-        from the prompts, their order and the settings alone. `laws` are what prompts are answered by in place of the
-        proposal; plain batched decoding alone can.
+        Prompts that do not fit the model are refused before anything is sampled. What is computed together depends
+        only on the prompts, their order and the settings. `laws` replace the proposal of each prompt; only plain
+        batched decoding can use them.
         """
         if laws is not None and not isinstance(self.decoder, BatchedDecoder):
             raise ConfigError(
@@ -104,7 +104,7 @@ class TransformersGenerator:
         return encoding.decode(self.tokenizer, token_ids)
 
     def _encode(self, prompt: Prompt, decoding: Decoding) -> tuple[int, ...] | str:
-        """Return a prompt's token ids, or why it cannot be answered."""
+        """Return a prompt's token ids, or the reason why it cannot be answered."""
         try:
             token_ids = encoding.encode_prompt(self.tokenizer, prompt.messages, self._policy.chat_template)
         except encoding.UnencodablePromptError as error:
@@ -132,7 +132,7 @@ class TransformersGenerator:
 def _engine(
     model: PreTrainedModel, policy: PolicySpec, kv_bytes: int | None, *, packed: bool, compiled: bool | None
 ) -> Engine | None:
-    """Return the engine, with the weights packed on a CPU; None, and a word in the log, for a model it does not fit."""
+    """Return the engine, with the weights packed on a CPU; None, with a warning, for a model that it does not fit."""
     can_compile = model.device.type == "cpu" and compiled is not False and kernel_for(model.dtype) is not None
     if compiled and not can_compile:
         raise ConfigError(
@@ -174,7 +174,7 @@ def _fix_numerics(policy: PolicySpec) -> None:
     # cuBLAS reads this when it starts; without it its matrix products are not reproducible.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing reads memory that was not written, so filling it would be time lost.
+    # Nothing reads memory before writing it, so filling it would waste time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] a property made at run time
     torch.set_float32_matmul_precision("highest")
     if policy.device == "cpu":

@@ -19,7 +19,7 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import FileRef
 from rsft_cluster.review.records import DecisionSet
 from rsft_cluster.review.redeciding.blocks import Block, Piece, ahead
-from rsft_cluster.review.redeciding.outcome import Outcome, begun, decided_blocks
+from rsft_cluster.review.redeciding.outcome import DecisionTally, begun, decided_blocks
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, checked_name, claim, new_name
 from rsft_cluster.schemas import ACCEPTED, digest
 from rsft_cluster.store.layout import Folder
@@ -61,7 +61,7 @@ def decision_of(stored: StoredRound, name: str) -> DecisionSet:
     return stored.store.read_record(path, DecisionSet)
 
 
-def decide_again(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> Outcome:
+def decide_again(stored: StoredRound, how: Selecting, scoring: str = SEALED) -> DecisionTally:
     """Decide, and write nothing."""
     outcome = begun(stored)
     for _ in decided_blocks(stored, how, outcome, list(stored.units(scoring))):

@@ -23,13 +23,13 @@ NUM_EXAMPLES = 5
 
 
 @dataclass
-class Outcome:
-    """What a decision comes to, while it goes on."""
+class DecisionTally:
+    """The counts of a decision on a round, added up block by block."""
 
     funnel: Funnel
     change: Change = field(default_factory=Change)
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why candidates were rejected; digits folded, and of the judgement the constraint alone."""
+    """Candidates by the reason of their rejection: digits folded, and only the constraint of a judgement's reason."""
     chosen: dict[str, float] = field(default_factory=dict)
 
     def add(self, block: Block, decided: pa.Table) -> None:
@@ -72,7 +72,7 @@ def way_of(stored: StoredRound, config: RunConfig) -> Selecting:
 
 
 def decided_blocks(
-    stored: StoredRound, how: Selecting, outcome: Outcome, units: Sequence[StoredUnit]
+    stored: StoredRound, how: Selecting, outcome: DecisionTally, units: Sequence[StoredUnit]
 ) -> Iterator[tuple[Block, pa.Table]]:
     """Yield some units of a round in blocks, with their DECIDED rows; `outcome` counts them."""
     for block in blocks(stored, [how], units):
@@ -82,9 +82,9 @@ def decided_blocks(
         yield block, found.table
 
 
-def begun(stored: StoredRound) -> Outcome:
-    """Return the outcome before anything is decided."""
-    return Outcome(Funnel(num_prompts=stored.manifest.totals.num_prompts))
+def begun(stored: StoredRound) -> DecisionTally:
+    """Return the tally before anything is decided."""
+    return DecisionTally(Funnel(num_prompts=stored.manifest.totals.num_prompts))
 
 
 def some(known: tuple[str, ...], ids: pa.ChunkedArray, chosen: np.ndarray) -> tuple[str, ...]:

@@ -58,8 +58,8 @@ def serve(task: Mapping[str, Any]) -> None:
         try:
             if broken:
                 raise broken
-            found = ("value", _answer(question, names, held))
-            reply = encode(found, lambda value: held.append(value) or len(held) - 1)
+            result = ("value", _answer(question, names, held))
+            reply = encode(result, lambda value: held.append(value) or len(held) - 1)
         except BaseException as error:
             kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
             reply = encode(
