@@ -198,7 +198,7 @@ def test_the_reason_says_what_was_found(fast, program, tests, score, reason) -> 
          ["assert f() == 1"]),
         ("from decimal import Decimal\ndef f(): return Decimal('1.5')", ["assert f() == Decimal('1.5')"]),
         ("from collections import deque\ndef f(): return deque([1])", ["import collections as c\nassert f() == c.deque([1])"]),
-        ("def f(m):\n    m[0][1] = 5\n    m.append([3])", 
+        ("def f(m):\n    m[0][1] = 5\n    m.append([3])",
          ["m = [[1, 2]]\nr = m[0]\nf(m)\nassert m == [[1, 5], [3]] and r == [1, 5]"]),
         ("def f(xs, key): return sorted(xs, key=key)", ["assert f([1, -2], lambda x: -x) == [1, -2]"]),
         ("def f(g, n): return g(g, n)\ndef h(n): return n + 1", ["assert f(lambda g, n: h(n), 2) == 3"]),

@@ -1,4 +1,4 @@
-"""The generator that samples from a Hugging Face causal language model, by its own loop.
+"""The generator that samples from a Hugging Face causal language model, by a decoding loop of its own.
 
 Prompts, decoding and keys in; completions and refusals out. A checkpoint's generation_config gives its end
 tokens and nothing else. In float32 the tokens of a candidate do not depend on the batch it was decoded in.
@@ -46,7 +46,7 @@ FALLEN_BACK = (
 )
 WIDENED = "bfloat16 weights are computed in float32, which is faster on these CPUs"
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
-"""Prompt tokens a forward, by device."""
+"""Prompt tokens per forward pass, by device."""
 
 
 class TransformersGenerator:
@@ -102,9 +102,9 @@ class TransformersGenerator:
     ) -> Iterator[Completion | Refusal]:
         """Yield one Completion for every key of every prompt, or one Refusal for a prompt.
 
-        Prompts that do not fit the model are refused before anything is sampled. What is computed together follows
-        from the prompts, their order and the settings alone. `laws` are what prompts are answered by in place of the
-        proposal; plain batched decoding alone can.
+        Prompts that do not fit the model are refused before anything is sampled. What is computed together depends
+        only on the prompts, their order and the settings. `laws` replace the proposal of each prompt; only plain
+        batched decoding can use them.
         """
         if laws is not None and not isinstance(self.decoder, BatchedDecoder):
             raise ConfigError(
@@ -136,7 +136,7 @@ class TransformersGenerator:
         return tokens.decode(self.tokenizer, token_ids)
 
     def _encode(self, prompt: Prompt, decoding: Decoding) -> tuple[int, ...] | str:
-        """Return a prompt's token ids, or why it cannot be answered."""
+        """Return a prompt's token ids, or the reason why it cannot be answered."""
         try:
             token_ids = tokens.encode_prompt(self.tokenizer, prompt.messages, self._policy.chat_template)
         except tokens.UnencodablePromptError as error:
@@ -207,7 +207,7 @@ def _fix_numerics(policy: PolicySpec) -> None:
     # cuBLAS reads this when it starts; without it its matrix products are not reproducible.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing reads memory that was not written, so filling it would be time lost.
+    # Nothing reads memory before writing it, so filling it would waste time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] a property made at run time
     torch.set_float32_matmul_precision("highest")
     if policy.device == "cpu":

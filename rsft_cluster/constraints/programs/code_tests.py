@@ -16,12 +16,12 @@ _KEYS = {"tests", "setup", "entry_point", "prelude"}
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input or a call, and what is to come of it."""
+    """An input or a call, and its expected result."""
 
     given: str
     expected: object
     as_json: bool = False
-    """Whether a tuple is as good as a list."""
+    """True if a tuple counts as a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Step:
     label: str = ""
     """The test in its own words; empty where the step is none."""
     asserts: bool = False
-    """Whether it passes only by reaching an assertion."""
+    """True if it passes only by reaching an assertion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,18 @@ class Suite:
 
     @property
     def num_tests(self) -> int:
-        """How many tests there are."""
+        """Number of tests."""
         return len(self.inputs) + len(self.calls) + sum(bool(step.label) for step in self.steps)
 
 
 @lru_cache(maxsize=1024)
 def read(text: str) -> Suite:
-    """Return the tests that a text holds; raises ValueError saying what is wrong with it."""
+    """Return the tests that a text holds; raises ValueError, with the reason, for anything else."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError:
-        found = text
-    whole: Mapping[str, Any] = found if isinstance(found, dict) else {"tests": found}
+        value = text
+    whole: Mapping[str, Any] = value if isinstance(value, dict) else {"tests": value}
     if unknown := whole.keys() - _KEYS:
         raise ValueError(f"the tests have keys {sorted(unknown)}; known are {sorted(_KEYS)}")
     texts = {name: whole.get(name, "") for name in ("setup", "entry_point", "prelude")}
@@ -80,10 +80,10 @@ def read(text: str) -> Suite:
         )
     if texts["setup"]:
         raise ValueError("setup has an effect with statements only; inputs and calls have a prelude")
-    kind, wanted = ("inputs", {"input", "output"}) if "input" in tests[0] else ("calls", {"call", "expect"})
+    kind, keys = ("inputs", {"input", "output"}) if "input" in tests[0] else ("calls", {"call", "expect"})
     for number, test in enumerate(tests, 1):
-        if not isinstance(test, dict) or test.keys() != wanted:
-            raise ValueError(f"test {number} has to have the keys {sorted(wanted)}, and all tests the same: {test!r}")
+        if not isinstance(test, dict) or test.keys() != keys:
+            raise ValueError(f"test {number} has to have the keys {sorted(keys)}, and all tests the same: {test!r}")
     if kind == "inputs":
         return Suite(inputs=tuple(map(_input, tests)), prelude=texts["prelude"])
     calls = tuple(map(_call, tests))
@@ -195,7 +195,7 @@ def _expects_raise(node: ast.AST) -> bool:
 
 
 def _must_reach(node: ast.AST) -> bool:
-    """Whether passing means that an assertion was reached; one that is expected to raise may pass without."""
+    """Return whether passing takes reaching an assertion; a test that expects an error may pass without."""
     return not any(isinstance(inner, ast.Try | ast.With) for inner in ast.walk(node))
 
 

@@ -1,4 +1,4 @@
-"""Plain values, and how they cross the wall of a sandbox: numbers, texts, collections of them, numbered handles.
+"""Plain values, and how they cross the boundary of a sandbox: numbers, texts, collections of them, numbered handles.
 
 No class of the program's own crosses, no `__eq__` and no code. Builtins and `os` only, so that a sandboxed interpreter
 loads it at once.
@@ -18,7 +18,7 @@ MAX_DEPTH = 100
 REMOTE = "Remote"
 """The kind of a numbered handle that stands for what the receiver holds; any other is the sender's."""
 READY = b"ready"
-"""What the program's side says before the program runs."""
+"""The message of the program's side before the program runs."""
 REASON_CHARACTERS = 300
 
 
@@ -271,8 +271,8 @@ def describe(error: BaseException) -> str:
         if trace.tb_frame.f_code.co_filename == "<candidate>":
             line = trace.tb_lineno
         trace = trace.tb_next
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {said}"[:REASON_CHARACTERS] + (f" (line {line})" if line else "")
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}"[:REASON_CHARACTERS] + (f" (line {line})" if line else "")
 
 
 def silence() -> None:

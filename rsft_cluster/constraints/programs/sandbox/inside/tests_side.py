@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 REACHED = "__reached__"
-"""What the tests call after each assertion."""
+"""The function that the tests call after each assertion."""
 
 
 RUN_METHOD = "__run_method__"
@@ -112,10 +112,10 @@ class _Names(dict):
             return __import__(name)
         if hasattr(builtins, name) or name.startswith("__"):
             raise KeyError(name)
-        found = self._ask("get", name)
-        if isinstance(found, Remote):
-            self[name] = found
-        return found
+        value = self._ask("get", name)
+        if isinstance(value, Remote):
+            self[name] = value
+        return value
 
 
 class _Asking:
@@ -214,18 +214,18 @@ def _is_equal(mine: Any, theirs: Any) -> bool:
 
 def _raised(kind: str, message: str, description: str) -> Exception:
     """Return what the program raised, as far as it is an ordinary builtin exception; it must not steer the tests."""
-    found = vars(builtins).get(kind)
-    if not isinstance(found, type) or not issubclass(found, Exception):
+    error_type = vars(builtins).get(kind)
+    if not isinstance(error_type, type) or not issubclass(error_type, Exception):
         return CandidateError(description)
-    if issubclass(found, StopIteration | StopAsyncIteration | UnicodeError | AssertionError | ExceptionGroup):
+    if issubclass(error_type, StopIteration | StopAsyncIteration | UnicodeError | AssertionError | ExceptionGroup):
         return CandidateError(description)
-    error: Exception = found(message)  # pyright: ignore[reportCallIssue] every other one takes a message
+    error: Exception = error_type(message)  # pyright: ignore[reportCallIssue] every other one takes a message
     error.__dict__["description"] = description
     return error
 
 
 class _Later:
-    """The program's entry point, asked for at its first use: its absence fails the tests and not their start."""
+    """The program's entry point, fetched at its first use: its absence fails the tests and not their start."""
 
     def __init__(self, names: _Names, name: str) -> None:
         self._names = names
@@ -239,7 +239,7 @@ class _Later:
 
 
 def judge(task: Mapping[str, Any]) -> None:
-    """Run the tests' steps one by one, telling stderr of each: (number, status, reason).
+    """Run the tests' steps one by one, writing of each to stderr: (number, status, reason).
 
     The status is `passed`, `failed`, `gone` where the program's process is, or `fault`: then the tests themselves are
     broken, whatever the program does. A step that is said to assert has to reach an assertion. What stands after a
