@@ -1,4 +1,4 @@
-"""Verdicts that were wrong once, kind by kind: the cases kept with the real data, and what else belongs to each kind."""
+"""Verdicts that were wrong once, kind by kind: cases kept with the real data, and what else belongs to each kind."""
 
 import json
 from pathlib import Path

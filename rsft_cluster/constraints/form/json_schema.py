@@ -141,7 +141,7 @@ def _validator(schema: object, where: str) -> Validator:
         raise ConfigError(f"{where}: a schema is an object, not {type(schema).__name__}")
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(schema, format_checker=_FORMATS)
+        kind.check_schema(schema, format_checker=_FORMATS)  # pyright: ignore[reportCallIssue]
     except jsonschema.SchemaError as error:
         pointer = "".join(f"/{_escaped(part)}" for part in error.absolute_path)
         raise ConfigError(f"{where}: not a valid schema at {pointer or '(root)'}: {error.message}") from error

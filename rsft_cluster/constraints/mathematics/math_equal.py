@@ -2,8 +2,8 @@ r"""`MathEqual`: the final answer of the completion is mathematically equal to t
 
 The final answer is the last claim that is not withdrawn, as for `answer_matches` (after ####, in \boxed{...}, after
 "answer is" or 答案是); a completion with none gives its last formula between dollar signs, or else all of it where it
-is short, or else its last number. What is thought before the answer does not count. An answer that is the reference letter
-for letter equals it; else it is one of these, tried in this order:
+is short, or else its last number. What is thought before the answer does not count. An answer that is the reference
+letter for letter equals it; else it is one of these, tried in this order:
 1. a time of day, a ratio, or a numeral with its base (`notations`);
 2. a quantity (`quantities`): one number among words, with its unit; compared exactly, as fractions. Units, and single
    words for what is counted, count only where both sides have one: 5 cm is 5 and not 5 m;

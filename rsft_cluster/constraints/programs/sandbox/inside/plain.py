@@ -73,9 +73,9 @@ def _encode(value: Any, parts: list[bytes], depth: int, hold: Callable[[object],
         for key, item in value.items():
             _encode(key, parts, depth + 1, hold)
             _encode(item, parts, depth + 1, hold)
-    elif hold is not None and isinstance(value, tuple) and isinstance(getattr(value, "_fields", None), tuple):
+    elif hold is not None and isinstance(value, tuple) and isinstance(fields := getattr(value, "_fields", None), tuple):
         parts.append(b"n")
-        _encode(tuple(map(str, value._fields)), parts, depth + 1, None)
+        _encode(tuple(map(str, fields)), parts, depth + 1, None)
         _encode(tuple(value), parts, depth + 1, hold)
     elif hold is not None and (name := _LIBRARY.get((type(value).__module__, type(value).__qualname__))):
         parts.append(b"x")

@@ -110,9 +110,10 @@ class _Server:
             told = self.answer_until_told()
             if told[0] == "gave":
                 return told[1]
-            found = vars(builtins).get(told[1])
-            is_error = isinstance(found, type) and issubclass(found, Exception) and found is not UnicodeError
-            raise (found if is_error else RuntimeError)(told[2])
+            found: Any = vars(builtins).get(told[1])
+            is_error = isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, UnicodeError)
+            kind: Any = found if is_error else RuntimeError
+            raise kind(told[2])
 
         return call
 
@@ -213,9 +214,10 @@ class _Modules:
 def _end_threads() -> None:
     """Wait for the program's threads, and run what it left for its end, as an interpreter does that ends."""
     threading, atexit = sys.modules.get("threading"), sys.modules.get("atexit")
-    for thread in threading.enumerate() if threading else ():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    if threading:
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and not thread.daemon:
+                thread.join()
     if atexit:
         atexit._run_exitfuncs()
 
