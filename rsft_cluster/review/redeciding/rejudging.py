@@ -35,6 +35,9 @@ from rsft_cluster.scoring.judge import ErrorBudget, Judge
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import ScoringLayout
 
+FAULTY = ".faulty"
+"""Ends the name of a commit with too many errors: whoever begins again, the constraint mended, judges the unit anew."""
+
 
 class JudgedFile(Record):
     """A unit that is judged and not decided yet."""
@@ -105,7 +108,7 @@ def _judge_all(
     """Bring every unit to a commit; return them by the units' names."""
     folder, units = stored.folder.scoring(job.name), list(stored.units())
     for path in stored.store.files(folder.commits):
-        if folder.is_faulty(path):
+        if path.removesuffix(".json").endswith(FAULTY):
             _remove(stored.store, path)
     there = set(stored.store.files(folder.commits))
     done = {u.name: stored.store.read_record(p, JudgedFile) for u in units if (p := folder.commit(u.name)) in there}
@@ -195,7 +198,7 @@ class _Worker:
             num_tokens=sum(scores.column("num_tokens").to_pylist()),
         )
         faulty = judged.num_errors > self._config.scoring.max_error_rate * judged.num_verdicts
-        path = self._folder.commit(unit.name, is_faulty=faulty)
+        path = self._folder.commit(f"{unit.name}{FAULTY}" if faulty else unit.name)
         if store.create(path, judged.to_json()) or faulty:
             return judged
         return store.read_record(path, JudgedFile)
