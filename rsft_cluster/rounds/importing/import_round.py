@@ -33,7 +33,7 @@ from rsft_cluster.rounds.importing.candidate_database import Spool, spool
 from rsft_cluster.rounds.importing.completions import NAMES, Brought, brought
 from rsft_cluster.rounds.importing.requirements import asked_of, check_asked, check_tokens
 from rsft_cluster.rounds.importing.tokens import Encoder
-from rsft_cluster.runs.prompt_sets import held_out_in, take_in, watched
+from rsft_cluster.runs.prompt_sets import checked_and_digested, held_out_in, ingest_prompts
 from rsft_cluster.runs.run import Run
 from rsft_cluster.sampling.unit_sampler import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table, to_messages
@@ -172,8 +172,8 @@ class _Bad:
 
 def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
     """Write the prompts, none of which may stand among the held-out ones."""
-    _, held_out = take_in(run)
-    batches = watched(spooled.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
+    _, held_out = ingest_prompts(run)
+    batches = checked_and_digested(spooled.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
     path = run.layout.prompts(PROMPTS).table
     write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
