@@ -21,7 +21,9 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from rsft_cluster.config import Plugin
 from rsft_cluster.errors import PluginError
 
-Family = Literal["prompt_sources", "generators", "constraints", "acceptance_rules", "promotion_rules"]
+Family = Literal[
+    "prompt_sources", "generators", "constraints", "acceptance_rules", "promotion_rules", "loss_terms", "trackers"
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
     _check_names(signature, plugin, num_leading)
     params = {name: _valid(attribute, signature, plugin, name) for name in plugin.params}
     return Bound(target, params)
+
+
+def steered(generator: Bound) -> Bound | None:
+    """Return a bound generator as it draws by laws (`generators.base.SteerableGenerator`); None where it cannot."""
+    params = getattr(generator.load(), "steerable", None)
+    return None if params is None else Bound(generator.use, {**generator.params, **params})
 
 
 @cache

@@ -1,6 +1,7 @@
 """What a running stage tells whoever listens: counts of a collection, steps of a training, words for a person."""
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -46,7 +47,12 @@ class Progress:
 
 
 class Listener(Protocol):
-    """What a run tells its progress to: a terminal, a notebook, a tracker."""
+    """What a run tells its progress to: a terminal, a notebook, a tracker.
+
+    A tracker is a class that offers these methods and is built with the run's config, then its own parameters. It is
+    named in the config, `trackers: [{use: my_tracker:Tracker, params: {...}}]`, and lives in the driver's process. One
+    that raises is left out from there on; the run goes on without it.
+    """
 
     def stage(self, title: str) -> AbstractContextManager[None]:
         """Return a context that lasts as long as the stage."""
@@ -58,6 +64,10 @@ class Listener(Protocol):
 
     def training(self, step: int, num_steps: int, loss: float) -> None:
         """Take in how far a training is; called after optimizer steps, the loss in nats a token."""
+        ...
+
+    def decided(self, round_number: int, figures: Mapping[str, object]) -> None:
+        """Take in the figures of a finished round, by the names of `rsft status --json`."""
         ...
 
     def note(self, text: str) -> None:

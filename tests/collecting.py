@@ -73,6 +73,6 @@ def collection(path, *, num_prompts=10, unit_size=4, num_candidates=4, session="
         store_uri=store.uri, folder=folder.path, session=session, plan=plan, policy=PolicySpec("/m"),
         generator=bind(Plugin(use="scripted", params=settings.get("generator", {})), "generators", num_leading=1),
         scoring=ScoringConfig(constraints=settings.get("constraints", ("finished", "answer_matches"))),
-        how=Selecting(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=60,
+        selection=Selecting(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=60,
     )  # fmt: skip
     return Collection(work, folder)

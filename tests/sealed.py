@@ -83,7 +83,7 @@ def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Mani
         work = Work(
             store_uri=run.store.uri, folder=at.path, session=run.lease.session, plan=wave, policy=PolicySpec("/m"),
             generator=bind(sampling.generator, "generators", num_leading=1), scoring=run.config.scoring,
-            how=how, decides=False, unit_timeout_s=60,
+            selection=how, decides=False, unit_timeout_s=60,
         )  # fmt: skip
         if not run.store.exists(at.manifest):
             run.store.create(at.manifest, Collection(work, at).finish().to_json())

@@ -92,6 +92,7 @@ class Language:
         constraints: Sequence[Constraint] | None = None,
         rule: Plugin | None = None,
         decides: bool = False,
+        generator: str = "transformers",
         **decoding: object,
     ) -> "Pool":
         """Sample, judge and commit candidates of the one prompt through the collection's own actors.
@@ -111,9 +112,9 @@ class Language:
         acceptance = AcceptanceConfig(rule=rule or Plugin(use="all_passed"), dedupe=False)
         work = Work(
             store_uri=store.uri, folder=at.path, session="s" * 12, plan=plan, policy=PolicySpec(self.path),
-            generator=bind(Plugin(use="transformers"), "generators", num_leading=1),
+            generator=bind(Plugin(use=generator), "generators", num_leading=1),
             scoring=ScoringConfig(constraints=tuple(constraints or CONSTRAINTS)),
-            how=Selecting(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
+            selection=Selecting(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
         )  # fmt: skip
         manifest = Collection(work, at).finish()
         (scores,), (candidates,) = manifest.scores, manifest.candidates

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
 import models
 import numpy as np
@@ -16,6 +17,7 @@ from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.config import AdaptiveConfig, Constraint, Plugin, SamplingConfig
 from rsft_cluster.errors import ConfigError, PluginError
 from rsft_cluster.generators.base import Completion, Decoding, Prompt
+from rsft_cluster.generators.factories import transformers
 from rsft_cluster.generators.transformers import TransformersGenerator
 from rsft_cluster.keys import sampling_key
 from rsft_cluster.plugins import bind
@@ -211,6 +213,33 @@ def test_what_would_be_biased_is_refused(parts, says):
 def test_settings_that_adaptive_sampling_cannot_keep_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         SamplingConfig(adaptive=AdaptiveConfig(), **settings)
+
+
+class Steered:
+    """A generator of a user's that draws by laws: it hands on to plain batches."""
+
+    steerable: ClassVar[dict[str, object]] = {"by_laws": True}
+    processors = ()
+
+    def __init__(self, policy: PolicySpec, *, by_laws: bool = False) -> None:
+        assert by_laws
+        self._plain = transformers(policy, engine="batches")
+
+    def generate(self, prompts, decoding, keys, laws=None):
+        return self._plain.generate(prompts, decoding, keys, laws)
+
+    def decode(self, token_ids):
+        return self._plain.decode(token_ids)
+
+
+def test_a_generator_of_a_users_that_declares_it_is_steered(lang, tmp_path):
+    def drawn(folder, use):
+        how = AdaptiveConfig(draws_at_once=8)
+        return lang.judged(folder, num=64, num_prompts=2, adaptive=how, rule=HALF, generator=use).tokens
+
+    use = f"{__name__}:Steered"
+    check_compatible(run_config(sampling={"adaptive": {}, "generator": use}))
+    assert drawn(tmp_path / "own", use) == drawn(tmp_path / "built in", "transformers")
 
 
 def test_only_plain_batches_of_the_transformers_generator_draw_by_laws(lang):

@@ -20,11 +20,10 @@ from rsft_cluster.acceptance.decide import decide
 from rsft_cluster.cli.app import app
 from rsft_cluster.cli.options import load_again
 from rsft_cluster.errors import ConfigError, StoreError
-from rsft_cluster.review.redeciding import accepting
-from rsft_cluster.review.redeciding import blocks as groups
+from rsft_cluster.review.redeciding import accepting, group_blocks
 from rsft_cluster.review.redeciding.accepting import accept_again, decide_again
-from rsft_cluster.review.redeciding.blocks import blocks
 from rsft_cluster.review.redeciding.export import export
+from rsft_cluster.review.redeciding.group_blocks import blocks
 from rsft_cluster.review.redeciding.outcome import begun, decided_blocks, way_of
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.schemas import ACCEPTED, conform
@@ -77,7 +76,7 @@ def rows_of(store: Store, refs) -> list[dict]:
 def test_groups_that_waves_cut_across_files_are_put_together(tmp_path, monkeypatch, size) -> None:
     stored = sealed(tmp_path, "waves")
     assert stored.manifest.num_waves > 1
-    monkeypatch.setattr(groups, "PROMPTS_AT_ONCE", size)
+    monkeypatch.setattr(group_blocks, "PROMPTS_AT_ONCE", size)
     how = way_of(stored, stored.config)
     found = list(blocks(stored, [how], list(stored.units())))
     seen = [set(block.judged.column("prompt_id").to_pylist()) for block in found]
@@ -91,7 +90,7 @@ def test_groups_that_waves_cut_across_files_are_put_together(tmp_path, monkeypat
 
 
 def test_waves_in_another_order_than_the_prompts_are_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(groups, "PROMPTS_AT_ONCE", 1)
+    monkeypatch.setattr(group_blocks, "PROMPTS_AT_ONCE", 1)
     stored = sealed(tmp_path, "waves")
     manifest = stored.manifest
     turned = manifest.model_copy(
@@ -287,4 +286,4 @@ def many(tmp_path_factory):
 def test_blocks_hold_some_files_and_not_the_run(many) -> None:
     sizes = [block.judged.num_rows for block in blocks(many, [other(many)], list(many.units()))]
     assert len(sizes) > 2
-    assert max(sizes) < groups.ROWS_AT_ONCE + 512
+    assert max(sizes) < group_blocks.ROWS_AT_ONCE + 512

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 from scipy.stats import spearmanr
@@ -12,6 +13,7 @@ from stored import stored_run
 from test_again_accepting import other
 from typer.testing import CliRunner
 
+from rsft_cluster.acceptance.base import among, rule
 from rsft_cluster.cli.app import app
 from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
 from rsft_cluster.errors import ConfigError
@@ -223,3 +225,29 @@ def test_ranks_rest_on_a_share_of_many_candidates(stored, monkeypatch) -> None:
     assert part.constraints[0].pass_rate == whole.constraints[0].pass_rate
     assert part.constraints[0].length_correlation == pytest.approx(whole.constraints[0].length_correlation, abs=0.15)
     assert json.loads(CliRunner().invoke(app, ["trust", stored.store.root, "--json"]).stdout)["num_sampled"] <= 500
+
+
+@rule(target="what passes, from a bar on", scope="candidate", previews=among("bar", (0.25, 0.75)))
+def barred(judged: pa.Table, *, bar: float = 0.5) -> pa.Array:
+    return pc.greater_equal(pc.fill_null(judged.column("score"), 0.0), bar).cast(pa.float64())
+
+
+@pytest.mark.parametrize(
+    ("use", "params", "offered"),
+    [
+        ("rsft_cluster.acceptance.rules.boltzmann:boltzmann", {"beta": 0.2}, {"beta": 0.1}),
+        ("boltzmann_tuned", {"acceptance_rate": 0.3}, {"acceptance_rate": 0.1}),
+        ("boltzmann_tuned", {"max_kl": 1.0}, {"max_kl": 0.5}),
+        ("off_policy", {"log_bound": 2.0}, {"log_bound": 1.0}),
+        ("off_policy_supremum", {"beta": 0.2}, {"beta": 0.4}),
+        (f"{__name__}:barred", {}, {"bar": 0.75}),
+    ],
+)
+def test_every_rule_says_itself_which_settings_are_worth_a_look(use, params, offered) -> None:
+    settings = grid(AcceptanceConfig(rule=Plugin(use=use, params=params)), 8)
+    assert {"params": offered} in settings
+    assert all(set(s.get("params", {})) <= set(offered) for s in settings)
+
+
+def test_a_rule_that_declares_no_settings_is_offered_other_caps_alone() -> None:
+    assert grid(AcceptanceConfig(rule=Plugin(use="everything")), 4) == [{"max_per_prompt": cap} for cap in (1, 2)]

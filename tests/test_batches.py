@@ -20,10 +20,10 @@ from rsft_cluster.training.batches import (
     DataOrder,
     Example,
     collate,
+    deal,
     examples_digest,
     load_examples,
     load_replay,
-    micro_batches,
     num_steps,
 )
 
@@ -207,7 +207,7 @@ def test_steps_come_from_the_config_or_from_epochs():
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=25), st.integers(1, 6), st.integers(1, 5))
 @settings(max_examples=100)
 def test_shares_cover_the_batch_once_and_have_equally_many_parts(lengths, world_size, size):
-    shares = [micro_batches(lengths, rank=r, world_size=world_size, size=size) for r in range(world_size)]
+    shares = [deal(lengths, rank=r, world_size=world_size, size=size) for r in range(world_size)]
     assert len({len(s) for s in shares}) == 1
     assert sorted(i for s in shares for part in s for i in part) == list(range(len(lengths)))
     assert all(len(part) <= size for s in shares for part in s)

@@ -18,7 +18,7 @@ import yaml
 from collecting import collection
 from projects import write_fake_model, write_project
 
-from rsft_cluster.cli import app as cli
+from rsft_cluster.cli import app
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.promotions import PromotionLog
@@ -59,7 +59,7 @@ def rsft(monkeypatch, capsys):
     def call(*arguments) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["rsft", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         found = Outcome(int(ended.value.code or 0), *capsys.readouterr())
         assert "Traceback" not in found.err + found.out
         return found

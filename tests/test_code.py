@@ -9,8 +9,7 @@ from forgeries import FORGERIES, HANGS
 
 from rsft_cluster.constraints.base import Verdict
 from rsft_cluster.constraints.programs.code import CASES, Code, extract
-from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
-from rsft_cluster.constraints.programs.sandbox import tiers
+from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 from rsft_cluster.constraints.programs.sandbox.inside.plain import NotPlainError, decode, encode
 from rsft_cluster.constraints.programs.sandbox.program import Program
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
@@ -31,7 +30,7 @@ ADD = "def add(a, b): return a + b"
 
 @pytest.fixture(scope="module", params=tiers.TIERS)
 def tier(request) -> str:
-    found = probe.probed(request.param)
+    found = escape_probe.probed(request.param)
     if not found.holds:
         pytest.skip(f"no {request.param} here: {found.problem}")
     return request.param
@@ -47,7 +46,7 @@ def code(tier) -> Iterator[Code]:
 @pytest.fixture(scope="module")
 def fast() -> Iterator[Code]:
     """The quickest tier there is, for what does not depend on it."""
-    holding = [found.tier for found in probe.survey() if found.holds]
+    holding = [found.tier for found in escape_probe.survey() if found.holds]
     if not holding:
         pytest.skip("no sandbox here")
     made = Code(sandbox=holding[-1], timeout_s=8.0)
@@ -292,12 +291,12 @@ def test_memory_in_which_no_python_starts_is_an_error(fast, monkeypatch) -> None
 
 def test_without_a_sandbox_the_constraint_cannot_be_built(monkeypatch) -> None:
     monkeypatch.setattr(tiers, "absent", lambda tier: "not here")
-    probe.probed.cache_clear()
+    escape_probe.probed.cache_clear()
     with pytest.raises(ConfigError, match="code is run in a sandbox only"):
         Code()
     with pytest.raises(ConfigError, match="landlock: not here"):
         Code(sandbox="landlock")
-    probe.probed.cache_clear()
+    escape_probe.probed.cache_clear()
 
 
 def test_only_plain_values_cross() -> None:

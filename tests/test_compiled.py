@@ -15,8 +15,7 @@ from test_generators import drawn, keys_of
 
 import rsft_cluster.generators.engine
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.engine import compiled, layers, vectors
-from rsft_cluster.generators.engine import cpu_kernels as kernel
+from rsft_cluster.generators.engine import compiled, cpu_kernels, layers, vectors
 from rsft_cluster.generators.engine.attention import Scoring
 from rsft_cluster.generators.engine.blocks import BLOCK, BlockStore, LayerShape
 from rsft_cluster.generators.engine.compiled import CompiledBatch, kernel_for
@@ -207,7 +206,7 @@ def test_where_it_cannot_be_compiled_torch_attends_and_that_is_said_once(tmp_pat
         raise RuntimeError("no such processor\nmore of it")
 
     kernel_for.cache_clear()
-    monkeypatch.setattr(kernel, "compile_for", broken)
+    monkeypatch.setattr(cpu_kernels, "compile_for", broken)
     for name in ("one", "two"):
         generator = models.load_family("llama", tmp_path / name)
         assert type(engine_of(generator).steps) is PlainSteps
@@ -219,7 +218,7 @@ def test_where_it_cannot_be_compiled_torch_attends_and_that_is_said_once(tmp_pat
 @pytest.mark.usefixtures("forgotten")
 def test_without_numba_torch_attends(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.cpu_kernels", None)
-    monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
+    monkeypatch.delattr(rsft_cluster.generators.engine, "cpu_kernels")
     assert type(engine_of(models.load_family("llama", tmp_path)).steps) is PlainSteps
     assert "event=attention_not_compiled reason=" in caplog.text
     assert "pip install rsft-cluster[cpu]" in caplog.text
@@ -242,7 +241,7 @@ def test_where_it_must_be_a_worker_that_cannot_refuses(tmp_path, monkeypatch):
     assert type(engine_of(type(generator)(generator._policy, compiled=True)).steps) is CompiledSteps
     kernel_for.cache_clear()
     monkeypatch.setitem(sys.modules, "rsft_cluster.generators.engine.cpu_kernels", None)
-    monkeypatch.delattr(rsft_cluster.generators.engine, "kernel")
+    monkeypatch.delattr(rsft_cluster.generators.engine, "cpu_kernels")
     with pytest.raises(ConfigError, match=r"install rsft-cluster\[cpu\]"):
         type(generator)(generator._policy, compiled=True)
 
@@ -345,7 +344,7 @@ def test_gates_are_what_torch_makes_them(dtype, values):
 
 def test_what_is_compiled_is_compiled_anew_when_a_module_of_its_changes():
     kernel_for(torch.float32)
-    functions: tuple[Any, ...] = (kernel.attend, kernel.rms_norm, kernel.gate)
+    functions: tuple[Any, ...] = (cpu_kernels.attend, cpu_kernels.rms_norm, cpu_kernels.gate)
     for function in functions:
         own, helpers = function._cache._cache_file._source_stamp
         assert own == function._cache._impl.locator.get_source_stamp()

@@ -28,7 +28,7 @@ import typer.main
 from deploying import CONFIG, DEPLOY, IMAGE, PLACES, ROOT, all_manifests, crd_schemas, example, manifests, ready, within
 from running import write_config
 
-from rsft_cluster.cli import app as cli
+from rsft_cluster.cli import app
 from rsft_cluster.cluster.needs import needs
 from rsft_cluster.config.file import load_config
 from rsft_cluster.scheduling import kuberay, pods
@@ -356,7 +356,7 @@ def pins() -> dict[str, str]:
 
 def test_versions_are_those_of_the_package():
     assert pins()["ray"] == version("ray")
-    assert f"rsft-cluster:{PROJECT['version']}" == IMAGE
+    assert f"rsft-cluster:{version('rsft-cluster')}" == IMAGE
     for name, made in ALL:
         if made["kind"] in RAY_KINDS:
             assert clusters(made)["rayVersion"] == pins()["ray"], name
@@ -373,7 +373,7 @@ def test_all_clusters_find_out_alike_that_a_node_is_gone():
 
 
 def commands() -> dict[str, Any]:
-    return typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    return typer.main.get_command(app.app).commands  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_entrypoints_are_commands_and_options_that_there_are():

@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from rsft_cluster.cli import app as cli
-from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
-from rsft_cluster.constraints.programs.sandbox import tiers
+from rsft_cluster.cli import app
+from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 
 
 @pytest.fixture
@@ -17,11 +16,11 @@ def doctor(monkeypatch, capsys):
     def call(*arguments: str) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["rsft", "doctor", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         return ended.value.code, *capsys.readouterr()
 
     yield call
-    probe.probed.cache_clear()
+    escape_probe.probed.cache_clear()
 
 
 def findings(out: str) -> dict[str, dict[str, str]]:
@@ -47,7 +46,7 @@ def test_a_store_that_cannot_be_written_is_broken(doctor, tmp_path) -> None:
 
 def test_a_machine_without_a_sandbox_is_told_what_each_tier_lacks(doctor, monkeypatch) -> None:
     monkeypatch.setattr(tiers, "absent", lambda tier: f"{tier} is not [here]")
-    probe.probed.cache_clear()
+    escape_probe.probed.cache_clear()
     code, out, err = doctor()
     assert code == 1
     assert "the constraint `code` refuses to run" in out

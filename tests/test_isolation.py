@@ -160,7 +160,7 @@ import sys
 sys.path[:0] = {sys.path!r}
 from factories import candidate
 from rsft_cluster.config import Constraint
-from rsft_cluster.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import Pool
 pool = Pool([Constraint(use="misbehaving:does", timeout_s=900)], num_processes=2, memory_bytes=2**29)
 print(pool.fork_server_pid, flush=True)
 pool.judge([candidate("sleep"), candidate("spin")], [range(2)])

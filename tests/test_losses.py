@@ -8,8 +8,9 @@ import torch
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import DivergedError
-from rsft_cluster.training.batches import Example, collate, denominator, micro_batches
-from rsft_cluster.training.losses import check_loss, completion_nll, learned, learning_rate, weighted_loss
+from rsft_cluster.training.batches import Example, collate, deal, denominator
+from rsft_cluster.training.losses import check_loss, learned, learning_rate, weighted_loss
+from rsft_cluster.training.terms.nll import completion_nll
 
 VOCABULARY = 11
 EOS = 2
@@ -65,7 +66,7 @@ def test_any_split_into_workers_and_micro_batches_gives_the_whole_batch_gradient
     lengths = [len(e) for e in rows]
     loss = 0.0
     for rank in range(world_size):
-        for indices in micro_batches(lengths, rank=rank, world_size=world_size, size=size):
+        for indices in deal(lengths, rank=rank, world_size=world_size, size=size):
             if indices:
                 part = part_of_loss(model, [rows[i] for i in indices], denominator(rows))
                 part.backward()

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.training.batches import DataOrder, Example, collate, denominator
-from rsft_cluster.training.losses import completion_nll, learning_rate, weighted_loss
 from rsft_cluster.training.losses import learned as positions
+from rsft_cluster.training.losses import learning_rate, weighted_loss
+from rsft_cluster.training.terms.nll import completion_nll
 
 BETA = 0.25
 NUM = 24_000

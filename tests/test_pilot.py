@@ -1,9 +1,15 @@
 """The balance score, and what a pilot chooses by it."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from rsft_cluster.config import PilotConfig
+from rsft_cluster.acceptance.base import rule
+from rsft_cluster.acceptance.compatible import check_compatible
+from rsft_cluster.acceptance.piloted import piloted
+from rsft_cluster.config import PilotConfig, RunConfig
+from rsft_cluster.errors import ConfigError
+from rsft_cluster.records import PilotChoice
 from rsft_cluster.rounds.pilot import balance_score, choose
 
 
@@ -39,3 +45,51 @@ def test_a_threshold_is_chosen_with_the_temperature() -> None:
     )
     choice = choose(PilotConfig(temperatures=(1.0,), min_scores=(0.0, 0.5, 0.95), wanted=3), {1.0: table})
     assert (choice.temperature, choice.min_score) == (1.0, 0.5)
+
+
+THRESHOLD_IN_FULL = "rsft_cluster.acceptance.rules.threshold:threshold"
+
+
+@rule(target="what passes, from a bar on", scope="candidate", threshold="bar")
+def barred(judged: pa.Table, *, bar: float = 0.0) -> pa.Array:
+    return pc.greater_equal(pc.fill_null(judged.column("score"), 0.0), bar).cast(pa.float64())
+
+
+def piloted_run(use: str, *, schedule: dict | None = None, **params: float) -> RunConfig:
+    acceptance = {"rule": {"use": use, "params": params}, "schedule": schedule or {}}
+    return RunConfig.model_validate(
+        {
+            "run": "piloted",
+            "policy": {"model": "model"},
+            "prompts": {"paths": ("prompts.jsonl",)},
+            "scoring": {"constraints": ("finished",)},
+            "acceptance": acceptance,
+            "pilot": {"temperatures": (0.7, 1.0), "min_scores": (0.5, 0.9)},
+            "evaluation": {"prompts": {"paths": ("held_out.jsonl",)}},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("use", "parameter"),
+    [("threshold", "min_score"), (THRESHOLD_IN_FULL, "min_score"), (f"{__name__}:barred", "bar")],
+)
+def test_the_threshold_that_a_pilot_chose_goes_to_the_parameter_that_the_rule_declares(use, parameter) -> None:
+    config = piloted_run(use, **{parameter: 0.1})
+    check_compatible(config)
+    choice = PilotChoice(temperature=0.7, min_score=0.9, num_prompts=4, balance=())
+    found = piloted(config, choice)
+    assert (found.sampling.temperature, found.acceptance.rule.params) == (0.7, {parameter: 0.9})
+    assert piloted(config, None) is config
+
+
+def test_thresholds_for_a_rule_without_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"pilot.min_scores: all_passed has no threshold for them to set"):
+        check_compatible(piloted_run("all_passed"))
+
+
+@pytest.mark.parametrize(("use", "parameter"), [(THRESHOLD_IN_FULL, "min_score"), (f"{__name__}:barred", "bar")])
+def test_thresholds_that_a_schedule_sets_too_are_refused(use, parameter) -> None:
+    schedule = {parameter: (0.1, 0.2)}
+    with pytest.raises(ConfigError, match=f"pilot.min_scores and acceptance.schedule both set {parameter}"):
+        check_compatible(piloted_run(use, schedule=schedule, **{parameter: 0.1}))

@@ -15,7 +15,9 @@ from rsft_cluster.plugins import known
 from rsft_cluster.scoring.judge import Judge
 from rsft_cluster.testing import check_constraint
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WALK = (ROOT / "rsft_cluster" / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -74,3 +76,18 @@ def test_a_runnable_line_stands_on_the_first_screen():
     first = README.splitlines()[:20]
     assert any(line.strip().startswith("make demo") for line in first)
     assert any(line.strip().startswith("make test") for line in first)
+
+
+def files_named(text):
+    return set(re.findall(r"`([\w/]+\.py)`?", text))
+
+
+def test_the_files_that_the_walk_names_are_there():
+    named = files_named(WALK)
+    assert named
+    assert not [name for name in sorted(named) if not (ROOT / "rsft_cluster" / name).exists()]
+
+
+def test_a_prompt_goes_from_its_file_to_an_accepted_row_through_few_files():
+    walk = WALK[WALK.index("**Start.**") : WALK.index("That is the accepted row")]
+    assert 10 < len(files_named(walk)) <= 25

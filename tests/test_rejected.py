@@ -10,15 +10,16 @@ import pytest
 from judging import judged, verdict, write
 from models import BOS, EOS, tokenizer
 
-from rsft_cluster.config import TrainingConfig
-from rsft_cluster.errors import ConfigError, StoreError
+from rsft_cluster.config import Plugin, TrainingConfig
+from rsft_cluster.errors import ConfigError, PluginError, StoreError
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.policies.tokens import decode
 from rsft_cluster.schemas import candidate_id
 from rsft_cluster.training.batches import Example, examples_digest
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.rejected import Rejected, fatal_examples, fatal_token, load_rejected
-from rsft_cluster.training.sources import read_material
+from rsft_cluster.training.sources import Source, read_material
+from rsft_cluster.training.terms.configured import terms_of
 
 BAD, GOOD, UNKNOWN = verdict(passed=False), verdict(), verdict(passed=None)
 
@@ -158,6 +159,10 @@ def job(tmp_path):
     )  # fmt: skip
 
 
+def names(source: Source) -> tuple[str, ...]:
+    return tuple(term.name for term in source.terms)
+
+
 def with_terms(job: TrainingJob, **terms: Any) -> TrainingJob:
     return replace(job, config=TrainingConfig(**terms))
 
@@ -165,15 +170,16 @@ def with_terms(job: TrainingJob, **terms: Any) -> TrainingJob:
 @pytest.mark.parametrize(
     ("terms", "sizes"),
     [
-        ({}, {"accepted": 1}),
-        ({"rejection": {"batch_size": 1}}, {"accepted": 1, "rejected": 2}),
-        ({"unlikelihood": {}}, {"accepted": 1, "fatal": 1}),
-        ({"rejection": {}, "unlikelihood": {}}, {"accepted": 1, "rejected": 2, "fatal": 1}),
+        ({}, {("nll",): 1}),
+        ({"rejection": {"batch_size": 1}}, {("nll",): 1, ("rejection",): 2}),
+        ({"unlikelihood": {}, "kl_weight": 0.1}, {("nll", "kl"): 1, ("unlikelihood",): 1}),
+        ({"rejection": {}, "unlikelihood": {}}, {("nll",): 1, ("rejection",): 2, ("unlikelihood",): 1}),
+        ({"terms": ({"use": "loss_terms:Confidence"},)}, {("nll", "confidence"): 1}),
     ],
 )
 def test_each_term_that_is_on_brings_its_examples(job, terms, sizes):
     material = read_material(with_terms(job, **terms))
-    assert {s.kind: len(s.examples) for s in material.sources} == sizes
+    assert {names(s): len(s.examples) for s in material.sources} == sizes
     assert (material.num_replayed, material.num_steps) == (1, 1)
 
 
@@ -187,7 +193,28 @@ def test_candidates_are_not_read_where_no_term_is_on(job, tmp_path):
 def test_nothing_rejected_leaves_the_terms_out(job, tmp_path):
     files = write(tmp_path, [judged("p", [10, EOS], GOOD)], "good")
     job = with_terms(replace(job, judged=(files,)), rejection={}, unlikelihood={})
-    assert [s.kind for s in read_material(job).sources] == ["accepted"]
+    assert [names(s) for s in read_material(job).sources] == [("nll",)]
+
+
+def test_where_nothing_was_judged_no_term_learns_from_it(job, tmp_path):
+    """So a control arm, which is given no judged candidates, drops every such term, whoever wrote it."""
+    terms = {"rejection": {}, "unlikelihood": {}, "terms": ({"use": "loss_terms:Passed"},)}
+    assert names(read_material(with_terms(job, **terms)).sources[-1]) == ("passed",)
+    arm = with_terms(replace(job, judged=()), **terms)
+    assert [names(s) for s in read_material(arm).sources] == [("nll",)]
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        ("json:loads", "training.terms: json:loads: is no term"),
+        ("loss_terms:Rejection", "loss_terms:Rejection: another term is called 'rejection' as well"),
+        ("loss_term:Passed", "there is no module 'loss_term'"),
+    ],
+)
+def test_what_is_no_term_is_refused(use, says):
+    with pytest.raises(PluginError, match=says):
+        terms_of(TrainingConfig(terms=(Plugin(use=use),)))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -195,8 +222,8 @@ def test_workers_take_equally_many_passes_and_share_each_batch(job, world_size):
     material = read_material(with_terms(job, rejection={}, unlikelihood={}))
     for source in material.sources:
         shape = {"world_size": world_size, "size": 1}
-        shares = [list(source.passes(0, rank=r, **shape)) for r in range(world_size)]
-        assert {len(s) for s in shares} == {source.num_passes(**shape)}
+        shares = [list(source.micro_batches(0, rank=r, **shape)) for r in range(world_size)]
+        assert {len(s) for s in shares} == {source.num_micro_batches(**shape)}
         rows = [row for share in shares for one in share for row in one.rows if row.weight]
         assert examples_digest(sorted(rows, key=_key)) == examples_digest(sorted(source.batch(0), key=_key))
         assert len({one.denominator for share in shares for one in share}) == 1

@@ -25,7 +25,7 @@ import typer.main
 from deploying import ROOT, example, manifests
 from projects import settings, write_project
 
-from rsft_cluster.cli import app as cli
+from rsft_cluster.cli import app
 from rsft_cluster.cluster.needs import needs
 from rsft_cluster.config import NightlyConfig, RunConfig
 from rsft_cluster.config.parts import most
@@ -461,7 +461,7 @@ def rsft(monkeypatch, capsys, tmp_path):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["rsft", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         found = capsys.readouterr()
         return int(ended.value.code or 0), found.out, found.err
 
@@ -502,7 +502,7 @@ def test_what_cannot_be_is_refused_with_exit_code_2(words, said, rsft):
 
 
 def options_of(command: str) -> set[str]:
-    found = typer.main.get_command(cli.app).commands[command]  # pyright: ignore[reportAttributeAccessIssue]
+    found = typer.main.get_command(app.app).commands[command]  # pyright: ignore[reportAttributeAccessIssue]
     return {name for option in found.params for name in option.opts}
 
 

@@ -19,8 +19,7 @@ from rsft_cluster.runs.fingerprint import claim
 from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.schemas import PROMPT
-from rsft_cluster.store import Store, clients, localise, objects, open_uri, upload_folder
-from rsft_cluster.store import retrying as patience
+from rsft_cluster.store import Store, clients, localise, objects, open_uri, retrying, upload_folder
 
 CREATING = "if-none-match"
 
@@ -38,8 +37,8 @@ def proxy(bucket, monkeypatch):
     with faulty(bucket.endpoint) as found:
         for name, value in bucket.environment(found.endpoint).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.02)
-        monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.2)
+        monkeypatch.setattr(retrying, "FIRST_WAIT_S", 0.02)
+        monkeypatch.setattr(retrying, "LONGEST_WAIT_S", 0.2)
         yield found
 
 
@@ -251,7 +250,7 @@ def test_a_file_that_is_not_there_is_said_at_once(bucket, proxy):
 
 
 def test_a_store_that_stays_away_fails_when_its_time_is_over(bucket, proxy, monkeypatch):
-    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, "0.5")
+    monkeypatch.setenv(retrying.TIMEOUT_VARIABLE, "0.5")
     proxy.rule = lambda _: "503"
     began = time.monotonic()
     with pytest.raises(
@@ -279,7 +278,7 @@ def test_an_answer_that_never_comes_is_asked_for_again(bucket, proxy, monkeypatc
 
 @pytest.mark.parametrize("said", ["soon", "-1", "nan", "inf"])
 def test_a_time_that_is_none_is_refused(bucket, monkeypatch, said):
-    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, said)
+    monkeypatch.setenv(retrying.TIMEOUT_VARIABLE, said)
     with pytest.raises(ConfigError, match=f"RSFT_STORE_TIMEOUT_S: '{said}' is no number of seconds; expected one like"):
         Store(bucket.place())
 
@@ -318,7 +317,7 @@ def test_a_probe_refuses_a_store_without_put_if_absent(bucket, proxy, answer):
 
 
 def test_a_probe_names_a_store_that_is_full(bucket, proxy, monkeypatch):
-    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, "0.2")
+    monkeypatch.setenv(retrying.TIMEOUT_VARIABLE, "0.2")
     message, _ = refused(bucket, proxy, Store(bucket.place()).probe, status=507, code="InsufficientStorage")
     assert "the store is full (507 InsufficientStorage); make room, or raise the quota" in message
 
@@ -345,7 +344,7 @@ def test_credentials_of_a_profile_are_used(bucket, proxy, monkeypatch, tmp_path)
 
 
 def test_a_probe_of_nothing_names_the_endpoint(monkeypatch):
-    monkeypatch.setenv(patience.TIMEOUT_VARIABLE, "0.1")
+    monkeypatch.setenv(retrying.TIMEOUT_VARIABLE, "0.1")
     for name, value in Bucket("http://127.0.0.1:9", "rsft").environment().items():
         monkeypatch.setenv(name, value)
     with pytest.raises(

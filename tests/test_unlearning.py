@@ -16,13 +16,13 @@ from torch import Tensor
 from rsft_cluster.training.batches import Example, collate, denominator
 from rsft_cluster.training.losses import (
     Learned,
-    completion_kl,
-    completion_nll,
-    completion_unlikelihood,
     learned,
-    tapered_logprob,
     weighted_loss,
 )
+from rsft_cluster.training.terms.kl import completion_kl
+from rsft_cluster.training.terms.nll import completion_nll
+from rsft_cluster.training.terms.rejection import tapered_logprob
+from rsft_cluster.training.terms.unlikelihood import completion_unlikelihood
 
 VOCABULARY, LENGTH = 3, 3
 COMPLETIONS = list(product(range(VOCABULARY), repeat=LENGTH))

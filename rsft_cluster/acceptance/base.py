@@ -15,7 +15,7 @@ for whatever did not pass, except in `everything`, the control without rejection
 number by itself (a beta for a wanted rate) returns `Chosen`, and the number is recorded in the manifest.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, Protocol, cast
 
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsft_cluster.config import SamplingConfig
+from rsft_cluster.plugins import Bound
 
 P = ParamSpec("P")
 Scope = Literal["candidate", "group", "round"]
@@ -62,13 +63,23 @@ class Chosen:
 Answer = pa.Array | pa.ChunkedArray | Chosen
 
 
+Setting = Mapping[str, Any]
+"""Keys of `acceptance` that a preview changes: `params`, those of the rule; `rule`, another rule; `max_per_prompt`."""
+Previews = Callable[[Mapping[str, Any], int], Sequence[Setting]]
+"""Settings worth a look beside the current one, given the rule's parameters and a prompt's number of candidates."""
+
+
 class Rule(Protocol):
-    """An acceptance rule: callable, and it says what it aims at."""
+    """An acceptance rule: callable, and it says what it is. `rule` explains each declaration."""
 
     scope: Scope
     target: str
     suits: Callable[[SamplingConfig], str | None]
     needs: tuple[str, ...]
+    previews: Previews
+    threshold: str | None
+    all_or_none: bool
+    rejects: bool
 
     def __call__(self, judged: pa.Table, **params: Any) -> Answer:
         """Return one acceptance probability a row."""
@@ -81,11 +92,19 @@ def rule(
     scope: Scope = "group",
     suits: Callable[[SamplingConfig], str | None] = lambda _: None,
     needs: tuple[str, ...] = (),
+    previews: Previews = lambda _params, _num_candidates: (),
+    threshold: str | None = None,
+    all_or_none: bool = False,
+    rejects: bool = True,
 ) -> Callable[[Callable[P, Answer]], Callable[P, Answer]]:
     """Declare a function as an acceptance rule: the distribution it targets, and how much it must see at once.
 
-    `suits` returns why the rule cannot be used on candidates sampled in that way, or None. `needs` names the columns
-    of JUDGED that it cannot do without and that candidates from elsewhere may lack.
+    - `suits` returns why the rule cannot be used on candidates sampled in that way, or None.
+    - `needs` names the columns of JUDGED that it cannot do without and that candidates from elsewhere may lack.
+    - `previews` returns the settings that `rsft preview` tries beside the current one; `scaled` and `among` make some.
+    - `threshold` names the parameter below which a score is not kept, which a pilot may set.
+    - `all_or_none` says that candidates with equal verdicts are all kept or all left: nothing is drawn by lot.
+    - `rejects` is False where whatever has a verdict is kept.
     """
 
     def declare(function: Callable[P, Answer]) -> Callable[P, Answer]:
@@ -94,9 +113,39 @@ def rule(
         declared.scope = scope
         declared.suits = suits
         declared.needs = needs
+        declared.previews = previews
+        declared.threshold = threshold
+        declared.all_or_none = all_or_none
+        declared.rejects = rejects
         return function
 
     return declare
+
+
+def rule_of(bound: Bound) -> Rule:
+    """Return a bound rule with what it declares."""
+    return cast("Rule", bound.load())
+
+
+def scaled(name: str, factors: Sequence[float] = (0.25, 0.5, 2.0, 4.0)) -> Previews:
+    """Return previews that multiply a parameter, where it has a value."""
+
+    def previews(params: Mapping[str, Any], _num_candidates: int) -> list[Setting]:
+        value = params.get(name)
+        return [] if value is None else [{"params": {name: round(value * factor, 6)}} for factor in factors]
+
+    return previews
+
+
+def among(name: str, values: Sequence[float], *, at_most_candidates: bool = False) -> Previews:
+    """Return previews that give a parameter other values, where it has one; not more than a prompt's candidates."""
+
+    def previews(params: Mapping[str, Any], num_candidates: int) -> list[Setting]:
+        value = params.get(name)
+        allowed = [v for v in values if not at_most_candidates or v <= num_candidates]
+        return [] if value is None else [{"params": {name: other}} for other in allowed if other != value]
+
+    return previews
 
 
 def passed(judged: pa.Table) -> pa.ChunkedArray:

@@ -1,29 +1,40 @@
 """Which settings go together: what would make a rule miss its target is refused before anything is sampled."""
 
 from rsft_cluster import config
+from rsft_cluster.acceptance.base import Rule, rule_of
 from rsft_cluster.acceptance.decide import bind_rule
-from rsft_cluster.acceptance.rules.all_passed import all_passed
-from rsft_cluster.acceptance.rules.everything import everything
 from rsft_cluster.errors import ConfigError
-from rsft_cluster.generators.base import STEERABLE
-from rsft_cluster.plugins import bind
+from rsft_cluster.plugins import bind, steered
 
 
 def check_compatible(run: config.RunConfig) -> None:
     """Raise ConfigError where the acceptance rule cannot be used on what the run samples, naming why."""
     for number in range(1, max([len(v) for v in run.acceptance.schedule.values()], default=1) + 1):
         bind_rule(run.acceptance, number)
-    rule = bind_rule(run.acceptance).load()
+    rule = rule_of(bind_rule(run.acceptance))
     name = run.acceptance.rule.use
     for temperature in [run.sampling.temperature, *(run.pilot.temperatures if run.pilot else ())]:
         if why := rule.suits(run.sampling.model_copy(update={"temperature": temperature})):
             raise ConfigError(f"acceptance.rule: {name} cannot be used here: {why}")
+    if run.pilot is not None and run.pilot.min_scores:
+        _check_thresholds(run, name, rule.threshold)
     if run.fairness is not None and run.fairness.swaps == "agree":
         _check_agreement(run, name, rule)
     if run.budget.wave_size is not None:
         _check_waves(run, name, rule.scope)
     if run.sampling.adaptive is not None:
         _check_adaptive(run, name, rule)
+
+
+def _check_thresholds(run: config.RunConfig, name: str, threshold: str | None) -> None:
+    """Refuse thresholds of a pilot that nothing takes, or that something else sets as well."""
+    if threshold is None:
+        raise ConfigError(
+            f"pilot.min_scores: {name} has no threshold for them to set; use `threshold`, a rule that declares "
+            "which of its parameters is one, or leave them out"
+        )
+    if threshold in run.acceptance.schedule:
+        raise ConfigError(f"pilot.min_scores and acceptance.schedule both set {threshold}; give one of them")
 
 
 def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
@@ -48,10 +59,10 @@ def _check_waves(run: config.RunConfig, name: str, scope: str) -> None:
         raise ConfigError(f"fairness: {ends}; groups and cells need all candidates of the round. Leave waves out")
 
 
-def _check_agreement(run: config.RunConfig, name: str, rule: object) -> None:
+def _check_agreement(run: config.RunConfig, name: str, rule: Rule) -> None:
     """Refuse what would keep one member of a tuple of swaps and not the others."""
     needed = {
-        "acceptance.rule: all_passed": rule in (all_passed, everything),
+        "acceptance.rule: all_passed": rule.all_or_none,
         "acceptance.dedupe: false": not run.acceptance.dedupe,
         "acceptance.near_duplicates: null": run.acceptance.near_duplicates is None,
         "acceptance.prefer: index": run.acceptance.prefer == "index",
@@ -64,15 +75,15 @@ def _check_agreement(run: config.RunConfig, name: str, rule: object) -> None:
         )
 
 
-def _check_adaptive(run: config.RunConfig, name: str, rule: object) -> None:
+def _check_adaptive(run: config.RunConfig, name: str, rule: Rule) -> None:
     """Refuse what rejections that are remembered would bias, and generators that cannot draw so."""
     assert run.sampling.adaptive is not None
     what = "with sampling.adaptive, rejected completions are not drawn again"
-    if rule is everything:
+    if not rule.rejects:
         raise ConfigError(
             f"acceptance.rule: {name} rejects nothing, so there is nothing to remember; leave adaptive out"
         )
-    if getattr(rule, "scope", None) != "candidate":
+    if rule.scope != "candidate":
         raise ConfigError(
             f"acceptance.rule: {name} compares candidates with each other; {what}, and the rule would be biased. Use "
             "a rule that decides each candidate alone (all_passed, threshold, boltzmann, off_policy), or no adaptive"
@@ -89,6 +100,9 @@ def _check_adaptive(run: config.RunConfig, name: str, rule: object) -> None:
         raise ConfigError(f"training.rejection: {what}, and it learns from how often they are; leave one of them out")
     if "random" in run.controls.arms:
         raise ConfigError(f"controls.arms: {what}; `random` learns from plain samples. Leave it or adaptive out")
-    if bind(run.sampling.generator, "generators", num_leading=1).use != STEERABLE:
+    if steered(bind(run.sampling.generator, "generators", num_leading=1)) is None:
         used = run.sampling.generator.use
-        raise ConfigError(f"sampling.generator: {used} cannot leave out what was rejected; adaptive needs transformers")
+        raise ConfigError(
+            f"sampling.generator: {used} cannot leave out what was rejected; adaptive needs transformers, or another "
+            "that declares `steerable`"
+        )

@@ -11,6 +11,7 @@ answer.
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsft_cluster import config
-from rsft_cluster.acceptance.base import JUDGED, Chosen
+from rsft_cluster.acceptance.base import JUDGED, Chosen, rule_of
 from rsft_cluster.acceptance.fairness import Fairness, judge_fairness
 from rsft_cluster.acceptance.group_arrays import codes
 from rsft_cluster.acceptance.selecting import Flags, Selecting, rank_drawn, repeats, wanted
@@ -82,12 +83,16 @@ def scheduled(acceptance: config.AcceptanceConfig, round_number: int) -> config.
     return acceptance.rule.model_copy(update={"params": {**acceptance.rule.params, **now}})
 
 
+def parameters_of(rule: Bound) -> dict[str, Any]:
+    """Return a bound rule's parameters, its defaults among them."""
+    signature = inspect.signature(rule.load()).parameters.items()
+    return {name: p.default for name, p in signature if p.default is not p.empty} | dict(rule.params)
+
+
 def target_of(rule: Bound) -> str:
     """Return the distribution that a bound rule targets, in words, with its parameters in them."""
-    function = rule.load()
-    defaults = {n: p.default for n, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
-    target = str(function.target)
-    for name, value in {**defaults, **rule.params}.items():
+    target = rule_of(rule).target
+    for name, value in parameters_of(rule).items():
         target = target.replace(f"{{{name}}}", str(value))
     return target
 
@@ -176,7 +181,7 @@ def decide(judged: pa.Table, how: Selecting) -> Decided:
 
 
 def _check_needs(rule: Bound, judged: pa.Table) -> None:
-    for name in getattr(rule.load(), "needs", ()):
+    for name in rule_of(rule).needs:
         if num_missing := judged.column(name).null_count:
             raise ConfigError(
                 f"acceptance.rule: {rule.use} needs the {name} of every candidate, and {num_missing:,} of "
@@ -196,7 +201,7 @@ def _probabilities(rule: Bound, judged: pa.Table) -> tuple[NDArray[np.float64], 
     """Return what the rule says, checked: one finite number in [0, 1] a row; and what it chose."""
     found = rule(judged)
     found, chosen = (found.probabilities, found.numbers) if isinstance(found, Chosen) else (found, {})
-    if chosen and rule.load().scope != "round":
+    if chosen and rule_of(rule).scope != "round":
         raise StageError(f"rule {rule.use}: chooses {', '.join(chosen)} by looking at candidates; declare scope round")
     if not isinstance(found, pa.Array | pa.ChunkedArray):
         raise StageError(f"rule {rule.use}: returned a {type(found).__name__}, expected a pyarrow array")

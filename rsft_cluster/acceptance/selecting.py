@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
-from rsft_cluster.acceptance.base import Scope
+from rsft_cluster.acceptance.base import Scope, rule_of
 from rsft_cluster.acceptance.group_arrays import codes, first_in_group, rank_in_group
 from rsft_cluster.config import AcceptanceConfig, BudgetConfig, FairnessConfig
 from rsft_cluster.plugins import Bound
@@ -30,7 +30,7 @@ class Selecting:
     @property
     def scope(self) -> Scope:
         """How much must be seen at once."""
-        return "round" if self.fairness and self.fairness.decides else self.rule.load().scope
+        return "round" if self.fairness and self.fairness.decides else rule_of(self.rule).scope
 
     @property
     def needs_text(self) -> bool:

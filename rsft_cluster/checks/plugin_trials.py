@@ -23,6 +23,7 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import to_messages
 from rsft_cluster.scoring.isolation.pool import Pool
 from rsft_cluster.scoring.judge import Judge, applies
+from rsft_cluster.training.terms.configured import terms_of
 
 
 def bind_all(findings: Findings) -> None:
@@ -46,6 +47,12 @@ def bind_all(findings: Findings) -> None:
         promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
         with _trying(config.promotion.rule.use):
             promote(_made_up_results(0), _made_up_results(1))
+    for i, term in enumerate(config.training.terms):
+        with findings.faults_of(f"training.terms.{i}"):
+            terms_of(config.training.model_copy(update={"terms": (term,)}))
+    for i, tracker in enumerate(config.trackers):
+        with findings.faults_of(f"trackers.{i}"):
+            bind(tracker, "trackers", num_leading=1)
 
 
 @contextmanager

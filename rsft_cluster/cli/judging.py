@@ -214,7 +214,7 @@ def import_(
     set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False,
 ) -> None:  # fmt: skip
     """Make candidates from elsewhere the first round of a run: judged, decided, and ready to be trained on."""
-    from rsft_cluster.rounds.importing.import_round import bring
+    from rsft_cluster.rounds.importing.import_round import import_candidates
     from rsft_cluster.rounds.loop import opened
     from rsft_cluster.store import join_uri, open_uri
 
@@ -225,7 +225,7 @@ def import_(
             "run in the config"
         )
     with opened(loaded, trust_remote_code=trust_remote_code) as run:
-        imported, manifest = bring(run, files, reporter)
+        imported, manifest = import_candidates(run, files, reporter)
     totals = manifest.totals
     typer.echo(
         f"{to}: {imported.num_candidates:,} candidates of {imported.num_prompts:,} prompts from "

@@ -123,10 +123,10 @@ def values(text: str) -> list[str]:
 
 def find_run(uri: str) -> "Store":
     """Return the store of a run named by its folder or URI."""
-    from rsft_cluster.runs import run as runs
+    from rsft_cluster.runs import run
 
     check_store_uri(uri)
-    return runs.find_run(uri)
+    return run.find_run(uri)
 
 
 def import_paths(path: Path) -> tuple[str, ...]:

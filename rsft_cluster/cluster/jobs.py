@@ -77,7 +77,7 @@ def packed(
             shutil.copy(module, folder)
         Path(folder, "config.json").write_text(config.model_dump_json(indent=1), encoding="utf-8")
         flag = " --trust-remote-code" if trust_remote_code else ""
-        package = str(Path(__file__).parent)
+        package = str(Path(__file__).parents[__name__.count(".") - 1])
         # exec: a stop request must reach the run itself, not a shell in front of it.
         command = "run config.json" if night is None else f"nightly config.json --date {night}"
         name = f"rsft-{config.run}" if night is None else f"rsft-{config.run}-{night}"

@@ -18,9 +18,9 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.collection.driver import UnitCounts
 from rsft_cluster.collection.plan import read_prompts_of
 from rsft_cluster.collection.score_table import decided_table, undecided_table
 from rsft_cluster.config import ScoringConfig
@@ -51,7 +52,7 @@ from rsft_cluster.sampling.adaptive.generator import adaptive
 from rsft_cluster.sampling.unit_sampler import SampledUnit, UnitSampler
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform, digest, to_messages
 from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import Judgement
+from rsft_cluster.scoring.judge import Judgement, too_many_errors
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import Folder
 
@@ -96,7 +97,7 @@ class Work:
     policy: PolicySpec
     generator: Bound
     scoring: ScoringConfig
-    how: Selecting
+    selection: Selecting
     decides: bool
     """Whether units decide; else their scores stay undecided, and nothing is accepted before the seal of the round."""
     unit_timeout_s: float
@@ -113,9 +114,9 @@ class Sample:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._folder = work.open()
-        generator, how = work.generator, work.plan.adaptive
-        if how is not None:
-            generator = adaptive(generator, how, work.scoring, work.how.rule)
+        generator, remembering = work.generator, work.plan.adaptive
+        if remembering is not None:
+            generator = adaptive(generator, remembering, work.scoring, work.selection.rule)
         self._sampler = UnitSampler(work.plan, work.policy, generator)
         self._last_end: float | None = None
 
@@ -206,9 +207,9 @@ class ScoreAndCommit:
         row: Mapping[str, object],
     ) -> pa.Table:
         judgements = self._judge.judge(as_candidates(prompts, candidates))
-        scores = undecided_table(candidates, judgements, self._work.plan, self._work.how.fairness)
+        scores = undecided_table(candidates, judgements, self._work.plan, self._work.selection.fairness)
         if self._work.decides:
-            scores = decided_table(scores, prompts, candidates, self._work.how)
+            scores = decided_table(scores, prompts, candidates, self._work.selection)
         tables = {
             "candidates": (candidates, CANDIDATE),
             "scores": (scores, SCORE),
@@ -277,8 +278,8 @@ class ScoreAndCommit:
             sampled_on=sampled_on,
             judged_on=socket.gethostname(),
         )
-        mark = ".faulty" if commit.num_errors > self._work.scoring.max_error_rate * commit.num_verdicts else ""
-        store.create(self._folder.commit(f"{name}{mark}"), commit.to_json())
+        is_faulty = too_many_errors(commit.num_errors, commit.num_verdicts, self._work.scoring)
+        store.create(self._folder.commit(name, is_faulty=is_faulty), commit.to_json())
         return commit
 
 
@@ -367,6 +368,15 @@ def _deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def outcome_of(row: Mapping[str, Any]) -> UnitCounts | RsftError:
+    """Return what a row of DONE says of its unit: its counts, or why it failed."""
+    if row["failure"] is not None:
+        return pickle.loads(row["failure"])
+    first_error = (row["failing_constraint"], row["first_error"]) if row["num_errors"] else None
+    counts = {field.name: row[field.name] for field in fields(UnitCounts) if field.name != "first_error"}
+    return UnitCounts(**counts, first_error=first_error)
 
 
 def _packed(error: Exception, kind: type[StageError]) -> bytes:

@@ -19,7 +19,7 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import Decided, decide, target_of
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.actors import accepted_table
-from rsft_cluster.collection.plan import read_prompts_of, settled_name
+from rsft_cluster.collection.plan import decided_name, read_prompts_of
 from rsft_cluster.collection.score_table import attributes_of, judged_table, with_decisions
 from rsft_cluster.collection.seal import accepted_digest, added, checked, sealed_units
 from rsft_cluster.records import FileRef, Manifest, Plan, Totals, Unit
@@ -87,7 +87,7 @@ def decide_waves(waves: Sequence[SealedWave], how: Selecting) -> tuple[pa.Table,
     return pa.concat_tables([NOTHING, *(w.scores for w in waves)]), decide(judged, how)
 
 
-def settle(
+def decide_round(
     folder: Folder, waves: Sequence[SealedWave], found: tuple[pa.Table, Decided], how: Selecting, *, num_prompts: int
 ) -> Manifest:
     """Write what was decided on the round in `folder`, and return its manifest.
@@ -95,15 +95,15 @@ def settle(
     `found` is what `decide_waves` says of the waves; `num_prompts` are the round's, of which they may leave some out.
     """
     scores, decided = found
-    settled: list[_Settled] = []
+    decided_units: list[_DecidedUnit] = []
     start = 0
     for wave in waves:
         for one in wave.units:
             rows = decided.table.slice(start, one.candidates.num_rows)
             start += one.candidates.num_rows
-            settled.append(_write(folder, wave, one, rows))
+            decided_units.append(_write(folder, wave, one, rows))
     assert start == decided.table.num_rows
-    accepted = tuple(s.accepted for s in settled)
+    accepted = tuple(s.accepted for s in decided_units)
     first, plan = waves[0].manifest, waves[0].plan
     totals = checked(folder, _totals(scores, decided, waves, num_prompts))
     return Manifest(
@@ -111,13 +111,13 @@ def settle(
         policy=plan.policy,
         fingerprint=plan.fingerprint,
         rule=target_of(how.rule),
-        units=tuple(s.name for s in settled),
-        candidates=tuple(s.candidates for s in settled),
-        scores=tuple(s.scores for s in settled),
+        units=tuple(s.name for s in decided_units),
+        candidates=tuple(s.candidates for s in decided_units),
+        scores=tuple(s.scores for s in decided_units),
         accepted=accepted,
         totals=totals,
         accepted_digest=accepted_digest(folder, accepted),
-        content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in settled]),
+        content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in decided_units]),
         processors=first.processors,
         generator=first.generator,
         num_waves=len(waves),
@@ -126,21 +126,21 @@ def settle(
 
 
 @dataclass(frozen=True)
-class _Settled:
+class _DecidedUnit:
     name: str
     candidates: FileRef
     scores: FileRef
     accepted: FileRef
 
 
-def _write(folder: Folder, wave: SealedWave, one: JudgedUnit, rows: pa.Table) -> _Settled:
+def _write(folder: Folder, wave: SealedWave, one: JudgedUnit, rows: pa.Table) -> _DecidedUnit:
     """Write a unit's decided scores and what it keeps."""
-    store, name = folder.store, settled_name(wave.plan, one.unit)
+    store, name = folder.store, decided_name(wave.plan, one.unit)
     scores, kept = with_decisions(store.read_table(one.scores), rows), ACCEPTED.empty_table()
     # Candidates are wide: those of a unit that keeps nothing are not read.
     if pc.any(scores.column("accepted")).as_py():
         kept = accepted_table(read_prompts_of(store, one.unit), store.read_table(one.candidates), scores)
-    return _Settled(
+    return _DecidedUnit(
         name,
         one.candidates,
         store.write_table(folder.table("scores", name), scores, SCORE),

@@ -198,6 +198,8 @@ class RunConfig(Part):
     controls: ControlsField = ControlsConfig()
     cluster: ClusterConfig = ClusterConfig()
     nightly: NightlyConfig = NightlyConfig()
+    trackers: tuple[PluginField, ...] = ()
+    """What hears of the run's progress beside the terminal; `rsft_cluster/progress.py` has the contract."""
 
     @model_validator(mode="after")
     def _adapters_are_merged_whole(self) -> Self:
@@ -212,16 +214,6 @@ class RunConfig(Part):
     def _sft_has_examples(self) -> Self:
         if "sft_only" in self.controls.arms and self.training.replay is None:
             raise ValueError("controls: sft_only learns from training.replay alone, and none is given")
-        return self
-
-    @model_validator(mode="after")
-    def _pilot_has_a_threshold(self) -> Self:
-        if self.pilot is not None and self.pilot.min_scores and self.acceptance.rule.use != "threshold":
-            raise ValueError(
-                "pilot.min_scores are thresholds of the acceptance rule `threshold`, and the rule is another"
-            )
-        if self.pilot is not None and self.pilot.min_scores and "min_score" in self.acceptance.schedule:
-            raise ValueError("pilot.min_scores and acceptance.schedule both set min_score; give one of them")
         return self
 
     @model_validator(mode="after")
@@ -275,6 +267,7 @@ OPERATIONAL = frozenset(
         "rounds",
         "cluster",
         "nightly",
+        "trackers",
         "sampling.workers",
         "sampling.num_cpus",
         "sampling.num_gpus",

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rsft_cluster.config.parts import Part
+from rsft_cluster.config.parts import Part, PluginField
 
 MAX_UNLEARNING = 0.3
 """Most that unlearning may count against learning."""
@@ -72,6 +72,8 @@ class TrainingConfig(Part):
     kl_weight: float = Field(default=0.0, ge=0)
     """Weight of KL(policy || policy of round 0) on the completions that are learned, in nats a token: keeps the style
     that the policy came with. Above 0 each worker also holds the policy of round 0."""
+    terms: tuple[PluginField, ...] = ()
+    """Terms of your own in the loss, beside the ones above: classes, see `rsft_cluster/training/terms/base.py`."""
     neftune_alpha: float = Field(default=0.0, ge=0)
     """Noise on the embeddings of what is learned, uniform within alpha / sqrt(tokens x embedding size) (NEFTune, Jain
     et al. 2023, where 5 is usual). A KL is that of the policy so disturbed."""

@@ -19,15 +19,17 @@ Candidate j of prompt i is a function of the policy, the prompt, the decoding an
 else: not of its neighbours, of earlier calls or of the clock.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsft_cluster.schemas import Message
 
+P = ParamSpec("P")
+G = TypeVar("G")
 FinishReason = Literal["stop", "length"]
 
 
@@ -140,12 +142,12 @@ class Law(Protocol):
         ...
 
 
-STEERABLE = "rsft_cluster.generators.factories:transformers"
-"""The generator that draws by laws, in full."""
-
-
 class SteerableGenerator(Protocol):
-    """A generator that draws by laws."""
+    """A generator that draws by laws.
+
+    What builds it declares so: a class by `steerable = {}`, a function by `@steerable()`. The mapping, or the keywords,
+    are parameters that it has to be built with for it.
+    """
 
     def generate(
         self,
@@ -160,3 +162,13 @@ class SteerableGenerator(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, as in completions."""
         ...
+
+
+def steerable(**params: object) -> Callable[[Callable[P, G]], Callable[P, G]]:
+    """Declare a function that builds a generator: with these parameters, what it builds draws by laws."""
+
+    def declare(factory: Callable[P, G]) -> Callable[P, G]:
+        cast("Any", factory).steerable = params
+        return factory
+
+    return declare

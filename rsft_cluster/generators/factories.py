@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from rsft_cluster.generators.base import Generator
+from rsft_cluster.generators.base import Generator, steerable
 from rsft_cluster.policies.spec import PolicySpec
 
 
+@steerable(engine="batches")
 def transformers(
     policy: PolicySpec,
     *,

@@ -26,7 +26,7 @@ from rsft_cluster.generators.engine.packing import pack
 from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_shapes
 from rsft_cluster.generators.plain.batches import BatchedDecoder
 from rsft_cluster.generators.stopping import StopRule
-from rsft_cluster.policies import tokens as encoding
+from rsft_cluster.policies import tokens
 from rsft_cluster.policies.loading import load_model
 from rsft_cluster.policies.spec import PolicySpec
 
@@ -63,13 +63,13 @@ class TransformersGenerator:
         """
         _fix_numerics(policy)
         self._policy = policy
-        self.tokenizer = encoding.load_tokenizer(policy)
+        self.tokenizer = tokens.load_tokenizer(policy)
         self.model = _load_model(policy)
-        self._num_context_tokens = encoding.num_context_tokens(self.model.config)
+        self._num_context_tokens = tokens.num_context_tokens(self.model.config)
         self._num_known_tokens = cast("Embedding", self.model.get_input_embeddings()).num_embeddings
         self.decoder = (
             engine == "blocks" and _engine(self.model, policy, kv_bytes, packed=packed, compiled=compiled)
-        ) or BatchedDecoder(self.model, pad_token_id=encoding.pad_token_id(self.tokenizer))
+        ) or BatchedDecoder(self.model, pad_token_id=tokens.pad_token_id(self.tokenizer))
         _libc("malloc_trim", 0)  # loading leaves as much behind as the weights take
 
     def generate(
@@ -101,13 +101,13 @@ class TransformersGenerator:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
-        return encoding.decode(self.tokenizer, token_ids)
+        return tokens.decode(self.tokenizer, token_ids)
 
     def _encode(self, prompt: Prompt, decoding: Decoding) -> tuple[int, ...] | str:
         """Return a prompt's token ids, or why it cannot be answered."""
         try:
-            token_ids = encoding.encode_prompt(self.tokenizer, prompt.messages, self._policy.chat_template)
-        except encoding.UnencodablePromptError as error:
+            token_ids = tokens.encode_prompt(self.tokenizer, prompt.messages, self._policy.chat_template)
+        except tokens.UnencodablePromptError as error:
             return str(error)
         if not token_ids:
             return "empty: the prompt has no tokens to continue"
@@ -123,9 +123,9 @@ class TransformersGenerator:
 
     def _stop_rule(self, decoding: Decoding) -> StopRule:
         listed = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        ends = encoding.end_token_ids(self.tokenizer, listed, decoding.stop_token_ids)
+        ends = tokens.end_token_ids(self.tokenizer, listed, decoding.stop_token_ids)
         # A stop string that is a token of its own may be a special one, which decoded text leaves out.
-        ends |= encoding.added_token_ids(self.tokenizer, decoding.stop)
+        ends |= tokens.added_token_ids(self.tokenizer, decoding.stop)
         return StopRule(ends, decoding.stop, self.decode)
 
 

@@ -4,7 +4,7 @@ Stages tell a `Reporter` what they did; whether and how it is shown is decided h
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -65,6 +65,9 @@ class Reporter:
     def training(self, step: int, num_steps: int, loss: float) -> None:
         """Show how far training is."""
         self._show(f"step {step}/{num_steps} · loss {loss:.3f}", step, num_steps)
+
+    def decided(self, round_number: int, figures: Mapping[str, object]) -> None:
+        """Show nothing: the table of all rounds follows at the end."""
 
     def note(self, text: str) -> None:
         """Say something that should be read."""

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from rsft_cluster.collection.plan import planned_units, read_prompts_of, settled_name, survey
+from rsft_cluster.collection.plan import decided_name, planned_units, read_prompts_of, survey
 from rsft_cluster.collection.seal import counting
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Unit
@@ -89,7 +89,7 @@ def committed_units(folder: RoundLayout | EvaluationLayout, plan: Plan) -> Itera
         for unit, paths in _committed(part, plan):
             with _undamaged(store, paths[0]):
                 commit = counting(part, paths, listed)
-            scores = settled.get(settled_name(plan, unit), commit.scores)
+            scores = settled.get(decided_name(plan, unit), commit.scores)
             yield unit, commit.model_copy(update={"scores": scores})
 
 

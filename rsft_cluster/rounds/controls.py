@@ -47,8 +47,8 @@ def control_arm(run: Run, name: str) -> Run:
 
 def _arm(run: Run, name: str, number: int, held_out: str, listener: Listener) -> Evaluation:
     challenger = run.store.read_record(run.round(number).training, TrainingResult)
-    # What an arm learns from is judged by nothing, so nothing of it is rejected either.
-    alike = {"steps": challenger.num_steps, "epochs": None, "rejection": None, "unlikelihood": None}
+    # Nothing judges what an arm learns from, so it is given no judged candidates, and no term learns from them.
+    alike = {"steps": challenger.num_steps, "epochs": None}
     training = run.config.training.model_copy(update=alike)
     arm = replace(control_arm(run, name), config=run.config.model_copy(update={"training": training}))
     initial = _started_from(run, number, challenger)

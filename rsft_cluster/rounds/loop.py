@@ -17,6 +17,7 @@ from rsft_cluster.progress import Listener
 from rsft_cluster.records import Decision, Evaluation, PolicyRef
 from rsft_cluster.rounds.controls import has_controls, run_controls
 from rsft_cluster.rounds.stages import evaluate_policy, plan_round, sample_round, train_round, with_pilot
+from rsft_cluster.rounds.trackers import with_trackers
 from rsft_cluster.runs.fingerprint import claim, fingerprint
 from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.prompt_sets import ingest_prompts
@@ -37,6 +38,7 @@ def run_rounds(
 
     `until` ends the invocation after that stage of the first unfinished round. A finished run is left as it is.
     """
+    listener = with_trackers(config, listener)
     with opened(config, trust_remote_code=trust_remote_code) as run:
         found = summaries(run.store)
         if len(found) > config.rounds and all(r.stage == "done" and has_controls(config, r) for r in found):
@@ -98,6 +100,7 @@ def run_round(
     _record(run, number, decision, challenger)
     for alarm in decision.alarms:
         listener.note(f"round {number}: alarm: {alarm}")
+    listener.decided(number, summary(run.store, number).row())
     listener.note(f"round {number}: {'promoted' if decision.promoted else 'kept the old policy'}: {decision.reason}")
     return True
 

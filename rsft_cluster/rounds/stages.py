@@ -7,9 +7,11 @@ from functools import partial
 import pyarrow as pa
 
 from rsft_cluster.acceptance.decide import bind_rule, selecting
+from rsft_cluster.acceptance.piloted import piloted
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
+from rsft_cluster.collection.pipeline import sampled, units_a_pass
 from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.collection.seal import reasons
 from rsft_cluster.config import AcceptanceConfig, SamplingConfig, TrainingConfig
@@ -36,10 +38,11 @@ from rsft_cluster.records import (
 from rsft_cluster.review.audit.lines import head_of
 from rsft_cluster.rounds.pilot import COLUMNS, choose
 from rsft_cluster.rounds.waves import sample_in_waves
-from rsft_cluster.runs.run import Run, config_of_round
+from rsft_cluster.runs.run import Run, pilot_choice
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store.layout import Folder
 from rsft_cluster.training.job import TrainingJob
+from rsft_cluster.training.terms.configured import active_terms
 from rsft_cluster.training.trainer import fine_tune
 
 EVALUATION = "evaluation"
@@ -71,7 +74,7 @@ def with_pilot(run: Run, number: int, prompts: str, listener: Listener) -> Run:
         run.keep(run.round(number).pilot_choice, PilotChoice, lambda: choice)
         threshold = "" if choice.min_score is None else f", threshold {choice.min_score:g}"
         listener.note(f"round {number}: the pilot chose temperature {choice.temperature:g}{threshold}")
-    return replace(run, config=config_of_round(config, run.store, number))
+    return replace(run, config=piloted(config, pilot_choice(run.store, number)))
 
 
 def plan_round(run: Run, number: int, prompts: str) -> Plan:
@@ -182,7 +185,8 @@ def train_policy(
     `judged` are the files of candidates and scores that a loss over rejected candidates reads.
     """
     config, folder = run.config.training, run.round(number)
-    for used in (initial, run.base) if config.kl_weight else (initial,):
+    needs_base = any(term.needs_base for term in active_terms(config))
+    for used in (initial, run.base) if needs_base else (initial,):
         verify(used)
     job = TrainingJob(
         name=f"{run.arm.path.replace('/', '-')}-{number:04d}",
@@ -194,7 +198,7 @@ def train_policy(
         output_uri=run.store.uri_of(folder.model),
         storage_uri=run.store.uri_of(folder.checkpoints),
         judged=judged,
-        base=_spec(run, run.base, config) if config.kl_weight else None,
+        base=_spec(run, run.base, config) if needs_base else None,
         meter=RayMeter(_label(run)),
     )
     run.store.delete_folder(folder.model)
@@ -276,9 +280,17 @@ def _collect(
         policy=_spec(run, plan.policy, sampling),
         generator=bind(sampling.generator, "generators", num_leading=1),
         scoring=run.config.scoring,
-        how=how,
+        selection=how,
         decides=decides,
         unit_timeout_s=sampling.unit_timeout_s,
         meter=RayMeter(_label(run), STAGES[plan.stream.partition("-")[0]]),
     )
-    return collect(work, sampling, run.config.cluster, listener.collecting, run.lease.publish, earlier)
+    return collect(
+        work,
+        sampled(work, sampling),
+        run.config.cluster,
+        listener.collecting,
+        run.lease.publish,
+        earlier=earlier,
+        units_a_pass=units_a_pass(sampling),
+    )

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from rsft_cluster.acceptance.decide import Decided
 from rsft_cluster.acceptance.selecting import Flags, Selecting, wanted
 from rsft_cluster.collection.plan import write_plan
-from rsft_cluster.collection.whole_round import SealedWave, decide_waves, load_wave, settle
+from rsft_cluster.collection.whole_round import SealedWave, decide_round, decide_waves, load_wave
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.progress import Listener
 from rsft_cluster.prompts.stored import write_prompts
@@ -82,7 +82,7 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, list
         raise NothingAcceptedError(f"round {plan.round}: no prompt is left to ask: {reason}")
     if wave.num_over_budget:
         listener.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
-    manifest = settle(folder, waves, found, how, num_prompts=len(asked.prompt_ids))
+    manifest = decide_round(folder, waves, found, how, num_prompts=len(asked.prompt_ids))
     run.lease.publish(folder.manifest, manifest)
     return folder.store.read_record(folder.manifest, Manifest)
 

@@ -6,6 +6,7 @@ many retries) are left out: they move work, not results.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import pyarrow.fs as pafs
@@ -52,14 +53,20 @@ def claim(store: Store, parts: dict[str, object]) -> str:
         store.write(path, payload)
     recorded = _recorded(store, path)
     current = json.loads(payload)
-    differing = [k for k in sorted(recorded.keys() | current.keys()) if recorded.get(k) != current.get(k)]
+    differing = [k for k in sorted(recorded.keys() | current.keys()) if _given(recorded, k) != _given(current, k)]
     if differing:
         lines = [f"  {k}: was {_short(recorded.get(k))}, is {_short(current.get(k))}" for k in differing]
         raise ConfigError(
             f"{store.uri}: this run was begun with another configuration; going on would mix two. Put these back, or "
             "give the new configuration a `run` name of its own:\n" + "\n".join(lines)
         )
-    return digest(current)
+    return digest(recorded)
+
+
+def _given(parts: Mapping[str, object], key: str) -> object:
+    """Return a part's value; what is empty says no more than a key that an earlier version did not know."""
+    value = parts.get(key)
+    return None if value in ([], {}) else value
 
 
 def _recorded(store: Store, path: str) -> dict[str, object]:

@@ -62,22 +62,14 @@ class Run:
         return self.store.read_record(path, kind)
 
 
-def config_of_round(config: RunConfig, store: Store, number: int) -> RunConfig:
-    """Return the config with what the round's pilot chose in it, where there was one."""
-    choice = config.pilot and store.find_record(RunLayout(store).round(number).pilot_choice, PilotChoice)
-    if choice is None:
-        return config
-    acceptance = config.acceptance
-    if choice.min_score is not None:
-        params = {**acceptance.rule.params, "min_score": choice.min_score}
-        acceptance = acceptance.model_copy(update={"rule": acceptance.rule.model_copy(update={"params": params})})
-    sampling = config.sampling.model_copy(update={"temperature": choice.temperature})
-    return config.model_copy(update={"sampling": sampling, "acceptance": acceptance})
+def pilot_choice(store: Store, number: int) -> PilotChoice | None:
+    """Return what a round's pilot chose, None where there was none or it is not done."""
+    return store.find_record(RunLayout(store).round(number).pilot_choice, PilotChoice)
 
 
-def config_of(store: Store, number: int) -> RunConfig:
-    """Return the config that a run was begun with, as a round has it."""
-    return config_of_round(RunConfig.model_validate_json(store.read(RunLayout(store).config)), store, number)
+def recorded_config(store: Store) -> RunConfig:
+    """Return the config that a run was begun with."""
+    return RunConfig.model_validate_json(store.read(RunLayout(store).config))
 
 
 def round_of(policy: PolicyRef) -> int:

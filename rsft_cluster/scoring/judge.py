@@ -114,6 +114,11 @@ def combined(verdicts: Sequence[tuple[bool, float, float, bool]]) -> tuple[float
     return (min(1.0, weighted / total) if total > 0 else float(passed)), passed
 
 
+def too_many_errors(num_errors: int, num_verdicts: int, scoring: config.ScoringConfig) -> bool:
+    """Return whether a unit's commit counts only for the invocation that made it: the next one judges it again."""
+    return num_errors > scoring.max_error_rate * num_verdicts
+
+
 class ErrorBudget:
     """How many verdicts of a stage were errors; `spend` raises StageError when they are too many."""
 

@@ -47,9 +47,13 @@ class _UnitsLayout(_Layout):
     commits = _Below("commits")
     """The folder of finished units."""
 
-    def commit(self, name: str) -> str:
-        """Return the record of a finished unit, which vouches for its tables."""
-        return self.at("commits", f"{name}.json")
+    def commit(self, name: str, *, is_faulty: bool = False) -> str:
+        """Return the record of a finished unit; one with too many errors counts only for whoever made it."""
+        return self.at("commits", f"{name}{'.faulty' if is_faulty else ''}.json")
+
+    def is_faulty(self, commit: str) -> bool:
+        """Return whether a path is that of a commit with too many errors."""
+        return commit.endswith(".faulty.json")
 
     def table(self, part: str, name: str) -> str:
         """Return the Parquet file of a unit's `candidates`, `judged` or decided `scores`, or `accepted` samples."""

@@ -116,7 +116,7 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.Generator(source).permutation(num_examples)
 
 
-def micro_batches(lengths: Sequence[int], *, rank: int, world_size: int, size: int) -> list[list[int]]:
+def deal(lengths: Sequence[int], *, rank: int, world_size: int, size: int) -> list[list[int]]:
     """Return one worker's share of a batch as places in it, cut into forward passes; empty ones keep step.
 
     `lengths` are the tokens of the batch's examples. They are dealt out by length, so that workers get equal

@@ -48,14 +48,8 @@ class StepMetrics:
     """Counted from 1."""
     loss: float
     """What is minimised: the NLL, and the other terms times their weights. Nats a token."""
-    nll: float
-    """Of accepted and replayed examples."""
-    rejection: float
-    """Tapered log-likelihood of rejected candidates; 0 or less. Terms that are off are 0."""
-    unlikelihood: float
-    """-log(1 - p) of their fatal tokens."""
-    kl: float
-    """From the policy of round 0."""
+    terms: dict[str, float]
+    """The terms by name, unweighted; 0 where one is off."""
     learning_rate: float
     grad_norm: float
     """Before clipping."""
@@ -83,8 +77,12 @@ class TrainingOutcome:
     """Seconds of wall time by phase on rank 0, of the attempt that finished."""
 
     def to_rows(self) -> list[dict[str, float]]:
-        """Return the recorded steps as dictionaries, one a line of `metrics.jsonl`."""
-        return [asdict(m) for m in self.metrics]
+        """Return the recorded steps as dictionaries, one a line of `metrics.jsonl`; each term has a key of its own."""
+        return [{"step": m.step, "loss": m.loss, **m.terms, **_others(m)} for m in self.metrics]
+
+
+def _others(metrics: StepMetrics) -> dict[str, float]:
+    return {name: value for name, value in asdict(metrics).items() if name not in ("step", "loss", "terms")}
 
 
 TOLD = "progress.json"

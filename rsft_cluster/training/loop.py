@@ -33,6 +33,7 @@ from rsft_cluster.training.job import TELL_INTERVAL_S, StepMetrics, TrainingJob,
 from rsft_cluster.training.losses import check_loss, learning_rate
 from rsft_cluster.training.objective import Objective
 from rsft_cluster.training.sources import Material, read_material
+from rsft_cluster.training.terms.configured import active_terms
 
 MAX_METRICS = 500
 """Steps recorded at most, evenly spaced: enough for any plot, small in every checkpoint."""
@@ -145,12 +146,13 @@ def _load_model(job: TrainingJob, material: Material) -> tuple[DeepSpeedEngine, 
     config = job.config
     deepspeed.init_distributed(verbose=False)
     shape = {"world_size": dist.get_world_size(), "size": config.micro_batch_size}
-    engine = load_engine(job.policy, config, num_passes=sum(s.num_passes(**shape) for s in material.sources))
+    engine = load_engine(job.policy, config, num_passes=sum(s.num_micro_batches(**shape) for s in material.sources))
     model: Any = engine.module
     _check_fits(model.config, material.examples)
-    if config.kl_weight and job.base is None:
-        raise ConfigError("training.kl_weight: the job names no policy of round 0 to keep close to")
-    return engine, Objective(config, load_frozen(job.base) if config.kl_weight and job.base else None)
+    needing = [term.key for term in active_terms(config) if term.needs_base]
+    if needing and job.base is None:
+        raise ConfigError(f"{needing[0]}: the job names no policy of round 0 to keep close to")
+    return engine, Objective(config, load_frozen(job.base) if needing and job.base else None)
 
 
 def _check_fits(config: PretrainedConfig, examples: list[Example]) -> None:
@@ -182,7 +184,7 @@ def _step(
     _seed_step(job.seed, step, engine.global_rank)
     terms = objective.backward(engine, material.sources, step)
     loss = objective.loss(terms)
-    first_nll = progress.metrics[0].nll if step else terms["nll"]
+    first_nll = progress.metrics[0].terms["nll"] if step else terms["nll"]
     check_loss(loss, terms["nll"], step=step + 1, first_nll=first_nll, ratio=config.divergence_ratio)
     norm = apply_gradients(engine)
     if not math.isfinite(norm):
@@ -190,7 +192,7 @@ def _step(
     metrics = progress.metrics
     if step % max(1, material.num_steps // MAX_METRICS) == 0 or step + 1 == material.num_steps:
         num_tokens = sum(len(e.completion_ids) for e in material.accepted.batch(step))
-        metrics += (StepMetrics(step + 1, loss, **terms, learning_rate=rate, grad_norm=norm, num_tokens=num_tokens),)
+        metrics += (StepMetrics(step + 1, loss, terms, learning_rate=rate, grad_norm=norm, num_tokens=num_tokens),)
     first_loss = progress.first_loss if step else loss
     return replace(progress, step=step + 1, first_loss=first_loss, last_loss=loss, metrics=metrics)
 

@@ -1,23 +1,7 @@
-"""What a training step minimises, how fast it may go, and when it has gone wrong.
+"""Where completions are learned, how parts of a term add up, how fast a step may go, and when it has gone wrong.
 
-Tensors and numbers in, numbers out; nothing here knows of workers, files or engines. The loss of a step is
-
-    NLL + weight_R R + weight_U U + weight_KL KL
-
-of which the last three are off by default. Each term is sum_i w_i value_i / sum_i w_i T_i over a batch of its own, T_i
-the completion tokens of example i:
-
-- NLL, over accepted and replayed examples: value_i = -log pi(y_i);
-- R, over rejected candidates: value_i = sg[min(1, pi(y_i) / mu(y_i))] log pi(y_i), mu what y_i was drawn with and sg
-  without a gradient (TOPR, Le Roux et al. 2025). At pi = mu its gradient points where that of the probability to be
-  rejected, 1 - sum_y pi(y) a(y), does; as pi(y_i) goes to 0 so does the weight, so that nothing runs away;
-- U, over the tokens with which rejected candidates went wrong: value_i = -log(1 - pi(token)), T_i = 1 (unlikelihood,
-  Welleck et al. 2020);
-- KL, over the examples of the NLL: value_i = the sum over tokens of KL(pi || base) of the next token, over the whole
-  vocabulary. This direction is the penalty of the KL-regularised objective whose optimum acceptance samples from;
-  summed along completions of pi it is the KL of whole completions (chain rule), here along those that pi learns.
-
-The denominators are known before any forward pass, so workers and micro batches add up to exactly this.
+Tensors and numbers in, numbers out; nothing here knows of workers, files or engines. The terms that the loss is made of
+are in `terms/`.
 """
 
 import math
@@ -49,6 +33,10 @@ class Learned(NamedTuple):
     """The row of the batch that it belongs to."""
     num_rows: int
 
+    def cross_entropy(self) -> Tensor:
+        """Return the negative log-likelihood of each position's token."""
+        return functional.cross_entropy(self.logits, self.targets, reduction="none")
+
     def summed(self, values: Tensor) -> Tensor:
         """Return the sum of the positions' values by row."""
         return torch.zeros(self.num_rows, dtype=values.dtype, device=values.device).index_add(0, self.rows, values)
@@ -66,36 +54,6 @@ def learned(logits: Tensor, labels: Tensor) -> Learned:
     if chosen.dtype in {torch.bfloat16, torch.float16}:
         chosen = chosen.float()
     return Learned(chosen, targets[places], places.nonzero()[:, 0], len(labels))
-
-
-def completion_nll(at: Learned) -> Tensor:
-    """Return the negative log-likelihood of each row's completion."""
-    return at.summed(functional.cross_entropy(at.logits, at.targets, reduction="none"))
-
-
-def tapered_logprob(at: Learned, sampled: Tensor) -> Tensor:
-    """Return each row's log-likelihood, times how likely it still is against `sampled`, at most 1, a constant.
-
-    `sampled` are the log-probabilities that the rows' completions were drawn with.
-    """
-    logprob = -completion_nll(at)
-    ratio = (logprob.detach() - sampled).clamp(max=0.0).exp()
-    return ratio.to(logprob) * logprob
-
-
-def completion_unlikelihood(at: Learned) -> Tensor:
-    """Return -log(1 - p) of each row's tokens, summed.
-
-    1 - p is summed over the other tokens, so it is exact where p rounds to 1; the gradient's norm is at most sqrt 2.
-    """
-    others = at.logits.scatter(1, at.targets[:, None], -math.inf)
-    return at.summed(at.logits.logsumexp(1) - others.logsumexp(1))
-
-
-def completion_kl(at: Learned, base: Learned) -> Tensor:
-    """Return KL(policy || base) of the next token over the whole vocabulary, summed over each row's completion."""
-    own, other = at.logits.log_softmax(1), base.logits.log_softmax(1)
-    return at.summed((own.exp() * (own - other)).sum(1))
 
 
 def weighted_loss(values: Tensor, weights: Tensor, denominator: float) -> Tensor:

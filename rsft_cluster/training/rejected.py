@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,24 @@ class Rejected:
     """First character that a verdict calls fatal, as `Verdict.fatal_at`."""
     constraint: str
     """Which constraint calls it so."""
+
+
+class JudgedCandidates:
+    """The judged candidates that terms of the loss may learn from, read when they are asked for, once."""
+
+    def __init__(self, files: Sequence[Judged], *, per_prompt: bool, decode: Callable[[], Decode]) -> None:
+        """`decode` loads what turns token ids into text."""
+        self._files, self._per_prompt, self._decode = files, per_prompt, decode
+
+    @cached_property
+    def rejected(self) -> list[Rejected]:
+        """Those that were judged and did not pass (`load_rejected`)."""
+        return load_rejected(self._files, per_prompt=self._per_prompt)
+
+    @cached_property
+    def fatal(self) -> list[Example]:
+        """The tokens with which they went wrong (`fatal_examples`)."""
+        return fatal_examples(self.rejected, self._decode())
 
 
 def load_rejected(judged: Sequence[Judged], *, per_prompt: bool) -> list[Rejected]:

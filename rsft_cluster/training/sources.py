@@ -4,63 +4,63 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.policies.tokens import decode, load_tokenizer
 from rsft_cluster.training.batches import (
     DataOrder,
     Example,
+    deal,
     denominator,
     examples_digest,
     load_examples,
     load_replay,
-    micro_batches,
     num_steps,
 )
 from rsft_cluster.training.job import TrainingJob
-from rsft_cluster.training.rejected import fatal_examples, load_rejected
-
-Kind = Literal["accepted", "rejected", "fatal"]
+from rsft_cluster.training.rejected import Decode, JudgedCandidates
+from rsft_cluster.training.terms.base import Term
+from rsft_cluster.training.terms.configured import active_terms
 
 
 @dataclass(frozen=True)
-class Pass:
-    """What one worker puts through the policy at once, for one kind of loss."""
+class MicroBatch:
+    """What one worker puts through the policy at once."""
 
-    kind: Kind
+    terms: tuple[Term, ...]
+    """The terms that are over it."""
     rows: list[Example]
     denominator: float
-    """Of the whole batch, over all passes and workers."""
+    """Of the whole batch, over all micro batches and workers."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Examples of one kind, and which of them each step sees."""
+    """Examples that some terms are over, and which of them each step sees."""
 
-    kind: Kind
+    terms: tuple[Term, ...]
     examples: list[Example]
     order: DataOrder
 
     @classmethod
-    def of(cls, kind: Kind, examples: list[Example], *, batch_size: int, seed: int) -> "Source":
+    def of(cls, terms: tuple[Term, ...], examples: list[Example], *, batch_size: int, seed: int) -> "Source":
         """Return a source of batches of that size, or of all examples where there are fewer."""
-        return cls(kind, examples, DataOrder(len(examples), min(batch_size, len(examples)), seed))
+        return cls(terms, examples, DataOrder(len(examples), min(batch_size, len(examples)), seed))
 
     def batch(self, step: int) -> list[Example]:
         """Return the batch of a step, counted from 0, over all workers."""
         return [self.examples[i] for i in self.order.batch_indices(step)]
 
-    def num_passes(self, *, world_size: int, size: int) -> int:
-        """Return the forward passes of each worker in a step."""
+    def num_micro_batches(self, *, world_size: int, size: int) -> int:
+        """Return the micro batches of each worker in a step."""
         return math.ceil(math.ceil(self.order.batch_size / world_size) / size)
 
-    def passes(self, step: int, *, rank: int, world_size: int, size: int) -> Iterator[Pass]:
-        """Yield a worker's passes in a step; one without rows of its own gets one of weight 0, to keep step."""
+    def micro_batches(self, step: int, *, rank: int, world_size: int, size: int) -> Iterator[MicroBatch]:
+        """Yield a worker's micro batches in a step; one without rows of its own gets one of weight 0, to keep step."""
         batch = self.batch(step)
         total, idle = denominator(batch), replace(batch[0], weight=0.0)
-        for places in micro_batches([len(e) for e in batch], rank=rank, world_size=world_size, size=size):
-            yield Pass(self.kind, [batch[i] for i in places] or [idle], total)
+        for places in deal([len(e) for e in batch], rank=rank, world_size=world_size, size=size):
+            yield MicroBatch(self.terms, [batch[i] for i in places] or [idle], total)
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,19 @@ def read_material(job: TrainingJob) -> Material:
     examples += replayed
     if not examples:
         raise NothingAcceptedError(f"{job.name}: there is no example to learn from")
-    accepted = Source.of("accepted", examples, batch_size=config.batch_size, seed=job.seed)
-    return Material((accepted, *_unlearned(job)), len(replayed), num_steps(config, len(examples)))
+    own = tuple(term for term in active_terms(config) if not term.learns_from_judged)
+    accepted = Source.of(own, examples, batch_size=config.batch_size, seed=job.seed)
+    return Material((accepted, *_judged(job)), len(replayed), num_steps(config, len(examples)))
 
 
-def _unlearned(job: TrainingJob) -> Iterator[Source]:
-    config = job.config
-    if config.rejection is None and config.unlikelihood is None:
-        return
-    rejected = load_rejected(job.judged, per_prompt=config.per_prompt)
-    if config.rejection is not None and rejected:
-        examples = [r.example for r in rejected]
-        yield Source.of("rejected", examples, batch_size=config.rejection.batch_size, seed=job.seed)
-    if config.unlikelihood is not None:
-        fatal = fatal_examples(rejected, partial(decode, load_tokenizer(job.policy)))
-        if fatal:
-            yield Source.of("fatal", fatal, batch_size=config.unlikelihood.batch_size, seed=job.seed)
+def _judged(job: TrainingJob) -> Iterator[Source]:
+    """Yield the sources of the terms that learn from judged candidates, where there are any."""
+
+    def decoder() -> Decode:
+        return partial(decode, load_tokenizer(job.policy))
+
+    candidates = JudgedCandidates(job.judged, per_prompt=job.config.per_prompt, decode=decoder)
+    for term in active_terms(job.config) if job.judged else ():
+        if term.learns_from_judged and (examples := list(term.examples(candidates))):
+            batch_size = term.batch_size or job.config.batch_size
+            yield Source.of((term,), examples, batch_size=batch_size, seed=job.seed)

@@ -12,8 +12,7 @@ from rsft_cluster.collection.actors import Work
 from rsft_cluster.config.file import load_config
 from rsft_cluster.records import Manifest, Totals
 from rsft_cluster.report.reporter import Reporter
-from rsft_cluster.rounds import loop as rounds
-from rsft_cluster.rounds import stages
+from rsft_cluster.rounds import loop, stages
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +27,8 @@ def undisturbed(project) -> list[dict]:
     config = load_config(write_run(project, "undisturbed", sampling__generator=FAST))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "collect", _collect_here)
-        patch.setattr(rounds, "connect", lambda *_, **__: nullcontext())
-        rounds.run_rounds(config, Reporter(quiet=True), until="sample")
+        patch.setattr(loop, "connect", lambda *_, **__: nullcontext())
+        loop.run_rounds(config, Reporter(quiet=True), until="sample")
     return accepted(project / "runs" / "undisturbed")
 
 

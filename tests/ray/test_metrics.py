@@ -130,7 +130,7 @@ def test_every_metric_is_found_on_the_port_of_the_node(head, tmp_path, monkeypat
 
 SETS_ONCE = """
 import sys, time, ray
-from rsft_cluster.metrics import PASS_RATIO
+from rsft_cluster.metrics.meter import PASS_RATIO
 from rsft_cluster.metrics.exported import RayMeter
 ray.init(sys.argv[1], log_to_driver=False)
 RayMeter("kept", "sample").put(PASS_RATIO, 0.5)

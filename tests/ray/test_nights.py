@@ -22,10 +22,10 @@ START = """
 import json, multiprocessing, sys
 from datetime import date
 from pathlib import Path
-from rsft_cluster.config_file import load_config
+from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import AlreadyRunningError
 from rsft_cluster.nightly.night import nightly
-from rsft_cluster.report.progress import Reporter
+from rsft_cluster.report.reporter import Reporter
 
 def start(number, barrier, said):
     config = load_config(Path(sys.argv[1]), ())

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rsft_cluster.config import TrainingConfig, UnlearningConfig
+from rsft_cluster.config import Plugin, TrainingConfig, UnlearningConfig
 from rsft_cluster.errors import ConfigError, DivergedError
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import ACCEPTED, candidate_id, rows_to_table
@@ -53,7 +53,8 @@ SEED = 3
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = os.environ.get("HOME")
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))  # Ray writes an access token there
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    tests = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}}
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=tests)
     yield
     ray.shutdown()
     if home is not None:
@@ -240,12 +241,29 @@ def test_every_term_of_the_loss_is_exact_and_survives_a_restart(
     more = PlainTerms(rejected, base)
     outcome = fine_tune(start)
     assert_like_plain_training(outcome, start, more)
-    first = outcome.metrics[0]
-    assert first.loss == pytest.approx(first.nll + 0.3 * first.rejection + 0.2 * first.unlikelihood + 0.5 * first.kl)
-    assert first.rejection < 0 < min(first.nll, first.unlikelihood, first.kl)
+    first, loss = outcome.metrics[0].terms, outcome.metrics[0].loss
+    assert loss == pytest.approx(
+        first["nll"] + 0.3 * first["rejection"] + 0.2 * first["unlikelihood"] + 0.5 * first["kl"]
+    )
+    assert first["rejection"] < 0 < min(first["nll"], first["unlikelihood"], first["kl"])
     again = fine_tune(start)
     assert again.resumed_at == 16
     assert_like_plain_training(again, start, more)
+
+
+def test_a_term_of_a_users_is_one_class_and_exact(tmp_path, policy, accepted):
+    config = CONFIG.model_copy(update={"terms": (Plugin(use="loss_terms:Confidence", params={"weight": 0.3}),)})
+
+    def confidence(model: torch.nn.Module, _step: int, batch: list[Example]) -> Tensor:
+        values = [e.weight * -logits_of(model, e).log_softmax(1).max(1).values.sum() for e in batch]
+        return 0.3 * torch.stack(values).sum() / denominator(batch)
+
+    done = job(tmp_path, policy, accepted, config)
+    outcome = fine_tune(done)
+    assert_like_plain_training(outcome, done, confidence)
+    first = outcome.to_rows()[0]
+    assert first["loss"] == pytest.approx(first["nll"] + 0.3 * first["confidence"])
+    assert (first["rejection"], first["unlikelihood"], first["kl"]) == (0, 0, 0)
 
 
 def test_noise_on_embeddings_is_felt_and_the_same_in_every_attempt(tmp_path, policy, accepted):

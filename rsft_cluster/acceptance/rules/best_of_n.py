@@ -12,11 +12,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores
+from rsft_cluster.acceptance.base import among, passed, rule, scores
 from rsft_cluster.acceptance.group_arrays import codes, first_in_group, rank_in_group
 
 
-@rule(target="the n best-scored of each prompt's candidates among those that passed")
+@rule(
+    target="the n best-scored of each prompt's candidates among those that passed",
+    previews=among("n", (1, 2, 4, 8, 16), at_most_candidates=True),
+)
 def best_of_n(judged: pa.Table, *, n: Annotated[int, Field(ge=1)], distinct: bool = True) -> pa.Array:
     """Return 1 for the best `n` of each prompt; `distinct` counts equal tokens once, at the lowest index."""
     eligible = passed(judged).to_numpy()

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores, tilted
+from rsft_cluster.acceptance.base import passed, rule, scaled, scores, tilted
 
 
 @rule(
     target="sampled distribution x passed x exp(min(score, {cap}) / {beta}), normalised for each prompt",
     scope="candidate",
+    previews=scaled("beta"),
 )
 def boltzmann(
     judged: pa.Table,

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores, tilted
+from rsft_cluster.acceptance.base import passed, rule, scaled, scores, tilted
 from rsft_cluster.acceptance.group_arrays import codes, largest_in_group
 
 
 @rule(
     target="sampled distribution x passed x exp(score / {beta}), normalised for each prompt; inexact for small groups, "
     "since the best score of the group stands for the bound",
+    previews=scaled("beta"),
 )
 def boltzmann_supremum(judged: pa.Table, *, beta: Annotated[float, Field(gt=0, allow_inf_nan=False)]) -> pa.Array:
     """Return exp((score - best passing score of the prompt) / beta) for what passed and 0 for the rest."""

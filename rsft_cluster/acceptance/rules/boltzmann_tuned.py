@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import Chosen, passed, rule, scores, tilted
+from rsft_cluster.acceptance.base import Chosen, among, passed, rule, scaled, scores, tilted
 from rsft_cluster.acceptance.group_arrays import codes
 from rsft_cluster.errors import ConfigError
 
@@ -27,6 +27,10 @@ STEPS = 60
     target="sampled distribution x passed x exp(min(score, {cap}) / beta), normalised for each prompt, with the beta "
     "recorded as chosen",
     scope="round",
+    previews=lambda params, num: [
+        *among("acceptance_rate", (0.05, 0.1, 0.2, 0.5))(params, num),
+        *scaled("max_kl")(params, num),
+    ],
 )
 def boltzmann_tuned(
     judged: pa.Table,

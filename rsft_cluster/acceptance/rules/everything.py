@@ -9,7 +9,12 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import rule
 
 
-@rule(target="the sampled distribution itself: nothing is rejected", scope="candidate")
+@rule(
+    target="the sampled distribution itself: nothing is rejected",
+    scope="candidate",
+    all_or_none=True,
+    rejects=False,
+)
 def everything(judged: pa.Table) -> pa.ChunkedArray:
     """Return 1 for whatever has a verdict."""
     return judged.column("passed").is_valid().cast(pa.float64())

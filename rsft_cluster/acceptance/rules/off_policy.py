@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores, tilted
+from rsft_cluster.acceptance.base import passed, rule, scaled, scores, tilted
 from rsft_cluster.config import SamplingConfig
 
 
@@ -42,6 +42,10 @@ def log_weights(judged: pa.Table, beta: float | None) -> NDArray[np.float64]:
     scope="candidate",
     suits=covers_policy,
     needs=("logprob", "target_logprob"),
+    previews=lambda params, num: [
+        *({"params": {"log_bound": round(params["log_bound"] + step, 6)}} for step in (-1.0, 1.0, 2.0)),
+        *scaled("beta")(params, num),
+    ],
 )
 def off_policy(
     judged: pa.Table,

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, tilted
+from rsft_cluster.acceptance.base import passed, rule, scaled, tilted
 from rsft_cluster.acceptance.group_arrays import codes, largest_in_group
 from rsft_cluster.acceptance.rules.off_policy import covers_policy, log_weights
 
@@ -20,6 +20,7 @@ from rsft_cluster.acceptance.rules.off_policy import covers_policy, log_weights
     "the score out); inexact for small groups, since the group's largest weight stands for the bound",
     suits=covers_policy,
     needs=("logprob", "target_logprob"),
+    previews=scaled("beta"),
 )
 def off_policy_supremum(
     judged: pa.Table, *, beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

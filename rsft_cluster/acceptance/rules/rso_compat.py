@@ -13,12 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores
+from rsft_cluster.acceptance.base import passed, rule, scaled, scores
 from rsft_cluster.acceptance.group_arrays import codes
 from rsft_cluster.keys import repeated_uniform
 
 
-@rule(target="none that can be stated: RSO's selection loop, {num_kept} a prompt; between the proposal and its tilt")
+@rule(
+    target="none that can be stated: RSO's selection loop, {num_kept} a prompt; between the proposal and its tilt",
+    previews=scaled("beta"),
+)
 def rso_compat(
     judged: pa.Table,
     *,

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import passed, rule, scores
+from rsft_cluster.acceptance.base import among, passed, rule, scores
 
 
 @rule(
     target="the sampled distribution, restricted to candidates that passed with at least the score {min_score}",
     scope="candidate",
+    threshold="min_score",
+    previews=among("min_score", (0.25, 0.5, 0.75, 0.9, 1.0)),
 )
 def threshold(judged: pa.Table, *, min_score: Annotated[float, Field(ge=0, le=1)]) -> pa.Array:
     """Return 1 for what passed and scored at least `min_score`."""

@@ -16,10 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from rsft_cluster.acceptance.base import Chosen, passed, rule, scores
+from rsft_cluster.acceptance.base import Chosen, among, passed, rule, scores
 
 
-@rule(target="the best-scored {share} of the round's candidates that passed, over all prompts together", scope="round")
+@rule(
+    target="the best-scored {share} of the round's candidates that passed, over all prompts together",
+    scope="round",
+    previews=among("share", (0.05, 0.1, 0.2, 0.5)),
+)
 def top_share(judged: pa.Table, *, share: Annotated[float, Field(gt=0, le=1)]) -> Chosen:
     """Return 1 for the best ceil(share x number that passed) candidates, and the lowest score among them."""
     keep, score = passed(judged).to_numpy(), scores(judged).to_numpy()

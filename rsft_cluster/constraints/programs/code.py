@@ -33,7 +33,7 @@ from pydantic import Field
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.constraints.programs import code_tests
 from rsft_cluster.constraints.programs.code_tests import Suite
-from rsft_cluster.constraints.programs.sandbox import escape_probe as probe
+from rsft_cluster.constraints.programs.sandbox import escape_probe
 from rsft_cluster.constraints.programs.sandbox.inside.plain import READY, decode, frames, shown
 from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
@@ -81,7 +81,7 @@ class Code:
         self._memory_bytes = memory_mb << 20
         self._python = python
         self._packages = tuple(packages)
-        self.tier = probe.choose(sandbox, python)
+        self.tier = escape_probe.choose(sandbox, python)
         self._sandboxes: tuple[Sandbox, Sandbox] | None = None
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""A decode step on a CPU: one new token for every row, whose attention is compiled (`kernel.py`) where numba is.
+"""A decode step on a CPU: one new token for every row, whose attention is compiled (`cpu_kernels.py`) where numba is.
 
 Rows of a prompt stand beside each other in what is given to the kernel, and read its blocks together.
 """
@@ -68,15 +68,15 @@ def kernel_for(dtype: torch.dtype) -> Any:
         return None
     try:
         # An optional dependency, and nothing that a process which does not sample should import.
-        from rsft_cluster.generators.engine import cpu_kernels as kernel  # noqa: PLC0415
+        from rsft_cluster.generators.engine import cpu_kernels  # noqa: PLC0415
 
-        kernel.compile_for(STORED_AS[dtype], Layer, Plan)
+        cpu_kernels.compile_for(STORED_AS[dtype], Layer, Plan)
     except Exception as error:  # compilers fail in many ways, and there is another way to go on
         reason = str(error).strip().splitlines() or [""]
         advice = "; pip install rsft-cluster[cpu]" if isinstance(error, ModuleNotFoundError) else ""
         logger.warning("event=attention_not_compiled reason=%s: %s%s", type(error).__name__, reason[0], advice)
         return None
-    return kernel
+    return cpu_kernels
 
 
 class CompiledBatch:

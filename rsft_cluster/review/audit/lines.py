@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from rsft_cluster.acceptance.base import rule_of
 from rsft_cluster.acceptance.decide import bind_rule
+from rsft_cluster.acceptance.piloted import config_of_round
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import AuditHead, Manifest, Plan
 from rsft_cluster.review.audit.chain import START, chained
 from rsft_cluster.review.inspection import Filter, inspect
-from rsft_cluster.runs.run import config_of
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
@@ -52,7 +53,7 @@ def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
     if not store.exists(layout.manifest):
         sealed = ", ".join(map(str, run.sealed_rounds())) or "none"
         raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {sealed}")
-    config, manifest = config_of(store, number), store.read_record(layout.manifest, Manifest)
+    config, manifest = config_of_round(store, number), store.read_record(layout.manifest, Manifest)
     plan = store.read_record(layout.plan, Plan)
     yield _facts(store.read(run.config), plan, manifest)
     decided_by = _decided_by(config, number)
@@ -99,7 +100,7 @@ def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
     return {
         "use": rule.use,
         "params": dict(rule.params),
-        "scope": rule.load().scope,
+        "scope": rule_of(rule).scope,
         "drop_all_passed": config.acceptance.drop_all_passed,
         "weighs_cells": config.fairness is not None and config.fairness.cells != "none",
     }

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from rsft_cluster.acceptance.decide import decide, selecting
+from rsft_cluster.acceptance.piloted import config_of_round
 from rsft_cluster.collection.whole_round import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import AuditHead, Manifest, Plan
@@ -18,7 +19,6 @@ from rsft_cluster.review.audit.chain import START, broken
 from rsft_cluster.review.audit.lines import round_lines
 from rsft_cluster.review.audit.replay import replay
 from rsft_cluster.review.inspection import committed_units
-from rsft_cluster.runs.run import config_of
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
 
@@ -101,7 +101,7 @@ def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
 
 def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     """Yield the candidates of a sealed round about which deciding again, on the whole round, says something else."""
-    selection = selecting(config_of(store, number), number)
+    selection = selecting(config_of_round(store, number), number)
     folder = RunLayout(store).round(number)
     plan = store.read_record(folder.plan, Plan)
     chosen = store.read_record(folder.manifest, Manifest).chosen

@@ -18,7 +18,7 @@ from rsft_cluster.config import flatten
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import FileRef
 from rsft_cluster.review.records import DecisionSet
-from rsft_cluster.review.redeciding.blocks import Block, Piece, ahead
+from rsft_cluster.review.redeciding.group_blocks import Block, Piece, ahead
 from rsft_cluster.review.redeciding.outcome import Outcome, begun, decided_blocks
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, checked_name, claim, new_name
 from rsft_cluster.schemas import ACCEPTED, digest

@@ -5,7 +5,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rsft_cluster.review.records import ConstraintChange, Rejudged
-from rsft_cluster.review.redeciding.blocks import ahead
+from rsft_cluster.review.redeciding.group_blocks import ahead
 from rsft_cluster.review.redeciding.outcome import some
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, StoredUnit, constraints_of
 from rsft_cluster.review.redeciding.verdicts import PASSED, verdicts_of

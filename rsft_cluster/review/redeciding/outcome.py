@@ -16,7 +16,7 @@ from rsft_cluster.acceptance.decide import decide, selecting
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import RunConfig
 from rsft_cluster.review.records import Change, Funnel
-from rsft_cluster.review.redeciding.blocks import Block, blocks
+from rsft_cluster.review.redeciding.group_blocks import Block, blocks
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit
 
 NUM_EXAMPLES = 5

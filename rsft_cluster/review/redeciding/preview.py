@@ -7,44 +7,31 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from rsft_cluster.acceptance.decide import select
+from rsft_cluster.acceptance.base import Setting, rule_of
+from rsft_cluster.acceptance.decide import bind_rule, parameters_of, select
 from rsft_cluster.acceptance.selecting import Selecting
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.review.records import Forecast, Histogram, Preview
-from rsft_cluster.review.redeciding.blocks import Block, blocks
+from rsft_cluster.review.redeciding.group_blocks import Block, blocks
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound
 
 MAX_SETTINGS = 64
-FACTORS = (0.25, 0.5, 2.0, 4.0)
-SHARES = (0.05, 0.1, 0.2, 0.5)
-THRESHOLDS = (0.25, 0.5, 0.75, 0.9, 1.0)
 CAPS = (1, 2, 4, 8, 16)
 NUM_BINS = 10
 NUM_SCORE_BINS = 1000
 """Scores are counted in bins of one thousandth first."""
 
-Setting = Mapping[str, object]
-"""Keys of `acceptance` that a setting changes, as `load_again` takes them: rule, params, max_per_prompt."""
-
 
 def grid(acceptance: AcceptanceConfig, num_candidates: int) -> list[Setting]:
-    """Return settings worth a look beside the current one, by its rule; a prompt has so many candidates at most."""
-    use, params = acceptance.rule.use, acceptance.rule.params
-    caps = [c for c in CAPS if c < num_candidates and c != acceptance.max_per_prompt]
-    found: list[Setting] = []
-    match use:
-        case "threshold":
-            found = [{"params": {"min_score": t}} for t in THRESHOLDS if t != params["min_score"]]
-        case "boltzmann" | "boltzmann_supremum" | "rso_compat":
-            found = [{"params": {"beta": round(params["beta"] * factor, 6)}} for factor in FACTORS]
-        case "top_share":
-            found = [{"params": {"share": s}} for s in SHARES if s != params["share"]]
-        case "best_of_n":
-            found = [{"params": {"n": n}} for n in CAPS if n <= num_candidates and n != params["n"]]
-        case "all_passed":
-            found = [{"rule": "threshold", "params": {"min_score": t}} for t in THRESHOLDS]
-    return [*found, *({"max_per_prompt": cap} for cap in caps)]
+    """Return settings worth a look beside the current one: those that its rule declares, and other caps.
+
+    A prompt has at most `num_candidates` candidates.
+    """
+    bound = bind_rule(acceptance)
+    caps = [cap for cap in CAPS if cap < num_candidates and cap != acceptance.max_per_prompt]
+    settings = rule_of(bound).previews(parameters_of(bound), num_candidates)
+    return [*settings, *({"max_per_prompt": cap} for cap in caps)]
 
 
 def asked(rule: str | None, params: Mapping[str, Sequence[object]], caps: Sequence[int]) -> list[Setting]:

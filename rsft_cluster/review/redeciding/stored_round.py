@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from rsft_cluster.acceptance.piloted import config_of_round
 from rsft_cluster.collection.plan import halves, planned_units
 from rsft_cluster.collection.whole_round import JudgedUnit
 from rsft_cluster.config import RUN_NAME, Constraint, RunConfig, ScoringConfig
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import FileRef, Manifest, Plan, Unit
 from rsft_cluster.review.records import Scoring, Settings
-from rsft_cluster.runs.run import config_of
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import (
@@ -99,7 +99,7 @@ def stored_round(store: Store, number: int | None) -> StoredRound:
         raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {', '.join(map(str, sealed))}")
     folder = RunLayout(store).round(number)
     plan, manifest = store.read_record(folder.plan, Plan), store.read_record(folder.manifest, Manifest)
-    return StoredRound(store, number, config_of(store, number), plan, manifest)
+    return StoredRound(store, number, config_of_round(store, number), plan, manifest)
 
 
 def constraints_of(stored: StoredRound, scoring: str) -> tuple[Constraint, ...]:

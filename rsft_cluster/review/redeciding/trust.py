@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from rsft_cluster.config import Constraint
 from rsft_cluster.review.records import Agreement, ConstraintTrust, TrustReport
-from rsft_cluster.review.redeciding.blocks import ahead
+from rsft_cluster.review.redeciding.group_blocks import ahead
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, StoredUnit, constraints_of
 from rsft_cluster.review.redeciding.verdicts import ERROR, FAILED, PASSED, SILENT, Verdicts, verdicts_of
 

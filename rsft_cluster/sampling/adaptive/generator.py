@@ -18,7 +18,6 @@ from rsft_cluster.config import AcceptanceConfig, AdaptiveConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import PluginError
 from rsft_cluster.generators.base import (
-    STEERABLE,
     Completion,
     Decoding,
     Exhausted,
@@ -28,7 +27,7 @@ from rsft_cluster.generators.base import (
     SteerableGenerator,
 )
 from rsft_cluster.generators.stopping import INCOMPLETE
-from rsft_cluster.plugins import Bound
+from rsft_cluster.plugins import Bound, steered
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.sampling.adaptive.trie import Trie
 from rsft_cluster.scoring.isolated_judge import IsolatedJudge
@@ -39,10 +38,10 @@ def adaptive(
     generator: Bound, how: AdaptiveConfig, scoring: ScoringConfig, rule: Bound
 ) -> Callable[[PolicySpec], Generator]:
     """Return what builds the generator's adaptive form on a worker; PluginError where it has none."""
-    if generator.use != STEERABLE:
+    drawing_by_laws = steered(generator)
+    if drawing_by_laws is None:
         raise PluginError(f"sampling.adaptive: {generator.use} cannot leave out what was rejected; use transformers")
-    batched = Bound(generator.use, {**generator.params, "engine": "batches"})
-    return lambda policy: AdaptiveGenerator(batched(policy), how, scoring, rule)
+    return lambda policy: AdaptiveGenerator(drawing_by_laws(policy), how, scoring, rule)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rsft_cluster.constraints.programs.sandbox.interpreter import Interpreter, i
 from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
 from rsft_cluster.errors import StageError
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
 _SUPERVISOR = f"""
 import sys
 sys.path.insert(0, sys.argv[3])

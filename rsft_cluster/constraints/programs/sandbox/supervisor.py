@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rsft_cluster.constraints.programs.sandbox import frames, tiers
-from rsft_cluster.constraints.programs.sandbox import system_calls as kernel
+from rsft_cluster.constraints.programs.sandbox import frames, system_calls, tiers
 from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Stopped
 
 _TICK_S = 0.05
@@ -34,7 +33,7 @@ _STALE_S = 60.0
 
 def serve(control: socket.socket, worker_pid: int) -> None:
     """Answer requests until the worker is gone: `{"started"}` or `{"problem"}`, and later an outcome."""
-    kernel.become_subreaper()
+    system_calls.become_subreaper()
     _sweep()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as base:
         held = os.open(base, os.O_RDONLY)

@@ -24,8 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsft_cluster.constraints.programs.sandbox import seccomp
-from rsft_cluster.constraints.programs.sandbox import system_calls as kernel
+from rsft_cluster.constraints.programs.sandbox import seccomp, system_calls
 from rsft_cluster.constraints.programs.sandbox.program import Limits
 
 GVISOR, BUBBLEWRAP, LANDLOCK = "gvisor", "bubblewrap", "landlock"
@@ -82,7 +81,7 @@ def absent(tier: str) -> str:
     if not seccomp.supported():
         return "seccomp filters are known for x86_64 and aarch64 only"
     if tier == LANDLOCK:
-        return "" if kernel.landlock_version() else "no Landlock: Linux 5.13 or newer with lsm=...,landlock"
+        return "" if system_calls.landlock_version() else "no Landlock: Linux 5.13 or newer with lsm=...,landlock"
     needed = {"bwrap": "bubblewrap", "setpriv" if _rules_namespaces() else "prlimit": "util-linux"}
     return "; ".join(f"{name} is not on PATH: install {of}" for name, of in needed.items() if not shutil.which(name))
 
@@ -92,8 +91,8 @@ def _landlock(job: Job) -> Launch:
     if not all(map(_open_to_all, job.readable)):
         # A user of its own cannot reach an interpreter in somebody's home, unless it may pass there. Landlock's rules
         # hold for it all the same.
-        passing = (kernel.CAP_DAC_READ_SEARCH, kernel.CAP_DAC_OVERRIDE)
-        keep = next((1 << bit for bit in passing if kernel.capabilities() >> bit & 1), 0)
+        passing = (system_calls.CAP_DAC_READ_SEARCH, system_calls.CAP_DAC_OVERRIDE)
+        keep = next((1 << bit for bit in passing if system_calls.capabilities() >> bit & 1), 0)
         uid = uid if keep else None
     if uid is None and job.limits.may_fork:
         raise ValueError("without a user of its own, a program that starts processes needs namespaces: a stronger tier")
@@ -101,13 +100,13 @@ def _landlock(job: Job) -> Launch:
     def confine() -> None:
         _limit(job.limits, num_tasks=job.limits.num_tasks if uid is not None else None)
         if uid is not None:
-            kernel.become(uid, keep=keep)
+            system_calls.become(uid, keep=keep)
         else:
-            kernel.drop_capabilities()
-        kernel.die_with_parent(signal.SIGKILL)
-        kernel.no_new_privileges()
-        kernel.landlock(readable=job.readable, writable=[job.work], devices=_DEVICES)
-        kernel.install_filter(seccomp.program(may_fork=job.limits.may_fork, among_others=True))
+            system_calls.drop_capabilities()
+        system_calls.die_with_parent(signal.SIGKILL)
+        system_calls.no_new_privileges()
+        system_calls.landlock(readable=job.readable, writable=[job.work], devices=_DEVICES)
+        system_calls.install_filter(seccomp.program(may_fork=job.limits.may_fork, among_others=True))
 
     return Launch(job.argv, _environment(job.work), confine, uid=uid, owner=uid, counted=uid is None)
 
@@ -132,7 +131,7 @@ def _bubblewrap(job: Job) -> Launch:
 
     def confine() -> None:
         _limit(job.limits, num_tasks=job.limits.num_tasks if uid is not None else None)
-        kernel.die_with_parent(signal.SIGKILL)
+        system_calls.die_with_parent(signal.SIGKILL)
         rules = os.memfd_create("filter")
         os.write(rules, seccomp.program(may_fork=job.limits.may_fork, among_others=False))
         os.lseek(rules, 0, os.SEEK_SET)
@@ -152,7 +151,7 @@ def _gvisor(job: Job) -> Launch:
     argv += ["run", "--bundle", bundle, "-".join(Path(job.scratch).parts[-2:])]
 
     def confine() -> None:
-        kernel.die_with_parent(signal.SIGKILL)
+        system_calls.die_with_parent(signal.SIGKILL)
 
     return Launch(argv, {"PATH": os.environ.get("PATH", os.defpath)}, confine, owner=_NOBODY if is_root else None)
 
@@ -223,8 +222,8 @@ def _bound(path: str) -> list[str]:
 
 def _own_uid() -> int | None:
     """Return a user that nobody else is, or None where this process may not become one."""
-    needed = (kernel.CAP_SETUID, kernel.CAP_SETGID, kernel.CAP_KILL, kernel.CAP_CHOWN)
-    held = kernel.capabilities()
+    needed = (system_calls.CAP_SETUID, system_calls.CAP_SETGID, system_calls.CAP_KILL, system_calls.CAP_CHOWN)
+    held = system_calls.capabilities()
     if os.geteuid() != 0 or not all(held >> bit & 1 for bit in needed):
         return None
     ranges = ((_FIRST_UID, _NUM_UIDS), (_FIRST_SMALL_UID, _NUM_SMALL_UIDS))
@@ -238,7 +237,7 @@ def _is_mapped(first: int, num: int) -> bool:
 
 def _rules_namespaces() -> bool:
     """Whether namespaces can be made without a user namespace."""
-    return os.geteuid() == 0 and bool(kernel.capabilities() >> kernel.CAP_SYS_ADMIN & 1)
+    return os.geteuid() == 0 and bool(system_calls.capabilities() >> system_calls.CAP_SYS_ADMIN & 1)
 
 
 def _open_to_all(path: str) -> bool:
