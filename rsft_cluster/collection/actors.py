@@ -254,10 +254,7 @@ class ScoreAndCommit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
         name = f"{unit.unit}.{attempt}"
-        files = {
-            part: store.write_table(self._folder.table(part, name), table, schema)
-            for part, (table, schema) in tables.items()
-        }
+        files = {part: store.write_table(self._folder.table(part, name), *table) for part, table in tables.items()}
         # How long a verdict took differs from attempt to attempt; what was sampled and decided does not.
         decided = tables["scores"][0].drop_columns(["verdicts"]).to_pylist()
         commit = Commit(
