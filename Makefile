@@ -44,7 +44,7 @@ test-method: $(READY) ## The mathematics: every rule against its enumerated targ
 	    tests/test_adaptive_sampling.py tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
 
 test-constraints: $(READY) ## Constraints: isolation, the library, the sandbox, judging again, on workers
-	$(BIN)/python -m pytest tests/test_isolation.py tests/test_isolated_judge.py tests/test_scoring.py \
+	$(BIN)/python -m pytest tests/test_isolation.py tests/test_guarded_judge.py tests/test_scoring.py \
 	    tests/test_constraints.py tests/test_constraints_library.py tests/test_composed.py tests/test_math_equal.py \
 	    tests/test_answer_matches.py tests/test_sequence_models.py tests/test_judge.py tests/test_judge_answers.py \
 	    tests/test_judge_endpoint.py tests/test_sandbox.py tests/test_code.py tests/test_again_accepting.py \

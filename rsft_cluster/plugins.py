@@ -9,7 +9,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
@@ -33,6 +33,8 @@ class Bound:
     use: str
     """`package.module:attribute`, always in full."""
     params: Mapping[str, Any]
+    name: str
+    """As configs name it. Records hold this: a built-in's stays when its module moves."""
 
     def load(self) -> Any:
         """Import and return the plug-in's attribute."""
@@ -40,7 +42,7 @@ class Bound:
 
     def describe(self) -> str:
         """Return the plug-in and its parameters in one line."""
-        return f"{self.use}({', '.join(f'{name}={value!r}' for name, value in sorted(self.params.items()))})"
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in sorted(self.params.items()))})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the plug-in, the bound parameters added."""
@@ -65,13 +67,13 @@ def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
     signature = _signature(attribute, plugin)
     _check_names(signature, plugin, num_leading)
     params = {name: _valid(attribute, signature, plugin, name) for name in plugin.params}
-    return Bound(target, params)
+    return Bound(target, params, plugin.use)
 
 
 def steered(generator: Bound) -> Bound | None:
     """Return a bound generator as it draws by laws (`generators.base.SteerableGenerator`); None where it cannot."""
     params = getattr(generator.load(), "steerable", None)
-    return None if params is None else Bound(generator.use, {**generator.params, **params})
+    return None if params is None else replace(generator, params={**generator.params, **params})
 
 
 @cache
@@ -126,6 +128,18 @@ def load_module(name: str, use: str) -> ModuleType:
 
 
 def _import(target: str, use: str) -> Any:
+    try:
+        return _attribute(target, use)
+    except PluginError as error:
+        built_ins = [item for family in typing.get_args(Family) for item in known(family).items()]
+        same = [(name, full) for name, full in built_ins if full.rpartition(":")[2] == target.rpartition(":")[2]]
+        if not target.startswith("rsft_cluster.") or not same or target in dict(same).values():
+            raise
+        name, full = same[0]
+        raise PluginError(f"{use}: is no plug-in; the built-in of that name is {name!r}, in full {full}") from error
+
+
+def _attribute(target: str, use: str) -> Any:
     module_name, _, attribute = target.partition(":")
     found: Any = load_module(module_name, use)
     for part in attribute.split("."):

@@ -342,6 +342,8 @@ class AuditHead(Record):
     """Hash of the last line, which depends on all lines before it and on the round before."""
     sealed_at: str
     """UTC, ISO 8601."""
+    form: int = 1
+    """Of the lines: what they hold, so that they can be made again."""
 
 
 class TrainingResult(Record):

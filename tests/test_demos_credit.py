@@ -9,7 +9,7 @@ import pytest
 from factories import read_jsonl
 
 from rsft_cluster.acceptance.decide import bind_rule, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import as_candidates
 from rsft_cluster.collection.score_table import attributes_of, judged_table, undecided_table
 from rsft_cluster.config.file import load_config
@@ -173,8 +173,8 @@ def test_acceptance_without_any_merit_leaves_merited_and_equal_decisions(task, c
     )  # fmt: skip
     constraints = config.scoring.constraints[: None if constrained else 1]
     scores = undecided_table(candidates, Judge(constraints).judge(as_candidates(prompts, candidates)), plan, fairness)
-    how = Selecting(bind_rule(config.acceptance), config.acceptance, fairness=fairness)
-    found = decide(judged_table(scores, attributes_of(prompts), None), how)
+    selection = SelectionRules(bind_rule(config.acceptance), config.acceptance, fairness=fairness)
+    found = decide(judged_table(scores, attributes_of(prompts), None), selection)
     accepted = found.table.column("accepted")
     kept = candidates.filter(accepted)
     before, after = (decision_figures(prompts, s, fairness.observing()) for s in (scores, scores.filter(accepted)))

@@ -37,9 +37,9 @@ def replied(prompt: str, completion: str, **more: object) -> Candidate:
 def failing(judge: Judge, found: Candidate) -> list[str]:
     (judgement,) = judge.judge([found])
     assert not judgement.errors
-    assert judgement.passed == all(v["passed"] for v in judgement.verdicts)
-    assert all(v["reason"] for v in judgement.verdicts)
-    return [str(v["constraint"]) for v in judgement.verdicts if not v["passed"]]
+    assert judgement.passed == all(v.passed for v in judgement.verdicts)
+    assert all(v.reason for v in judgement.verdicts)
+    return [v.constraint for v in judgement.verdicts if not v.passed]
 
 
 def drawn_cases(count: int) -> list[tuple[Case, str]]:

@@ -35,7 +35,7 @@ from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.review.redeciding.trust import trust
 from rsft_cluster.rounds.importing.import_round import Imported, import_candidates
 from rsft_cluster.rounds.loop import opened
-from rsft_cluster.rounds.stages import plan_round, sample_round
+from rsft_cluster.rounds.run_stages import plan_round, sample_round
 from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.summary import summary
 from rsft_cluster.store import Store

@@ -41,6 +41,10 @@ def sandbox(request) -> Iterator[Sandbox]:
             yield made
 
 
+def test_a_tier_that_does_not_hold_is_refused_for_what_the_machine_lacks():
+    assert not [tier for tier, found in FOUND.items() if "supervisor is gone" in found.problem]
+
+
 @dataclass
 class World:
     """What stands ready to be reached."""
@@ -324,7 +328,7 @@ LAYERS = {
 BEFORE = """
 import os, resource, struct, sys, socket
 sys.path.insert(0, sys.argv[3])
-from rsft_cluster.constraints.programs.sandbox import system_calls, seccomp, supervisor, tiers
+from rsft_cluster.constraints.programs.sandbox import seccomp, supervisor, system_calls, tiers
 rlimits = tiers._rlimits
 def without(name):
     return lambda limits: {key: value for key, value in rlimits(limits).items() if key != name}

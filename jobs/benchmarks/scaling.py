@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsft_cluster.acceptance.decide import bind_rule
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.cluster.connection import chatter_to_file
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
@@ -91,7 +91,8 @@ def work_of(store: Store, name: str, num_units: int, unit_size: int, unit_s: flo
     return Work(
         store_uri=store.uri, folder=name, session=uuid4().hex[:12], plan=plan, policy=PolicySpec("/unused"),
         generator=bind(generator, "generators", num_leading=1),
-        scoring=_scoring(1), selection=Selecting(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=600,
+        scoring=_scoring(1), selection=SelectionRules(bind_rule(acceptance), acceptance), decides=True,
+        unit_timeout_s=600,
     )  # fmt: skip
 
 

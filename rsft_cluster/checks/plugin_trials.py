@@ -10,7 +10,7 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.acceptance.decide import bind_rule, decide, target_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.checks.findings import Findings
 from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
 from rsft_cluster.constraints.base import BatchConstraint, Candidate
@@ -21,7 +21,7 @@ from rsft_cluster.evaluation.figures import PER_PROMPT
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import to_messages
-from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import ProcessPool
 from rsft_cluster.scoring.judge import Judge, applies
 from rsft_cluster.training.terms.configured import terms_of
 
@@ -40,7 +40,7 @@ def bind_all(findings: Findings) -> None:
     with findings.faults_of("acceptance.rule"):
         rule = bind_rule(config.acceptance)
         with _trying(config.acceptance.rule.use):
-            decide(_made_up_candidates(), Selecting(rule, AcceptanceConfig(dedupe=False)))
+            decide(_made_up_candidates(), SelectionRules(rule, AcceptanceConfig(dedupe=False)))
         findings.say("acceptance", f"targets {target_of(rule)}")
         check_compatible(config)
     with findings.faults_of("promotion.rule"):
@@ -139,7 +139,7 @@ def _try(constraint: Constraint, candidate: Candidate, memory_bytes: int) -> tup
         return is_built_in, outcomes_of(built, [candidate])[0].error
     if isinstance(built, BatchConstraint) and not _parts(constraint):
         return is_built_in, None
-    pool = Pool([constraint], num_processes=1, memory_bytes=memory_bytes)
+    pool = ProcessPool([constraint], num_processes=1, memory_bytes=memory_bytes)
     try:
         return is_built_in, pool.judge([candidate], [[0]])[0][0].error
     finally:

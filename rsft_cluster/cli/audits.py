@@ -22,12 +22,12 @@ Round = Annotated[
 def export(run_uri: RunUri, round_: Round = None) -> None:
     """Print the audit trail, one JSON line a candidate."""
     from rsft_cluster.review.audit.chain import to_json
-    from rsft_cluster.review.audit.lines import previous_head, round_lines
+    from rsft_cluster.review.audit.lines import exported_lines
     from rsft_cluster.store.layout import RunLayout
 
     store = find_run(run_uri)
     for number in RunLayout(store).sealed_rounds() if round_ is None else [round_]:
-        for line in round_lines(store, number, previous_head(store, number)):
+        for line in exported_lines(store, number):
             typer.echo(to_json(line))
 
 

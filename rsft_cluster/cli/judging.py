@@ -57,7 +57,7 @@ def score(
     """Judge stored candidates by other constraints, beside the sealed scoring. Goes on where it stopped."""
     from rsft_cluster.report.scorings import show_rejudged
     from rsft_cluster.review.redeciding.comparing import compare
-    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.outcome import selection_of
     from rsft_cluster.review.redeciding.rejudging import rejudge
 
     stored = _stored(run_uri, round_)
@@ -65,7 +65,7 @@ def score(
     config = load_again(stored.config, sections, stored.number, path=constraints, overrides=set_)
     reporter = Reporter(quiet=quiet)
     with reporter.stage(f"round {stored.number}: score"):
-        made = rejudge(stored, config, way_of(stored, config), name, workers=workers, report=reporter.collecting)
+        made = rejudge(stored, config, selection_of(stored, config), name, workers=workers, report=reporter.collecting)
     comparison = compare(stored, made.name)
     if as_json_:
         figures = made.model_dump(mode="json", exclude={"scores", "settings"})
@@ -88,7 +88,7 @@ def accept(
 ) -> None:  # fmt: skip
     """Decide again on stored scores, beside the sealed decision."""
     from rsft_cluster.review.redeciding.accepting import accept_again, decide_again
-    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.outcome import selection_of
     from rsft_cluster.review.redeciding.stored_round import new_name
 
     stored = _stored(run_uri, round_)
@@ -99,7 +99,7 @@ def accept(
         stored.config, ("acceptance",), stored.number, path=acceptance, rule=rule, params=parameters(param),
         options=options, overrides=set_,
     )  # fmt: skip
-    selection = way_of(stored, config)
+    selection = selection_of(stored, config)
     if dry_run:
         outcome, label = decide_again(stored, selection, scoring), "nothing is written"
     else:
@@ -125,8 +125,8 @@ def preview(
 ) -> None:  # fmt: skip
     """Show what other settings would keep, without keeping anything."""
     from rsft_cluster.report.previews import show_preview
-    from rsft_cluster.review.redeciding.outcome import way_of
-    from rsft_cluster.review.redeciding.preview import asked, grid
+    from rsft_cluster.review.redeciding.outcome import selection_of
+    from rsft_cluster.review.redeciding.preview import combined_settings, declared_settings
     from rsft_cluster.review.redeciding.preview import preview as foresee
 
     stored = _stored(run_uri, round_)
@@ -135,21 +135,21 @@ def preview(
     if is_asked:
         if thresholds and rule not in (None, "threshold"):
             raise ConfigError(f"--rule {rule}: --thresholds are scores for the rule threshold; leave one of them out")
-        params = _grid_params([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
+        params = _param_values([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
         caps = [count(v) for v in values(max_per_prompt)] if max_per_prompt else []
-        settings = asked("threshold" if thresholds else rule, params, caps)
+        settings = combined_settings("threshold" if thresholds else rule, params, caps)
     else:
-        settings = grid(current.acceptance, stored.config.sampling.num_candidates)
+        settings = declared_settings(current.acceptance, stored.config.sampling.num_candidates)
     others = []
     for setting in settings:
         changed = load_again(stored.config, ("acceptance",), stored.number, **options_of(setting))
         try:
-            others.append(way_of(stored, changed))
+            others.append(selection_of(stored, changed))
         except ConfigError:
             # Settings that do not fit the run are left out, unless the user named them.
             if is_asked:
                 raise
-    forecast = foresee(stored, way_of(stored, current), others, scoring)
+    forecast = foresee(stored, selection_of(stored, current), others, scoring)
     if as_json_:
         typer.echo(json.dumps(forecast.model_dump(mode="json"), ensure_ascii=False))
         return
@@ -187,15 +187,15 @@ def options_of(setting: "Setting") -> dict[str, Any]:
     return {"rule": setting.get("rule"), "params": setting.get("params"), "options": cap}
 
 
-def _grid_params(texts: Sequence[str]) -> dict[str, list[object]]:
+def _param_values(options: Sequence[str]) -> dict[str, list[object]]:
     """Return all values of each parameter, in the order in which they are given."""
-    params: dict[str, list[object]] = {}
-    for text in texts:
+    given: dict[str, list[object]] = {}
+    for text in options:
         name, separator, rest = text.partition("=")
         if not separator:
             raise ConfigError(f"--param {text}: expected name=values, like beta=0.1,0.2")
-        params.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
-    return params
+        given.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
+    return given
 
 
 def _stored(run_uri: str, number: int | None) -> "StoredRound":

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.driver import UnitCounts
 from rsft_cluster.collection.plan import read_prompts_of
 from rsft_cluster.collection.score_table import decided_table, undecided_table
@@ -51,8 +51,9 @@ from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling.adaptive.generator import adaptive
 from rsft_cluster.sampling.unit_sampler import SampledUnit, UnitSampler
 from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform, digest, to_messages
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import Judgement, too_many_errors
+from rsft_cluster.scoring.error_limits import too_many_errors
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
+from rsft_cluster.scoring.judge import Judgement
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import Folder
 
@@ -97,7 +98,7 @@ class Work:
     policy: PolicySpec
     generator: Bound
     scoring: ScoringConfig
-    selection: Selecting
+    selection: SelectionRules
     decides: bool
     """Whether units decide; else their scores stay undecided, and nothing is accepted before the seal of the round."""
     unit_timeout_s: float
@@ -170,13 +171,12 @@ class ScoreAndCommit:
     """Scoring actor: judges a unit's candidates, decides, and publishes the unit."""
 
     def __init__(self, work: Work) -> None:
-        self._work = work
-        self._folder = work.open()
+        self._work, self._folder = work, work.open()
 
     @cached_property
-    def _judge(self) -> IsolatedJudge:
+    def _judge(self) -> GuardedJudge:
         # Not in __init__: what an actor raises there reaches nobody.
-        return IsolatedJudge(self._work.scoring)
+        return GuardedJudge(self._work.scoring)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Judge and commit the units of a batch (one, as the pipeline asks)."""

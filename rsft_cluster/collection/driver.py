@@ -12,7 +12,7 @@ from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.metrics.meter import PROMPTS_LEFT, Meter
 from rsft_cluster.progress import Progress
 from rsft_cluster.records import Totals
-from rsft_cluster.scoring.judge import ErrorBudget
+from rsft_cluster.scoring.error_limits import ErrorBudget
 
 U = TypeVar("U")
 U_contra = TypeVar("U_contra", contravariant=True)

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import DECIDED, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import FairnessConfig
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.records import Plan
 from rsft_cluster.schemas import SCORE, conform, rows_to_table
-from rsft_cluster.scoring.judge import Judgement
+from rsft_cluster.scoring.judge import ConstraintVerdict, Judgement
 
 UNDECIDED = {
     "rule_probability": 0.0,
@@ -50,7 +50,7 @@ def undecided_table(
             "index": row["index"],
             "score": judgement.score,
             "passed": judgement.passed,
-            "verdicts": judgement.verdicts,
+            "verdicts": [verdict_row(verdict) for verdict in judgement.verdicts],
             "num_tokens": len(row["token_ids"]),
             "logprob": row["logprob"],
             "target_logprob": row["target_logprob"],
@@ -63,6 +63,19 @@ def undecided_table(
         for row, judgement in zip(candidates.to_pylist(), judgements, strict=True)
     ]
     return rows_to_table(rows, SCORE)
+
+
+def verdict_row(verdict: ConstraintVerdict) -> dict[str, object]:
+    """Return a verdict as SCORE rows hold it: a row of schemas.VERDICT."""
+    return {
+        "constraint": verdict.constraint,
+        "score": verdict.score,
+        "passed": verdict.passed,
+        "reason": verdict.reason,
+        "error": verdict.error,
+        "fatal_at": verdict.fatal_at,
+        "duration_s": verdict.duration_s,
+    }
 
 
 def attributes_of(prompts: pa.Table) -> Attributes:
@@ -83,11 +96,11 @@ def judged_table(scores: pa.Table, attributes: Attributes | None, texts: Sequenc
     return pa.table(columns, names=JUDGED.names).cast(JUDGED)
 
 
-def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, how: Selecting) -> pa.Table:
+def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, selection: SelectionRules) -> pa.Table:
     """Return the SCORE rows of whole groups with their decisions."""
-    texts = candidates.column("text").to_pylist() if how.needs_text else None
-    attributes = attributes_of(prompts) if how.fairness else None
-    return with_decisions(scores, decide(judged_table(scores, attributes, texts), how).table)
+    texts = candidates.column("text").to_pylist() if selection.needs_text else None
+    attributes = attributes_of(prompts) if selection.fairness else None
+    return with_decisions(scores, decide(judged_table(scores, attributes, texts), selection).table)
 
 
 def with_decisions(scores: pa.Table, decided: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import Decided, decide, target_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import accepted_table
 from rsft_cluster.collection.plan import decided_name, read_prompts_of
 from rsft_cluster.collection.score_table import attributes_of, judged_table, with_decisions
@@ -56,7 +56,7 @@ class SealedWave:
     """JUDGED rows, in the same order."""
 
 
-def load_wave(folder: Folder, plan: Plan, manifest: Manifest, how: Selecting) -> SealedWave:
+def load_wave(folder: Folder, plan: Plan, manifest: Manifest, selection: SelectionRules) -> SealedWave:
     """Read what decisions need of a sealed wave."""
     store = folder.store
     units: list[JudgedUnit] = []
@@ -66,29 +66,34 @@ def load_wave(folder: Folder, plan: Plan, manifest: Manifest, how: Selecting) ->
         lost.update(p.prompt_id for p in commit.prompts if p.state == "quarantined")
         if commit.candidates is not None and commit.scores is not None:
             units.append(JudgedUnit(unit, commit.candidates, commit.scores))
-            scores, rows = read_judged(store, units[-1], how)
+            scores, rows = read_judged(store, units[-1], selection)
             parts.append(scores)
             judged.append(rows)
     return SealedWave(plan, manifest, tuple(units), frozenset(lost), pa.concat_tables(parts), pa.concat_tables(judged))
 
 
-def read_judged(store: Store, one: JudgedUnit, how: Selecting) -> tuple[pa.Table, pa.Table]:
+def read_judged(store: Store, one: JudgedUnit, selection: SelectionRules) -> tuple[pa.Table, pa.Table]:
     """Read the narrow SCORE rows of a unit, and the same as JUDGED rows with all that a decision looks at."""
     scores, texts = store.read_table(one.scores, columns=NARROW), None
-    if how.needs_text:
+    if selection.needs_text:
         texts = store.read_table(one.candidates, columns=["text"]).column(0).to_pylist()
-    attributes = attributes_of(read_prompts_of(store, one.unit)) if how.fairness else None
+    attributes = attributes_of(read_prompts_of(store, one.unit)) if selection.fairness else None
     return scores, judged_table(scores, attributes, texts)
 
 
-def decide_waves(waves: Sequence[SealedWave], how: Selecting) -> tuple[pa.Table, Decided]:
+def decide_waves(waves: Sequence[SealedWave], selection: SelectionRules) -> tuple[pa.Table, Decided]:
     """Return the narrow SCORE rows of all waves together, and their decisions in the same order."""
     judged = pa.concat_tables([JUDGED.empty_table(), *(w.judged for w in waves)])
-    return pa.concat_tables([NOTHING, *(w.scores for w in waves)]), decide(judged, how)
+    return pa.concat_tables([NOTHING, *(w.scores for w in waves)]), decide(judged, selection)
 
 
 def decide_round(
-    folder: Folder, waves: Sequence[SealedWave], found: tuple[pa.Table, Decided], how: Selecting, *, num_prompts: int
+    folder: Folder,
+    waves: Sequence[SealedWave],
+    found: tuple[pa.Table, Decided],
+    selection: SelectionRules,
+    *,
+    num_prompts: int,
 ) -> Manifest:
     """Write what was decided on the round in `folder`, and return its manifest.
 
@@ -110,7 +115,7 @@ def decide_round(
         round=plan.round,
         policy=plan.policy,
         fingerprint=plan.fingerprint,
-        rule=target_of(how.rule),
+        rule=target_of(selection.rule),
         units=tuple(s.name for s in decided_units),
         candidates=tuple(s.candidates for s in decided_units),
         scores=tuple(s.scores for s in decided_units),

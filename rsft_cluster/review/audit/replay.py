@@ -11,7 +11,7 @@ from rsft_cluster.acceptance.base import JUDGED, Chosen
 from rsft_cluster.acceptance.decide import DROPPED
 from rsft_cluster.errors import RsftError
 from rsft_cluster.keys import acceptance_uniform
-from rsft_cluster.plugins import Bound, known
+from rsft_cluster.plugins import Bound, known, locate
 from rsft_cluster.schemas import candidate_id
 from rsft_cluster.scoring.judge import combined
 
@@ -27,7 +27,8 @@ def replay(line: Line, trusted: Collection[str] | None = None) -> list[str]:
     them, the rank and the cap whether it was accepted. Rules that look at whole groups are checked by `verify`; of the
     others only those among `trusted` are asked, by default the ones that are installed under a name.
     """
-    trusted = known("acceptance_rules").values() if trusted is None else trusted
+    declared = known("acceptance_rules")
+    trusted = {*declared, *declared.values()} if trusted is None else trusted
     problems = [*_identity(line), *_judgement(line), *_probability(line, trusted), *_decision(line)]
     return [problem for problem in problems if problem]
 
@@ -85,9 +86,9 @@ def _rule(line: Line, trusted: Collection[str]) -> list[str]:
         return []
     row = {name: line.get(name) for name in JUDGED.names}
     try:
-        answer = Bound(line["decided_by"]["use"], line["decided_by"]["params"])(
-            pa.Table.from_pylist([row], schema=JUDGED)
-        )
+        use = line["decided_by"]["use"]
+        rule = Bound(locate(use, "acceptance_rules"), line["decided_by"]["params"], use)
+        answer = rule(pa.Table.from_pylist([row], schema=JUDGED))
     except RsftError as error:
         return [f"the rule cannot be asked again: {error}"]
     answer = answer.probabilities if isinstance(answer, Chosen) else answer

@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.decide import decide, selecting
+from rsft_cluster.acceptance.decide import decide, selection_rules
 from rsft_cluster.acceptance.piloted import config_of_round
 from rsft_cluster.collection.whole_round import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import AuditHead, Manifest, Plan
 from rsft_cluster.review.audit.chain import START, broken
-from rsft_cluster.review.audit.lines import round_lines
+from rsft_cluster.review.audit.lines import of_another_form, round_lines
 from rsft_cluster.review.audit.replay import replay
 from rsft_cluster.review.inspection import committed_units
 from rsft_cluster.store import Store
@@ -67,7 +67,9 @@ def verify_run(store: Store) -> Verified:
             _replay_line(verified, line, f"round {number}", {line["decided_by"]["use"]} if "decided_by" in line else ())
             last, num_lines = line["hash"], num_lines + 1
         head = store.read_record(path, AuditHead)
-        if (head.head, head.num_lines) != (last, num_lines):
+        if refusal := of_another_form(head):
+            verified.add(refusal)
+        elif (head.head, head.num_lines) != (last, num_lines):
             sealed = f"sealed were {head.num_lines} in {head.head[:12]}"
             verified.add(f"round {number}: {num_lines} lines end in {last[:12]}, {sealed}")
         previous = head.head
@@ -101,7 +103,7 @@ def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
 
 def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     """Yield the candidates of a sealed round about which deciding again, on the whole round, says something else."""
-    selection = selecting(config_of_round(store, number), number)
+    selection = selection_rules(config_of_round(store, number), number)
     folder = RunLayout(store).round(number)
     plan = store.read_record(folder.plan, Plan)
     chosen = store.read_record(folder.manifest, Manifest).chosen

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import as_candidates
 from rsft_cluster.collection.driver import Tally, UnitCounts, UnitsLeft, bring_to_commits
 from rsft_cluster.collection.plan import read_prompts_of
@@ -29,11 +29,12 @@ from rsft_cluster.progress import Progress
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.review.records import Scoring
 from rsft_cluster.review.redeciding.group_blocks import in_order
-from rsft_cluster.review.redeciding.outcome import begun, decided_blocks
-from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim, new_name, stored_round
+from rsft_cluster.review.redeciding.outcome import decided_blocks, empty_outcome
+from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim_name, new_name, stored_round
 from rsft_cluster.schemas import SCORE, digest
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import Judge, too_many_errors
+from rsft_cluster.scoring.error_limits import too_many_errors
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
+from rsft_cluster.scoring.judge import Judge
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import ScoringLayout
 
@@ -69,13 +70,13 @@ def settings_of(stored: StoredRound, config: RunConfig) -> dict[str, object]:
 def rejudge(
     stored: StoredRound,
     config: RunConfig,
-    how: Selecting,
+    selection: SelectionRules,
     name: str | None = None,
     *,
     workers: int = 1,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Scoring:
-    """Judge the candidates by the constraints of a config, decide by `how`, and publish the scoring; or open it.
+    """Judge the candidates by the constraints of a config, decide by `selection`, and publish the scoring; or open it.
 
     Raises ConfigError where the name stands for other settings, StageError where too many verdicts are errors.
     """
@@ -83,13 +84,13 @@ def rejudge(
     name = new_name(name or f"scoring-{digest(settings)[:8]}")
     folder = stored.folder.scoring(name)
     Judge(config.scoring.constraints)
-    claim(folder, f"scoring {name}", settings)
+    claim_name(folder, f"scoring {name}", settings)
     path = folder.record
     if not stored.store.exists(path):
         task = ScoringTask(stored.store.uri, stored.number, name, config.model_dump_json())
         try:
             judged = _judge_all(stored, config, task, workers, report)
-            stored.store.create(path, _decided(stored, folder, name, settings, judged, how).to_json())
+            stored.store.create(path, _decided(stored, folder, name, settings, judged, selection).to_json())
         except StoreError:
             # Who is done first removes what was judged, under all who are not done.
             if not stored.store.exists(path):
@@ -183,7 +184,7 @@ class _Worker:
         self._config = RunConfig.model_validate_json(task.config)
         self._stored = stored_round(Store(task.store_uri), task.number)
         self._folder = self._stored.folder.scoring(task.name)
-        self._judge = IsolatedJudge(self._config.scoring)
+        self._judge = GuardedJudge(self._config.scoring)
 
     def close(self) -> None:
         """End the processes that constraints run in."""
@@ -217,14 +218,14 @@ def _decided(
     name: str,
     settings: dict[str, object],
     judged: Mapping[str, JudgedFile],
-    how: Selecting,
+    selection: SelectionRules,
 ) -> Scoring:
     """Decide on what is judged and write it, a file a unit; return the record."""
     units = [replace(unit, judged=replace(unit.judged, scores=judged[unit.name].scores)) for unit in stored.units()]
-    outcome = begun(stored)
+    outcome = empty_outcome(stored)
     waiting: dict[str, list[pa.Table]] = {}
     written: dict[str, FileRef] = {}
-    for block, decided in decided_blocks(stored, how, outcome, units):
+    for block, decided in decided_blocks(stored, selection, outcome, units):
         start = 0
         for piece in block.pieces:
             # Waves cut units across blocks: one is written when its last piece has come.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.decide import selecting
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.decide import selection_rules
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import ScoreAndCommit, Work, outcome_of, sampled_row
 from rsft_cluster.collection.collect import collect
 from rsft_cluster.collection.driver import Supplier, UnitCounts
@@ -65,12 +65,12 @@ def import_candidates(run: Run, files: Sequence[str], listener: Listener) -> tup
     what these candidates do not have, or where more than `prompts.max_bad_rate` of the lines are unusable.
     """
     _check(run)
-    folder, how = run.round(NUMBER), selecting(run.config, NUMBER)
+    folder, selection = run.round(NUMBER), selection_rules(run.config, NUMBER)
     encoder = Encoder(
         policy_spec(run.base, run.config.policy, trust_remote_code=run.trust_remote_code, threads=1, gpu=False)
     )
     with listener.stage("read the files"), candidate_database() as candidates:
-        imported = _read(run, files, candidates, how, encoder)
+        imported = _read(run, files, candidates, selection, encoder)
         record = run.keep(folder.imported, Imported, lambda: _keep_prompts(run, candidates, imported))
         if record.content != imported.content:
             raise ConfigError(
@@ -78,7 +78,7 @@ def import_candidates(run: Run, files: Sequence[str], listener: Listener) -> tup
                 "of their own"
             )
         if not run.store.exists(folder.manifest):
-            _judge_and_seal(run, folder, candidates, imported, how, encoder, listener)
+            _judge_and_seal(run, folder, candidates, imported, selection, encoder, listener)
     return record, run.store.read_record(folder.manifest, Manifest)
 
 
@@ -98,9 +98,11 @@ def _check(run: Run) -> None:
         )
 
 
-def _read(run: Run, files: Sequence[str], candidates: CandidateDatabase, how: Selecting, encoder: Encoder) -> Imported:
+def _read(
+    run: Run, files: Sequence[str], candidates: CandidateDatabase, selection: SelectionRules, encoder: Encoder
+) -> Imported:
     """Put the rows of all files into the database, bad lines into quarantine: that of an import stays with it."""
-    mapping, found, asked = ColumnMapping(run.config.prompts), find_files(files), asked_of(run.config, how)
+    mapping, found, asked = ColumnMapping(run.config.prompts), find_files(files), asked_of(run.config, selection)
     is_first = not run.store.exists(run.round(NUMBER).imported)
     names = list(dict.fromkeys([*mapping.names, *NAMES]))
     num_lines = 0
@@ -183,13 +185,13 @@ def _judge_and_seal(
     folder: Folder,
     candidates: CandidateDatabase,
     imported: Imported,
-    how: Selecting,
+    selection: SelectionRules,
     encoder: Encoder,
     listener: Listener,
 ) -> None:
     """Decide unit by unit where that can be, else all at once as one wave, like a round that is sampled."""
-    generator = Bound("imported", {"files": list(imported.files), "content": imported.content})
-    whole = how.scope == "round" or run.config.budget.is_set
+    generator = Bound("imported", {"files": list(imported.files), "content": imported.content}, "imported")
+    whole = selection.scope == "round" or run.config.budget.is_set
     plan = _plan(run, folder)
     at = run.round(NUMBER).wave(0) if whole else folder
     planned = _plan(run, at) if whole else plan
@@ -201,15 +203,15 @@ def _judge_and_seal(
         policy=encoder.policy,
         generator=generator,
         scoring=run.config.scoring,
-        selection=how,
+        selection=selection,
         decides=not whole,
         unit_timeout_s=run.config.sampling.unit_timeout_s,
     )
     supply = _imported(work, candidates, encoder)
     sealed = collect(work, supply, run.config.cluster, listener.collecting, run.lease.publish)
     if whole:
-        waves = [load_wave(at, planned, sealed, how)]
-        manifest = decide_round(folder, waves, decide_waves(waves, how), how, num_prompts=plan.num_prompts)
+        waves = [load_wave(at, planned, sealed, selection)]
+        manifest = decide_round(folder, waves, decide_waves(waves, selection), selection, num_prompts=plan.num_prompts)
         run.lease.publish(folder.manifest, manifest)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from rsft_cluster.acceptance.base import rule_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.prompts.rows import Refused
@@ -14,10 +14,10 @@ from rsft_cluster.training.terms.configured import active_terms
 MAY_LACK = ("logprob", "target_logprob")
 
 
-def asked_of(config: RunConfig, how: Selecting) -> Mapping[str, str]:
+def asked_of(config: RunConfig, selection: SelectionRules) -> Mapping[str, str]:
     """Return what every candidate must bring, with what asks for it."""
-    needs = rule_of(how.rule).needs
-    asked = {name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}
+    needs = rule_of(selection.rule).needs
+    asked = {name: f"acceptance.rule: {selection.rule.use}" for name in MAY_LACK if name in needs}
     for term in active_terms(config.training):
         for name in term.needs:
             asked.setdefault(name, term.key)

@@ -23,6 +23,7 @@ from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, P
 from rsft_cluster.errors import StageError
 
 _ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
+"""The folder that holds the package: an interpreter with -I -S finds nothing by itself."""
 _SUPERVISOR = f"""
 import sys
 sys.path.insert(0, sys.argv[3])
