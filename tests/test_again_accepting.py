@@ -121,10 +121,10 @@ def test_a_group_rule_is_refused_on_waves_as_the_run_would_refuse_it(tmp_path) -
 
 def test_a_name_stands_for_one_setting(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
-    first = accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 2}), name="two")
-    assert accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 2}), name="two") == first
+    first = accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 2}), name="two")
+    assert accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 2}), name="two") == first
     with pytest.raises(ConfigError, match=r"acceptance.max_per_prompt: was 2, is 3"):
-        accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 3}), name="two")
+        accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 3}), name="two")
     with pytest.raises(ConfigError, match="make a name"):
         accept_again(stored, other(stored), name="../two")
 
@@ -141,7 +141,7 @@ def test_a_name_from_a_version_without_an_empty_setting_still_stands_for_the_sam
 
 def test_a_name_is_claimed_before_anything_is_written(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
-    one, two = (other(stored, said={"acceptance.max_per_prompt": cap}) for cap in (2, 3))
+    one, two = (other(stored, options={"acceptance.max_per_prompt": cap}) for cap in (2, 3))
 
     def overtaken(stored):
         monkeypatch.setattr(accepting, "empty_outcome", empty_outcome)
@@ -156,7 +156,7 @@ def test_a_name_is_claimed_before_anything_is_written(tmp_path, monkeypatch) -> 
 
 def test_a_decision_that_was_killed_is_made_again(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
-    selection = other(stored, said={"acceptance.max_per_prompt": 3})
+    selection = other(stored, options={"acceptance.max_per_prompt": 3})
     whole = accept_again(stored, selection, name="whole")
     left, write = 1, stored.store.write_table
 
@@ -177,7 +177,7 @@ def test_a_decision_that_was_killed_is_made_again(tmp_path, monkeypatch) -> None
 
 def test_what_was_kept_can_be_taken_elsewhere(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
-    accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 3}), name="three")
+    accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 3}), name="three")
     for decision in ("sealed", "three"):
         assert export(stored, tmp_path / "a.jsonl", decision) == export(stored, tmp_path / "a.parquet", decision)
         lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]

@@ -46,7 +46,7 @@ def test_a_forecast_is_what_accepting_would_keep(stored) -> None:
         other(stored, rule="boltzmann", params={"beta": 0.2}),
         other(stored, rule="best_of_n", params={"n": 2}),
         other(stored, rule="top_share", params={"share": 0.1}),
-        other(stored, said={"acceptance.max_per_prompt": 1}),
+        other(stored, options={"acceptance.max_per_prompt": 1}),
     ]
     found = preview(stored, current, selections)
     for forecast, selection in zip(found.forecasts, [current, *selections], strict=True):

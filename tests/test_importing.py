@@ -36,7 +36,7 @@ from rsft_cluster.review.redeciding.trust import trust
 from rsft_cluster.rounds.importing.import_round import Imported, import_candidates
 from rsft_cluster.rounds.loop import opened
 from rsft_cluster.rounds.run_stages import plan_round, sample_round
-from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.summary import summary
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
@@ -210,7 +210,7 @@ def test_a_run_does_not_go_on_with_an_import_that_was_killed(project, monkeypatc
 def test_a_round_that_is_planned_for_sampling_is_refused(project, is_begun) -> None:
     write_jsonl(project / "a.jsonl", answers())
     with run_of(project) as run:
-        prompts = take_in(run)[0].path
+        prompts = ingest_prompts(run)[0].path
         run.log.append(run.lease, action="start", policy=run.base, reason="", round_number=0)
         plan_round(run, 1, prompts)
     if is_begun:
@@ -316,7 +316,7 @@ def test_the_runs_own_prompts_are_taken_in_beside(project) -> None:
 def test_the_run_goes_on_from_what_was_brought_to_training(project) -> None:
     _, manifest = parse_line(project, write_jsonl(project / "a.jsonl", answers()))
     with run_of(project) as run:
-        plan = plan_round(run, 1, take_in(run)[0].path)
+        plan = plan_round(run, 1, ingest_prompts(run)[0].path)
         assert sample_round(run, plan, Reporter(quiet=True)) == manifest
         assert plan.policy == run.base
         assert run.store.read_record(run.round(1).audit, AuditHead).num_lines == 21

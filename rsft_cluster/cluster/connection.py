@@ -131,12 +131,12 @@ def _start_local(config: RunConfig, job: JobConfig, concurrent_runs: int) -> Non
     """
     if not _has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    wanted = needs(config)
+    required = needs(config)
     # None is what Ray finds on the machine; _capacity says when it is too little.
-    num_gpus = None if wanted.num_gpus else 0
+    num_gpus = None if required.num_gpus else 0
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(wanted.num_cpus * concurrent_runs)),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(required.num_cpus * concurrent_runs)),
         num_gpus=num_gpus,
         include_dashboard=False,
         job_config=job,
@@ -153,7 +153,7 @@ def _has_token() -> bool:
 def nodes() -> list[Needs]:
     """Return what each living node of the cluster offers, all of it free."""
     alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return [Needs(there.get("CPU", 0.0), there.get("GPU", 0.0)) for there in alive]
+    return [Needs(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
 
 
 def nodes_at(address: str) -> list[Needs]:

@@ -173,8 +173,7 @@ class ScoreAndCommit:
     """Scoring actor: judges a unit's candidates, decides, and publishes the unit."""
 
     def __init__(self, work: Work) -> None:
-        self._work = work
-        self._folder = work.open()
+        self._work, self._folder = work, work.open()
 
     @cached_property
     def _judge(self) -> GuardedJudge:
@@ -258,10 +257,7 @@ class ScoreAndCommit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
         name = f"{unit.unit}.{attempt}"
-        files = {
-            part: store.write_table(self._folder.table(part, name), table, schema)
-            for part, (table, schema) in tables.items()
-        }
+        files = {part: store.write_table(self._folder.table(part, name), *table) for part, table in tables.items()}
         # How long a verdict took differs from attempt to attempt; what was sampled and decided does not.
         decided = tables["scores"][0].drop_columns(["verdicts"]).to_pylist()
         commit = Commit(
@@ -284,8 +280,7 @@ class ScoreAndCommit:
             remarks=tuple(row["remarks"] or ()),
         )
         is_faulty = too_many_errors(commit.num_errors, commit.num_verdicts, self._work.scoring)
-        mark = ".faulty" if is_faulty else ""
-        store.create(self._folder.commit(f"{name}{mark}"), commit.to_json())
+        store.create(self._folder.commit(name, is_faulty=is_faulty), commit.to_json())
         return commit
 
 

@@ -119,7 +119,7 @@ def survey(folder: Folder) -> Survey:
     for path in folder.store.files(folder.commits):
         commits.setdefault(_parts(path)[0], []).append(path)
     for paths in commits.values():
-        paths.sort(key=lambda p: (_parts(p)[-1] == "faulty", p))
+        paths.sort(key=lambda p: (folder.is_faulty(p), p))
     attempts: dict[str, Counter[str]] = {}
     failed: set[tuple[str, str]] = set()
     for path in folder.store.files(folder.attempts):

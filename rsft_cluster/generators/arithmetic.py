@@ -1,4 +1,4 @@
-"""The type that a CPU computes in: that of the weights, or float32 where its products are not slower."""
+"""The type that a model is computed in: that of its weights, or a wider one that is asked for."""
 
 import logging
 import math
@@ -14,10 +14,10 @@ from rsft_cluster.generators.engine.packing import PackedLinear, can_pack
 
 logger = logging.getLogger(__name__)
 
-ComputeDtype = Literal["auto", "float32", "bfloat16"]
+ComputeDtype = Literal["weights", "auto", "float32", "bfloat16"]
 WORTHWHILE = 1.25
-"""So many times as fast bfloat16 products have to be. Those of CPUs with AMX are 3 times and more, others about equal
-or slower: between the two, so that workers of a kind choose alike however busy they are."""
+"""How many times as fast bfloat16 products have to be. What a busy machine times is not what it decodes, and workers may
+choose apart: where repeats have to be exact, name the type instead of `auto`."""
 ROWS, WIDTH = 64, 1024
 """Of the products that are timed: a few milliseconds each."""
 NUM_TRIALS = 5
@@ -25,6 +25,8 @@ NUM_TRIALS = 5
 
 def compute_dtype(model: nn.Module, stored: torch.dtype, choice: ComputeDtype) -> torch.dtype:
     """Return the type to compute in, given that of the weights. Raises ConfigError for one that would round these."""
+    if choice == "weights":
+        return stored
     if choice == "auto":
         on_cpu = next(model.parameters()).device.type == "cpu"
         return torch.float32 if on_cpu and stored == torch.bfloat16 and bfloat16_speed() < WORTHWHILE else stored

@@ -14,7 +14,7 @@ def transformers(
     kv_bytes: int | None = None,
     packed: bool = True,
     compiled: bool | None = None,
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    compute_dtype: Literal["weights", "auto", "float32", "bfloat16"] = "weights",
 ) -> Generator:
     """Return a generator that samples from a Hugging Face causal language model.
 

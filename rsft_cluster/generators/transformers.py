@@ -44,7 +44,7 @@ MALLOPT = (-1, 1 << 30), (-3, 1 << 25)
 FALLEN_BACK = (
     "decoded in plain batches, slower than the engine (with a 135 M model at a half to three quarters of its speed): {}"
 )
-WIDENED = "bfloat16 weights are computed in float32, which is faster on these CPUs"
+WIDENED = "bfloat16 weights are computed in float32"
 PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
 """Prompt tokens per forward pass, by device."""
 
@@ -60,7 +60,7 @@ class TransformersGenerator:
         kv_bytes: int | None = None,
         packed: bool = True,
         compiled: bool | None = None,
-        compute_dtype: ComputeDtype = "auto",
+        compute_dtype: ComputeDtype = "weights",
     ) -> None:
         """Load the policy.
 

@@ -20,7 +20,7 @@ from rsft_cluster.rounds.run_stages import evaluate_policy, plan_round, sample_r
 from rsft_cluster.rounds.trackers import with_trackers
 from rsft_cluster.runs.fingerprint import claim_run, fingerprint
 from rsft_cluster.runs.lease import hold
-from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.run import Run, open_store, round_of
 from rsft_cluster.runs.summary import RoundSummary, summaries, summary
 from rsft_cluster.store.layout import RunLayout
@@ -45,7 +45,7 @@ def run_rounds(
             listener.note(f"{run.store.uri}: all {config.rounds} rounds are done; nothing to do")
             return found
         with connect(config, import_paths):
-            train_path, held_out_path = (i.path for i in take_in(run))
+            train_path, held_out_path = (i.path for i in ingest_prompts(run))
             start(run, held_out_path, listener)
             for number in range(1, config.rounds + 1):
                 # Only the first unfinished round is stopped on the way; those before it are passed over.

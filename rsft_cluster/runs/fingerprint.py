@@ -41,8 +41,8 @@ def fingerprint(config: RunConfig, policy: PolicyRef) -> dict[str, object]:
 def claim_run(store: Store, parts: dict[str, object]) -> str:
     """Record the fingerprint of a fresh run, or check it against that of the run; return its digest.
 
-    A run that planned nothing yet is fresh: what stopped it may have been the very mistake that is mended now. Call
-    with the lease held. Raises ConfigError naming every key that differs.
+    A run that has planned nothing yet is fresh: what stopped it may have been the very mistake that is now mended.
+    Call with the lease held. Raises ConfigError naming every key that differs.
     """
     layout, payload = RunLayout(store), json.dumps(parts, ensure_ascii=False, sort_keys=True, indent=1).encode()
     path = layout.fingerprint

@@ -73,8 +73,8 @@ def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
     run = RunLayout(store)
     layout = run.round(number)
     if not store.exists(layout.manifest):
-        there = ", ".join(map(str, run.sealed_rounds())) or "none"
-        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
+        sealed = ", ".join(map(str, run.sealed_rounds())) or "none"
+        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {sealed}")
     config, manifest = config_of_round(store, number), store.read_record(layout.manifest, Manifest)
     plan = store.read_record(layout.plan, Plan)
     yield _facts(store.read(run.config), plan, manifest)
@@ -109,7 +109,7 @@ def _facts(config: bytes, plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "policy": manifest.policy.model_dump(),
         "generator": manifest.generator,
-        "passes": [way.model_dump(mode="json") for way in plan.passes],
+        "passes": [sampling_pass.model_dump(mode="json") for sampling_pass in plan.passes],
         "processors": list(manifest.processors),
         "target": manifest.rule,
         "chosen": manifest.chosen,
@@ -129,7 +129,7 @@ def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
 
 
 def _verdict(verdict: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """Return a verdict as a line tells it: without how long it took, and with the part it plays in the score."""
-    told = {name: verdict[name] for name in ("constraint", "score", "passed", "reason", "fatal_at")}
+    """Return a verdict for a line: without its duration, and with the part it plays in the score."""
+    copied = {name: verdict[name] for name in ("constraint", "score", "passed", "reason", "fatal_at")}
     applies = verdict["error"] is not None or verdict["score"] is not None
-    return {**told, "is_error": verdict["error"] is not None, "applies": applies, **part}
+    return {**copied, "is_error": verdict["error"] is not None, "applies": applies, **part}

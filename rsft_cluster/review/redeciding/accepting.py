@@ -106,7 +106,7 @@ def _write(stored: StoredRound, folder: DecisionSetLayout, block: Block, decided
         piece, rows = part
         unit, store = piece.unit.judged, stored.store
         candidates = store.read_table(unit.candidates, columns=COPIED).slice(piece.start, piece.num_rows)
-        path = folder.accepted(piece.unit.name, piece.start)
+        path = folder.table("accepted", f"{piece.unit.name}.{piece.start:06d}")
         return store.write_table(path, accepted_table(read_prompts_of(store, unit.unit), candidates, rows), ACCEPTED)
 
     return threaded_map(write, (part for part in parts if pc.any(part[1].column("accepted")).as_py()))

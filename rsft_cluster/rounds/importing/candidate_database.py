@@ -63,7 +63,10 @@ class CandidateDatabase:
 @contextmanager
 def candidate_database() -> Iterator[CandidateDatabase]:
     """Hold an empty database for the length of the block."""
-    with TemporaryDirectory(prefix="rsft-") as folder, closing(sqlite3.connect(f"{folder}/candidates")) as database:
+    with (
+        TemporaryDirectory(prefix="rsft-") as folder,
+        closing(sqlite3.connect(f"{folder}/candidate_database")) as database,
+    ):
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
         yield CandidateDatabase(database)

@@ -33,7 +33,7 @@ from rsft_cluster.rounds.importing.candidate_database import CandidateDatabase, 
 from rsft_cluster.rounds.importing.completions import NAMES, ImportedCompletion, parse_line
 from rsft_cluster.rounds.importing.requirements import asked_of, check_asked, check_tokens
 from rsft_cluster.rounds.importing.tokens import Encoder
-from rsft_cluster.runs.prompt_sets import held_out_in, take_in, watched
+from rsft_cluster.runs.prompt_sets import checked_and_digested, held_out_in, ingest_prompts
 from rsft_cluster.runs.run import Run
 from rsft_cluster.sampling.unit_sampler import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table, to_messages
@@ -173,8 +173,8 @@ class _UnusableLines:
 
 def _keep_prompts(run: Run, candidates: CandidateDatabase, imported: Imported) -> Imported:
     """Write the prompts, none of which may stand among the held-out ones."""
-    _, held_out = take_in(run)
-    batches = watched(candidates.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
+    _, held_out = ingest_prompts(run)
+    batches = checked_and_digested(candidates.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
     path = run.layout.prompts(PROMPTS).table
     write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
