@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rsft_cluster.errors import SchemaError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -152,6 +152,7 @@ ACCEPTED = _schema(
         _required("prompt_token_ids", TOKEN_IDS),
         _required("token_ids", TOKEN_IDS),
         _required("messages", MESSAGES),
+        pa.field("finish_reason", pa.string()),
         _required("score", pa.float64()),
         _required("weight", pa.float64()),
     ],

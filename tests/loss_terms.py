@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rsft_cluster.config import TrainingConfig
@@ -32,6 +34,25 @@ class Passed(Confidence):
 
     def examples(self, judged: JudgedCandidates) -> Sequence[Example]:
         return [replace(rejected.example, weight=1.0) for rejected in judged.rejected]
+
+
+class Greedy(Confidence):
+    """Runs out of memory on more than one row, and leaves a mark each time; may fail in other ways."""
+
+    name = "greedy"
+
+    def __init__(self, config: TrainingConfig, *, marks: str, refuses: bool = False) -> None:
+        super().__init__(config, weight=1.0)
+        self._marks, self._refuses = Path(marks), refuses
+
+    def values(self, at: Learned, rows: Batch, base: Learned | None) -> Tensor:
+        if at.num_rows > 1:
+            with self._marks.open("a") as file:
+                file.write("once\n")
+            if self._refuses:
+                raise NotImplementedError("unsupported mix of dtypes")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return 0.0 * super().values(at, rows, base)
 
 
 class Rejection(Confidence):

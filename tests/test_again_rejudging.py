@@ -216,9 +216,9 @@ def test_a_damaged_store_is_told_where_nobody_was_first(tmp_path, monkeypatch) -
 
 def test_a_unit_counts_as_it_was_committed_first(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
-    job = rejudging.Job(stored.store.uri, stored.number, "new", stored.config.model_dump_json())
+    task = rejudging.ScoringTask(stored.store.uri, stored.number, "new", stored.config.model_dump_json())
     unit = next(stored.units())
-    with closing(rejudging._Worker(job)) as one, closing(rejudging._Worker(job)) as two:
+    with closing(rejudging._Worker(task)) as one, closing(rejudging._Worker(task)) as two:
         assert one.judge(unit) == two.judge(unit)
 
 

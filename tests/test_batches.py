@@ -20,12 +20,13 @@ from rsft_cluster.training.batches import (
     DataOrder,
     Example,
     collate,
-    deal,
     examples_digest,
     load_examples,
     load_replay,
     num_steps,
 )
+from rsft_cluster.training.dealing import deal
+from rsft_cluster.training.ending import Ending
 
 
 def row(prompt: str, token_ids: list[int], *, round_number: int = 1, index: int = 0, weight: float = 1.0) -> dict:
@@ -211,6 +212,54 @@ def test_shares_cover_the_batch_once_and_have_equally_many_parts(lengths, world_
     assert len({len(s) for s in shares}) == 1
     assert sorted(i for s in shares for part in s for i in part) == list(range(len(lengths)))
     assert all(len(part) <= size for s in shares for part in s)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "worst"), [(64, 1, 1.15), (64, 4, 1.2), (64, 8, 1.3), (32, 8, 1.5)]
+)
+def test_no_worker_has_much_more_to_do_than_its_share(batch_size, world_size, worst):
+    rng = np.random.default_rng(0)
+    slowest, largest = [], []
+    for _ in range(20):
+        lengths = [150 + int(n) for n in np.minimum(4096, rng.lognormal(np.log(700), 0.9, batch_size))]
+        shares = [deal(lengths, rank=r, world_size=world_size, size=8) for r in range(world_size)]
+        passes = [[len(p) * max(lengths[i] for i in p) for p in share if p] for share in shares]
+        slowest.append(max(map(sum, passes)) * world_size / sum(lengths))
+        largest.append(max(cost for share in passes for cost in share) / max(lengths))
+    assert np.mean(slowest) < worst
+    assert np.mean(largest) < 3
+
+
+def test_rows_that_fit_into_one_pass_stay_in_one():
+    assert deal([5, 9, 7], rank=0, world_size=1, size=8) == [[1, 2, 0]]
+
+
+ENDING = Ending(EOS, frozenset({EOS, 7}), num_context_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("finish", "token_ids", "learned"),
+    [
+        ("stop", [5, 6], [5, 6, EOS]),
+        ("stop", [5, EOS], [5, EOS]),
+        ("stop", [5, 7], [5, 7]),
+        ("length", [5, 6], [5, 6]),
+        (None, [5, 6], [5, 6]),
+        ("stop", [5, 6, 5, 6], [5, 6, 5, 6]),  # no room is left in the context
+    ],
+)
+def test_a_completion_that_a_stop_string_ended_is_learned_with_an_end_token(tmp_path, finish, token_ids, learned):
+    path = write(tmp_path / "a.parquet", [row("p", token_ids) | {"finish_reason": finish}])
+    [found] = load_examples([path], per_prompt=True, ending=lambda: ENDING)
+    assert found.completion_ids.tolist() == learned
+    [found] = load_examples([path], per_prompt=True)
+    assert found.completion_ids.tolist() == token_ids
+
+
+def test_the_ending_of_a_policy_is_of_its_tokenizer_and_its_generation_settings(tmp_path):
+    policy = PolicySpec(tiny_llama(tmp_path, generation_config={"eos_token_id": [EOS, 7]}))
+    found = Ending.of(policy)
+    assert (found.token_id, found.ends) == (EOS, {EOS, 7})
 
 
 def test_labels_are_masked_by_length_and_never_by_value():

@@ -42,6 +42,42 @@ def refusal(write, content=None, *overrides):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "stage", "said"),
+    [
+        ({"train_batch_size": 4}, 0, "deepspeed.train_batch_size: set training.batch_size instead"),
+        ({"fp16": {"enabled": True}}, 0, "deepspeed.fp16: set policy.dtype instead"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, 0, "deepspeed.data_types: gradients are always added up in"),
+        ({"zero_optimization": {"stage": 2}}, 0, "zero_optimization.stage: set training.zero_stage instead"),
+        ({"tensor_parallel": {"autotp_size": 2}}, 0, "deepspeed.tensor_parallel: a layer is not split over workers"),
+        ({"sequence_parallel_size": 2}, 0, "deepspeed.sequence_parallel_size: a sequence is not split over workers"),
+        ({"activation_checkpointing": {}}, 0, "set training.gradient_checkpointing instead"),
+        ({"zero_optimisation": {}}, 0, "deepspeed.zero_optimisation: is no option that can be set; expected one of"),
+        ({"zero_optimization": 2}, 0, "deepspeed.zero_optimization: is 2; expected a mapping of reduce_bucket_size"),
+        ({"zero_optimization": {"overlap_comm": 1}}, 2, "overlap_comm: is 1; expected true or false"),
+        ({"zero_optimization": {"sub_group_size": -1}}, 3, "sub_group_size: is -1; expected a whole number of at"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "disk"}}}, 2, "is 'disk'; expected cpu or none"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, 0,
+            "offload_optimizer: has no effect with zero_stage 0; choose zero_stage 1 or more, or leave it out",
+        ),
+        (
+            {"zero_optimization": {"offload_param": {"device": "cpu"}}}, 2,
+            "offload_param: has no effect with zero_stage 2; choose zero_stage 3, or leave it out",
+        ),
+        ({"zero_optimization": {"stage3_max_live_parameters": 9}}, 1, "choose zero_stage 3, or leave it out"),
+    ],
+)  # fmt: skip
+def test_an_option_that_deepspeed_would_ignore_or_fail_on_is_refused(write, options, stage, said):
+    assert said in refusal(write, settings(training={"deepspeed": options, "zero_stage": stage}))
+
+
+def test_options_of_deepspeed_that_move_work_are_taken(write):
+    options = {"zero_optimization": {"reduce_bucket_size": 5e8, "offload_param": {"device": "cpu"}}}
+    config = load(write, settings(training={"deepspeed": options, "zero_stage": 3}))
+    assert config.training.deepspeed == options
+
+
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{x}: &{x} [{','.join([f'*{y}'] * 10)}]\n" for y, x in zip("abcdefgh", "bcdefghi", strict=True)
 )

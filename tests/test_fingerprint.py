@@ -71,6 +71,7 @@ def another(key, value, folder):
         "budget.allocation": "variance", "budget.wave_size": 1, "controls.arms": ["random"], "controls.rounds": "first",
         "nightly.at": "03:00", "nightly.weekdays": ["mon"], "nightly.prompts": "all", "nightly.unfinished": "abandon",
         "training.rejection": {"weight": 0.2}, "training.unlikelihood": {},
+        "training.deepspeed": {"wall_clock_breakdown": True},
         "scoring.canaries": [{"completion": "x", "passes": True}],
         "pilot": {"temperatures": [1.0]}, "promotion.health.hold_on": ["length"], "fairness": {
             "protected": {"sex": ["f", "m"]}, "decision": "(yes|no)", "positive": "yes"
@@ -114,6 +115,18 @@ def test_every_key_is_either_operational_or_refused_by_name(whole, folder, store
         claim_run(store, after)
     assert f"  config.{key}" in str(refused.value)
     assert "was begun with another configuration" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("micro_batch_size", 1), ("gradient_checkpointing", True), ("zero_stage", 3), ("threads", 2),
+        ("deepspeed", {"zero_optimization": {"reduce_bucket_size": 5e8}}),
+    ],
+)  # fmt: skip
+def test_a_run_that_ran_out_of_memory_in_training_may_be_given_what_mends_it(whole, store, key, value):
+    begin(store, parts_of(whole))
+    claim_run(store, parts_of(changed(whole, f"training.{key}", value)))
 
 
 def test_the_message_tells_both_values_and_what_to_do(whole, store):

@@ -8,7 +8,8 @@ import torch
 
 from rsft_cluster.config import TrainingConfig
 from rsft_cluster.errors import DivergedError
-from rsft_cluster.training.batches import Example, collate, deal, denominator
+from rsft_cluster.training.batches import Example, collate, denominator
+from rsft_cluster.training.dealing import deal
 from rsft_cluster.training.losses import check_loss, learned, learning_rate, weighted_loss
 from rsft_cluster.training.terms.nll import completion_nll
 

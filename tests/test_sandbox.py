@@ -22,7 +22,7 @@ from payloads import GRANTED_BY_A_KERNEL_OF_ITS_OWN, LIMITS, PAYLOADS, Payload
 from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 from rsft_cluster.constraints.programs.sandbox import sandbox as sandbox_module
 from rsft_cluster.constraints.programs.sandbox.interpreter import interpreter
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Program, ProgramResult
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import ConfigError, StageError
 
@@ -165,7 +165,7 @@ def field_of(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/status").read_text().split(f"{name}:")[1].split("\n")[0]
 
 
-def run(sandbox: Sandbox, payload: Payload, places: dict[str, object]) -> Outcome:
+def run(sandbox: Sandbox, payload: Payload, places: dict[str, object]) -> ProgramResult:
     code = payload.code.format(**places)
     return sandbox.run(Program(sandbox.python.argv("-c", code, MARKER)), payload.limits)
 

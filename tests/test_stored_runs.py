@@ -12,7 +12,7 @@ from collecting import Collection
 from test_again_accepting import rows_of
 from typer.testing import CliRunner
 
-from rsft_cluster.acceptance.decide import selecting
+from rsft_cluster.acceptance.decide import selection_rules
 from rsft_cluster.cli.app import app
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.config.file import load_config
@@ -22,11 +22,11 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.review.audit.lines import head_of
 from rsft_cluster.review.audit.verify import verify_run
 from rsft_cluster.review.redeciding.accepting import accept_again, decision_of
-from rsft_cluster.review.redeciding.outcome import way_of
+from rsft_cluster.review.redeciding.outcome import selection_of
 from rsft_cluster.review.redeciding.rejudging import rejudge
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.rounds.loop import opened
-from rsft_cluster.rounds.stages import plan_round
+from rsft_cluster.rounds.run_stages import plan_round
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
 
@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_goes_on_and_holds_what_it_would_have_held(tmp_pat
         work = Work(
             store_uri=run.store.uri, folder=layout.path, session=run.lease.session, plan=plan,
             policy=PolicySpec(plan.policy.uri), generator=bind(config.sampling.generator, "generators", num_leading=1),
-            scoring=config.scoring, selection=selecting(config, 1), decides=True, unit_timeout_s=60,
+            scoring=config.scoring, selection=selection_rules(config, 1), decides=True, unit_timeout_s=60,
         )  # fmt: skip
         manifest = Collection(work, layout).finish()
         run.store.create(layout.manifest, manifest.to_json())
@@ -78,9 +78,9 @@ def test_a_sealed_round_is_shown_and_decided_and_judged_again_alike(sealed) -> N
     root, totals = sealed.store.root, sealed.manifest.totals
     rows = [json.loads(line) for line in invoke("inspect", root, "--json", "--limit", "99").stdout.splitlines()]
     assert sum(row["accepted"] for row in rows) == totals.num_accepted
-    made = accept_again(sealed, way_of(sealed, sealed.config), name="again")
+    made = accept_again(sealed, selection_of(sealed, sealed.config), name="again")
     assert rows_of(sealed.store, made.accepted) == rows_of(sealed.store, sealed.manifest.accepted)
-    judged = rejudge(sealed, sealed.config, way_of(sealed, sealed.config), "same")
+    judged = rejudge(sealed, sealed.config, selection_of(sealed, sealed.config), "same")
     assert (judged.num_passed, judged.num_accepted) == (totals.num_passed, totals.num_accepted)
 
 
@@ -88,8 +88,8 @@ def test_a_scoring_and_a_decision_made_before_are_opened(sealed) -> None:
     before = sealed.scoring("longer")
     config = sealed.config.model_copy(update={"scoring": sealed.config.scoring.model_copy(update={"constraints": ()})})
     with pytest.raises(ConfigError, match="scoring longer was made with other settings"):
-        rejudge(sealed, config, way_of(sealed, sealed.config), "longer")
-    assert accept_again(sealed, way_of(sealed, sealed.config), "longer").funnel.num_passed == before.num_passed
+        rejudge(sealed, config, selection_of(sealed, sealed.config), "longer")
+    assert accept_again(sealed, selection_of(sealed, sealed.config), "longer").funnel.num_passed == before.num_passed
     assert decision_of(sealed, "best").target == "the n best-scored of each prompt's candidates among those that passed"
 
 

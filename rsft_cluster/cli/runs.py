@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,22 +34,29 @@ DONE = {"start": "begun with", "promote": "promoted", "keep": "kept", "rollback"
 
 
 def check(
-    config: ConfigPath,
+    config: Annotated[Path, typer.Argument(help="A run's config, or a model's folder.", metavar="CONFIG")],
     set_: Overrides = None,
     as_json_: AsJson = False,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster that is to serve it: `auto`, or host:port of its head.")
     ] = None,
 ) -> None:
-    """Validate a config, bind its plug-ins, and say what the run will ask for. Asks no cluster but one at --address."""
+    """Validate a config, bind its plug-ins, and say what the run will ask for. Asks no cluster but one at --address.
+
+    Given a model's folder: load it, and say whether the engine decodes it, and how fast.
+    """
     from rsft_cluster.checks.check import check as run_checks
+    from rsft_cluster.checks.model import check_model, is_model
 
-    loaded, nodes = load(config, set_), None
-    if address is not None:
-        from rsft_cluster.cluster.connection import nodes_at
+    if is_model(config):
+        findings = check_model(config)
+    else:
+        loaded, nodes = load(config, set_), None
+        if address is not None:
+            from rsft_cluster.cluster.connection import nodes_at
 
-        nodes = nodes_at(address)
-    findings = run_checks(loaded, nodes)
+            nodes = nodes_at(address)
+        findings = run_checks(loaded, nodes)
     if as_json_:
         typer.echo(json.dumps([asdict(f) for f in findings], ensure_ascii=False))
         return

@@ -20,7 +20,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
-from rsft_cluster.cluster.needs import SPARE_CPUS, Needs, Pool, lacking, needs, pools
+from rsft_cluster.cluster.needs import SPARE_CPUS, ActorPool, Needs, lacking, needs, pools
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 
@@ -193,7 +193,7 @@ def _capacity(config: RunConfig) -> Iterator[None]:
             request_resources(bundles=[])
 
 
-def _bundles(stage: Sequence[Pool]) -> list[dict[str, float]]:
+def _bundles(stage: Sequence[ActorPool]) -> list[dict[str, float]]:
     """Return what to ask an autoscaler for: a bundle an actor, and the spare CPUs."""
     shapes = [(pool.size, {"CPU": pool.each.num_cpus, "GPU": pool.each.num_gpus}) for pool in stage]
     shapes.append((SPARE_CPUS, {"CPU": 1.0, "GPU": 0.0}))

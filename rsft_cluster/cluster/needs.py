@@ -30,32 +30,32 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Pool:
+class ActorPool:
     """`size` actors of a stage, all alike; none is ever split over two nodes."""
 
     stage: str
-    """The section of the config that says so."""
+    """The section of the config that sets them."""
     size: int
     each: Needs
 
 
-def pools(config: RunConfig) -> list[list[Pool]]:
+def pools(config: RunConfig) -> list[list[ActorPool]]:
     """Return the pools that are there at the same time: those of a collection, and those of training."""
     sampling, scoring, training = config.sampling, config.scoring, config.training
     samplers = max(fewest(sampling.workers), config.evaluation.workers or 0)
     cpus = config.cluster.driver.num_cpus
-    driver = [Pool("cluster.driver", 1, Needs(cpus, 0.0))] if cpus else []
+    driver = [ActorPool("cluster.driver", 1, Needs(cpus, 0.0))] if cpus else []
     return [
         [
             *driver,
-            Pool("sampling", samplers, Needs(sampling.num_cpus, sampling.num_gpus)),
-            Pool("scoring", fewest(scoring.workers), Needs(scoring.num_cpus, scoring.num_gpus)),
+            ActorPool("sampling", samplers, Needs(sampling.num_cpus, sampling.num_gpus)),
+            ActorPool("scoring", fewest(scoring.workers), Needs(scoring.num_cpus, scoring.num_gpus)),
         ],
-        [*driver, Pool("training", training.workers, Needs(training.num_cpus, training.num_gpus))],
+        [*driver, ActorPool("training", training.workers, Needs(training.num_cpus, training.num_gpus))],
     ]
 
 
-def needs_of(stage: Sequence[Pool]) -> Needs:
+def needs_of(stage: Sequence[ActorPool]) -> Needs:
     """Return the CPUs and GPUs that must be free for pools to be placed together."""
     return Needs(
         sum(pool.size * pool.each.num_cpus for pool in stage) + SPARE_CPUS,
@@ -90,7 +90,7 @@ def needs(config: RunConfig) -> Needs:
     return Needs(max(s.num_cpus for s in stages), max(s.num_gpus for s in stages))
 
 
-def lacking(stage: Sequence[Pool], nodes: Sequence[Needs]) -> list[str]:
+def lacking(stage: Sequence[ActorPool], nodes: Sequence[Needs]) -> list[str]:
     """Return what keeps a cluster of these nodes, all of it free, from ever placing pools together; empty if nothing.
 
     Only what is certain: pools that fit one by one may still get into each other's way.

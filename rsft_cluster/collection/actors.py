@@ -65,6 +65,7 @@ SAMPLED = pa.schema(
         ("quarantined", pa.map_(pa.string(), pa.string())),
         ("sampling_s", pa.float64()),
         ("sampled_on", pa.string()),
+        ("remarks", pa.list_(pa.string())),
         ("failure", pa.binary()),
     ]
 )
@@ -82,6 +83,7 @@ DONE = pa.schema(
         ("failing_constraint", pa.string()),
         ("first_error", pa.string()),
         ("sampling_s", pa.float64()),
+        ("remarks", pa.list_(pa.string())),
         ("failure", pa.binary()),
     ]
 )
@@ -139,7 +141,7 @@ class Sample:
                     i, sampled = next(answers)
                     if len(waiting) == 1:
                         _check_over(answers)
-                row = sampled_row(texts[i], prompts[i], sampled)
+                row = sampled_row(texts[i], prompts[i], sampled, self._sampler.remarks)
                 del waiting[i]
                 self._tell(sampled, len(waiting))
                 yield row
@@ -217,7 +219,7 @@ class ScoreAndCommit:
         }
         errors = [error for judgement in judgements for error in judgement.errors]
         states = _states(prompts, scores, quarantined)
-        commit = self._publish(unit, tables, states, judgements, str(row["sampled_on"]))
+        commit = self._publish(unit, tables, states, judgements, row)
         self._tell(commit, candidates.num_rows, Counter(name for name, _ in errors))
         return _row(
             DONE,
@@ -233,6 +235,7 @@ class ScoreAndCommit:
             failing_constraint=errors[0][0] if errors else None,
             first_error=errors[0][1] if errors else None,
             sampling_s=row["sampling_s"],
+            remarks=commit.remarks,
         )
 
     def _tell(self, commit: Commit, num_candidates: int, errors: Mapping[str, int]) -> None:
@@ -249,7 +252,7 @@ class ScoreAndCommit:
         tables: dict[str, tuple[pa.Table, pa.Schema]],
         prompts: tuple[PromptState, ...],
         judgements: Sequence[Judgement],
-        sampled_on: str,
+        row: Mapping[str, Any],
     ) -> Commit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
@@ -272,8 +275,9 @@ class ScoreAndCommit:
             num_errors=sum(len(j.errors) for j in judgements),
             num_audited=sum(j.audited for j in judgements),
             disagreements=dict(Counter(name for j in judgements for name in j.disagreements)),
-            sampled_on=sampled_on,
+            sampled_on=row["sampled_on"],
             judged_on=socket.gethostname(),
+            remarks=tuple(row["remarks"] or ()),
         )
         is_faulty = too_many_errors(commit.num_errors, commit.num_verdicts, self._work.scoring)
         store.create(self._folder.commit(name, is_faulty=is_faulty), commit.to_json())
@@ -286,7 +290,7 @@ def _check_over(answers: Iterator[tuple[int, SampledUnit]]) -> None:
         raise StageError(f"unit {i} of a batch was answered twice")
 
 
-def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit, remarks: Sequence[str] = ()) -> pa.Table:
     """Return the row that hands a unit, whose description is the text, from sampling to scoring."""
     return _row(
         SAMPLED,
@@ -296,6 +300,7 @@ def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
         quarantined=list(sampled.quarantined.items()),
         sampling_s=sampled.duration_s,
         sampled_on=socket.gethostname(),
+        remarks=list(remarks),
     )
 
 
@@ -372,8 +377,9 @@ def outcome_of(row: Mapping[str, Any]) -> UnitCounts | RsftError:
     if row["failure"] is not None:
         return pickle.loads(row["failure"])
     first_error = (row["failing_constraint"], row["first_error"]) if row["num_errors"] else None
-    counts = {field.name: row[field.name] for field in fields(UnitCounts) if field.name != "first_error"}
-    return UnitCounts(**counts, first_error=first_error)
+    apart = {"first_error": first_error, "remarks": tuple(row["remarks"] or ())}
+    counts = {field.name: row[field.name] for field in fields(UnitCounts) if field.name not in apart}
+    return UnitCounts(**counts, **apart)
 
 
 def _packed(error: Exception, kind: type[StageError]) -> bytes:

@@ -33,6 +33,8 @@ class UnitCounts:
     first_error: tuple[str, str] | None = None
     """Constraint and traceback of the first verdict that is an error."""
     sampling_s: float = 0.0
+    remarks: tuple[str, ...] = ()
+    """What the generator said about how it decodes."""
 
 
 class Supplier(Protocol[U_contra]):
@@ -91,6 +93,7 @@ class Tally:
         progress.num_tokens += unit.num_tokens
         progress.sampling_s += unit.sampling_s
         progress.first_error = progress.first_error or unit.first_error
+        progress.remarks |= dict.fromkeys(unit.remarks)
         self._meter.put(PROMPTS_LEFT, progress.num_prompts - progress.num_prompts_done)
         self._report(progress)
         self._budget.spend(num_verdicts=unit.num_verdicts, num_errors=unit.num_errors, first=unit.first_error)

@@ -125,6 +125,7 @@ def decide_round(
         content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in decided_units]),
         processors=first.processors,
         generator=first.generator,
+        remarks=tuple(sorted({remark for wave in waves for remark in wave.manifest.remarks})),
         num_waves=len(waves),
         chosen=dict(decided.chosen),
     )

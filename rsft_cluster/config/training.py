@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rsft_cluster.config.deepspeed import check_deepspeed
 from rsft_cluster.config.parts import Part, PluginField
 
 MAX_UNLEARNING = 0.3
@@ -38,7 +39,7 @@ class TrainingConfig(Part):
     batch_size: int = Field(default=32, ge=1)
     """Examples a step, over all workers."""
     micro_batch_size: int = Field(default=8, ge=1)
-    """Examples in one forward pass of one worker; the rest of the batch is accumulated."""
+    """Most examples in one forward pass of one worker; the rest of the batch is accumulated."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -59,6 +60,9 @@ class TrainingConfig(Part):
     """Learn from the accepted candidates of all rounds so far, not only of this one."""
     per_prompt: bool = True
     """Weight each example by 1 / (accepted candidates of its prompt), so that prompts count equally."""
+    end_stopped: bool = True
+    """Learn an end-of-sequence token after completions that a stop string ended, so that the policy also ends where
+    nothing stops it. false learns them as they were sampled."""
     replay: str | None = None
     """A JSONL or Parquet file of worked examples (prompt or messages, and completion), mixed into training."""
     replay_weight: float = Field(default=1.0, gt=0)
@@ -89,9 +93,10 @@ class TrainingConfig(Part):
     threads: int = Field(default=1, ge=1)
     """CPU threads of a worker's matrix products, where it has no GPU."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters."""
+    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters. In bfloat16 0 is 1."""
     deepspeed: dict[str, Any] = {}
-    """DeepSpeed options merged over the generated ones."""
+    """DeepSpeed options merged over the generated ones: those that only move work, such as
+    `{zero_optimization: {offload_optimizer: {device: cpu}}}`; `rsft_cluster/config/deepspeed.py` lists them."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
     checkpoint_every: int = Field(default=100, ge=1)
@@ -106,6 +111,11 @@ class TrainingConfig(Part):
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("set steps or epochs, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_takes_its_options(self) -> Self:
+        check_deepspeed(self.deepspeed, zero_stage=self.zero_stage)
         return self
 
     @model_validator(mode="after")

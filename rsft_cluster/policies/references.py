@@ -1,6 +1,7 @@
-"""Which model is meant, exactly: policy references with digests over their files.
+"""Policy references, which identify a model exactly by digests over its files.
 
-A folder is known by the bytes of its weights and tokenizer; a hub id by its commit, resolved once. No model is loaded.
+A folder is identified by the bytes of its weights and tokenizer, a hub id by its commit, resolved once. No model
+is loaded.
 """
 
 import hashlib
@@ -16,14 +17,18 @@ from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import PolicyRef
 from rsft_cluster.schemas import digest
-from rsft_cluster.store import localise, open_uri
+from rsft_cluster.store import join_uri, localise, open_uri
 
 BASE = "round-0000"
+MASTER = "float32"
+"""The folder, below a policy's own, with the weights as they were before they were rounded to its dtype."""
+MASTER_DIGEST = "float32.digest"
+"""The file beside it that holds its digest: it counts in the digest of the policy."""
 CHUNK_BYTES = 1 << 22
 
 
 def is_folder(model: str) -> bool:
-    """Say whether a policy's `model` is a folder or URI, not a hub id."""
+    """Return whether a policy's `model` is a folder or URI, not a hub id."""
     return "://" in model or model.startswith("/")
 
 
@@ -35,11 +40,11 @@ def base_policy(config: PolicyConfig) -> PolicyRef:
     check_adapter(config)
     if is_folder(config.model):
         check_folder(config.model)
-        found = PolicyRef(name=BASE, uri=config.model, adapter=config.adapter, digest="")
+        reference = PolicyRef(name=BASE, uri=config.model, adapter=config.adapter, digest="")
     else:
         revision = config.revision or _resolve(config.model)
-        found = PolicyRef(name=BASE, uri=config.model, revision=revision, adapter=config.adapter, digest="")
-    return found.model_copy(update={"digest": _digest(found)})
+        reference = PolicyRef(name=BASE, uri=config.model, revision=revision, adapter=config.adapter, digest="")
+    return reference.model_copy(update={"digest": _digest(reference)})
 
 
 def check_adapter(config: PolicyConfig) -> None:
@@ -67,8 +72,9 @@ def check_folder(model: str, key: str = "policy.model") -> None:
 
 def localised(policy: PolicySpec) -> PolicySpec:
     """Return the policy with its files on this machine."""
-    model = str(localise(policy.model)) if "://" in policy.model else policy.model
-    return replace(policy, model=model, adapter=policy.adapter and str(localise(policy.adapter)))
+    model = str(localise(policy.model, without=MASTER)) if "://" in policy.model else policy.model
+    adapter, master = (uri and str(localise(uri)) for uri in (policy.adapter, policy.master))
+    return replace(policy, model=model, adapter=adapter, master=master)
 
 
 def folder_digest(uri: str) -> str:
@@ -87,19 +93,41 @@ def folder_digest(uri: str) -> str:
 
 
 def verify(policy: PolicyRef) -> None:
-    """Raise StoreError when a policy's files are not what its reference says."""
-    found = _digest(policy)
-    if found != policy.digest:
+    """Raise StoreError when the digest of a policy's files is not that of its reference."""
+    actual = _digest(policy)
+    if actual != policy.digest:
         raise StoreError(
             f"{policy.uri}: these are not the weights of {policy.name}: "
-            f"digest {found[:12]}, recorded {policy.digest[:12]}"
+            f"digest {actual[:12]}, recorded {policy.digest[:12]}"
         )
+
+
+def master_of(policy: PolicyRef) -> str | None:
+    """Return the folder with a policy's weights in float32, None where it has none or it was deleted to save space.
+
+    Raises StoreError where they are not those that the policy was written with.
+    """
+    uri = join_uri(policy.uri, MASTER)
+    if not is_folder(policy.uri) or not _files(uri):
+        return None
+    filesystem, path = open_uri(join_uri(policy.uri, MASTER_DIGEST))
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        recorded = stream.read().decode().strip()
+    found = folder_digest(uri)
+    if found != recorded:
+        raise StoreError(
+            f"{uri}: these are not the float32 weights of {policy.name}: digest {found[:12]}, "
+            f"recorded {recorded[:12]}; delete the folder, and training goes on from the rounded ones"
+        )
+    return uri
 
 
 def policy_spec(
     policy: PolicyRef, config: PolicyConfig, *, trust_remote_code: bool, threads: int, gpu: bool
 ) -> PolicySpec:
-    """Return how a worker loads a policy."""
+    """Return the policy as a worker loads it."""
     template = config.chat_template
     return PolicySpec(
         model=policy.uri,
@@ -116,15 +144,15 @@ def policy_spec(
 
 
 def _digest(policy: PolicyRef) -> str:
-    """Return what a reference's digest must be, by the files that are there."""
+    """Return the digest of the files that a reference names."""
     model = folder_digest(policy.uri) if is_folder(policy.uri) else digest(policy.uri, policy.revision)
     return model if policy.adapter is None else digest(model, folder_digest(policy.adapter))
 
 
 def _files(uri: str) -> list[pafs.FileInfo]:
     filesystem, path = open_uri(uri)
-    found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    return [f for f in found if f.type == pafs.FileType.File]
+    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return [f for f in infos if f.type == pafs.FileType.File]
 
 
 def _resolve(model: str) -> str:

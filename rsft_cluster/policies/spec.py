@@ -11,6 +11,8 @@ class PolicySpec:
     model: str
     """A local folder, or a hub id."""
     name: str = "round-0000"
+    master: str | None = None
+    """A folder with the same weights in float32, where `model` holds them rounded: what training goes on from."""
     adapter: str | None = None
     """A folder with a LoRA adapter that is merged into the model's weights."""
     revision: str | None = None

@@ -57,7 +57,8 @@ def _arm(run: Run, name: str, number: int, held_out: str, listener: Listener) ->
     def trained_arm() -> TrainingResult:
         accepted = _random_files(run, arm, number) if name == "random" else ()
         site = site_of(arm, listener)
-        return train(arm.config, number, initial, Examples(accepted), arm.round(number), site, base=run.base)
+        examples, folder = Examples(accepted), arm.round(number)
+        return train(arm.config, number, initial, examples, folder, site, base=run.base, keeps_master=False)
 
     trained = arm.keep(arm.round(number).training, TrainingResult, trained_arm)
     return evaluate_policy(arm, number, trained.policy, held_out, listener)
@@ -102,7 +103,7 @@ def random_examples(run: Run, manifest: Manifest) -> pa.Table:
 
 
 def _rows(run: Run, ref: FileRef, ids: list[str]) -> list[dict[str, object]]:
-    names = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
+    names = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "finish_reason"]
     table = run.store.read_table(ref, columns=names)
     chosen = table.filter(pc.is_in(table.column("candidate_id"), value_set=pa.array(ids)))
     # Training reads token ids; the messages of an arm that nobody inspects are left out.

@@ -6,8 +6,8 @@
 `run_stages.py` binds them to a run, where each resumes at its artefact.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from rsft_cluster.acceptance.decide import bind_rule
 from rsft_cluster.acceptance.selection import SelectionRules
@@ -18,9 +18,9 @@ from rsft_cluster.config import AcceptanceConfig, RunConfig, SamplingConfig, Tra
 from rsft_cluster.evaluation import figures
 from rsft_cluster.metrics.exported import RayMeter
 from rsft_cluster.plugins import bind
-from rsft_cluster.policies.references import folder_digest, policy_spec, verify
+from rsft_cluster.policies.references import folder_digest, master_of, policy_spec, verify
 from rsft_cluster.policies.spec import PolicySpec
-from rsft_cluster.progress import Listener
+from rsft_cluster.progress import Listener, Progress
 from rsft_cluster.records import Evaluation, FairnessReport, Manifest, Plan, PolicyRef, Totals, TrainingResult
 from rsft_cluster.runs.lease import Lease
 from rsft_cluster.store import Store
@@ -100,7 +100,7 @@ def sample(
         work,
         sampled(work, config.sampling),
         config.cluster,
-        site.listener.collecting,
+        reporting(site.listener),
         site.lease.publish,
         earlier=earlier,
         units_a_pass=units_a_pass(config.sampling),
@@ -109,11 +109,12 @@ def sample(
 
 def train(
     config: RunConfig, number: int, initial: PolicyRef, examples: Examples, folder: RoundLayout, site: Site,
-    *, base: PolicyRef,
+    *, base: PolicyRef, keeps_master: bool = True,
 ) -> TrainingResult:  # fmt: skip
     """Fine-tune a policy on examples and the replay file, into the folder of round `number`.
 
-    `base` is the policy of round 0, which a term of the loss may keep close to. Raises as `fine_tune` does, and
+    `base` is the policy of round 0, which a term of the loss may keep close to. With `keeps_master` the next training
+    finds the float32 weights beside a policy of fewer bits. Raises as `fine_tune` does, and
     StoreError where a policy is not what its record says.
     """
     training, store = config.training, site.store
@@ -122,7 +123,7 @@ def train(
         verify(policy)
     job = TrainingJob(
         name=folder.path.replace("/", "-"),
-        policy=site.spec(config, initial, training),
+        policy=replace(site.spec(config, initial, training), master=master_of(initial)),
         examples=examples.accepted,
         replay=training.replay,
         config=training,
@@ -131,6 +132,7 @@ def train(
         storage_uri=store.uri_of(folder.checkpoints),
         judged=examples.judged,
         base=site.spec(config, base, training) if needs_base else None,
+        keeps_master=keeps_master,
         meter=RayMeter(site.label),
     )
     store.delete_folder(folder.model)
@@ -164,3 +166,17 @@ def evaluate(config: RunConfig, plan: Plan, folder: EvaluationLayout, site: Site
         report: FairnessReport = figures.evaluate_fairness(folder, plan, manifest, fairness)
         site.lease.publish(folder.fairness, report)
     return figures.evaluate(folder, manifest, config.evaluation)
+
+
+def reporting(listener: Listener) -> Callable[[Progress], None]:
+    """Return what tells a listener of a collection's progress, and of each remark of the generators once."""
+    noted: set[str] = set()
+
+    def report(progress: Progress) -> None:
+        for remark in progress.remarks:
+            if remark not in noted:
+                noted.add(remark)
+                listener.note(f"sampling: {remark}")
+        listener.collecting(progress)
+
+    return report

@@ -1,7 +1,7 @@
 """Canaries: candidates with a known verdict, judged in every scoring actor before it starts and beside every unit.
 
 Two kinds: those of the config (`scoring.canaries`), judged under the run's own parameters, and the inline cases that
-constraints bring along. A constraint that cannot work where it runs is found out before it has judged anything.
+constraints bring along. A constraint that cannot work where it runs fails before it has judged anything.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Canaries:
     def check_all(self, judge: Judge, evaluator: Evaluator) -> None:
         """Raise StageError where a canary is judged wrongly, or not at all.
 
-        The evaluator asks the constraints of the run and, behind them, the `variants`.
+        The evaluator runs the constraints of the run and, behind them, the `variants`.
         """
         self._check([*self._configured, *self._inline], judge, evaluator)
 
@@ -107,7 +107,7 @@ def _inline(constraints: Sequence[Constraint]) -> tuple[list[Canary], list[Const
 
 
 def _require(canary: Canary, passed: bool | None, reason: str) -> None:  # noqa: FBT001 the verdict
-    """Raise StageError where the verdict is not the one that the canary is known to deserve, or is missing."""
+    """Raise StageError where the verdict is missing or differs from the canary's."""
     if passed is canary.passes:
         return
     verdict = {True: "passed", False: "did not pass", None: "could not be judged"}[passed]

@@ -1,4 +1,4 @@
-"""How many verdicts may be errors: of a stage as a whole, and of one constraint while an actor still judges."""
+"""Limits on the verdicts that are errors: of a stage as a whole, and of one constraint while an actor still judges."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

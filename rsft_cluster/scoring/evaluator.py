@@ -1,4 +1,4 @@
-"""Evaluators: candidates in, the outcomes of every constraint out. This one asks constraints in its own process."""
+"""Evaluators: candidates in, the outcomes of every constraint out. Here in this process, for others see `isolation`."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -13,18 +13,18 @@ Observer = Callable[[int, Outcome], None]
 
 
 class Evaluator(Protocol):
-    """Asks the constraints of a run for their outcomes."""
+    """Gets the outcomes of the constraints of a run."""
 
     def evaluate(self, candidates: Sequence[Candidate], indices: Sequence[Sequence[int]]) -> list[list[Outcome]]:
         """Return a column of outcomes for each constraint: those on the candidates at its `indices`, in that order.
 
-        Constraints beyond the last of `indices` are not asked.
+        Constraints beyond the last of `indices` are left out.
         """
         ...
 
 
 class InProcessEvaluator:
-    """Asks constraints one after the other in this process; ConfigError, naming it, where one cannot be built."""
+    """Runs constraints one after the other in this process; raises ConfigError naming one that cannot be built."""
 
     def __init__(self, constraints: Sequence[config.Constraint], *, observer: Observer | None = None) -> None:
         self.constraints = [build(constraint, name=constraint.name) for constraint in constraints]

@@ -29,7 +29,7 @@ class ConstraintVerdict:
 
     @property
     def applies(self) -> bool:
-        """Whether the constraint judged the candidate, if only with an error."""
+        """True if the constraint judged the candidate, if only with an error."""
         return self.score is not None or self.error is not None
 
 
@@ -42,16 +42,16 @@ class Judgement:
     score: float | None
     """Weighted mean of the verdicts; None after an error in a constraint that counts."""
     passed: bool | None
-    """Whether every required constraint passed; None with the score."""
+    """True if every required constraint passed; None with the score."""
     reason: str
     audited: bool = False
-    """Whether it was judged twice."""
+    """True if it was judged twice."""
     disagreements: tuple[str, ...] = ()
     """The constraints that judged otherwise the second time."""
 
     @property
     def num_verdicts(self) -> int:
-        """Verdicts and errors, without the constraints that do not apply."""
+        """Number of verdicts and errors, without the constraints that do not apply."""
         return sum(v.applies for v in self.verdicts)
 
     @property
@@ -96,10 +96,10 @@ class Judge:
 
 
 def applies(constraint: config.Constraint, candidate: Candidate) -> bool:
-    """Say whether a constraint judges candidates of this prompt (`when`)."""
+    """Return whether a constraint judges candidates of this prompt (`when`)."""
     return all(
-        candidate.attributes.get(name) in ((wanted,) if isinstance(wanted, str) else wanted)
-        for name, wanted in constraint.when.items()
+        candidate.attributes.get(name) in ((values,) if isinstance(values, str) else values)
+        for name, values in constraint.when.items()
     )
 
 

@@ -16,12 +16,17 @@ from rsft_cluster.store.objects import Objects
 from rsft_cluster.store.retrying import timeout_s
 
 
-def localise(uri: str) -> Path:
-    """Return a local folder with the content of `uri`: itself when it is local, else a cached download."""
+def localise(uri: str, *, without: str | None = None) -> Path:
+    """Return a local folder with the content of `uri`: itself when it is local, else a cached download.
+
+    A download leaves the folder `without` below it out.
+    """
     filesystem, path = open_uri(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return Path(path)
-    files = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    entries = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    left_out = f"{path.rstrip('/')}/{without}/"
+    files = [f for f in entries if f.type == pafs.FileType.File and not f.path.startswith(left_out)]
     stamp = hashlib.sha256("\n".join(sorted(f"{f.path} {f.size} {f.mtime_ns}" for f in files)).encode())
     target = Path(tempfile.gettempdir()) / f"rsft-{os.getuid()}" / stamp.hexdigest()[:32]
     if target.exists():
@@ -30,7 +35,10 @@ def localise(uri: str) -> Path:
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
     aside.mkdir()
     try:
-        pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
+        for file in files:
+            target_file = aside / file.path[len(path) :].lstrip("/")
+            target_file.parent.mkdir(parents=True, exist_ok=True)
+            pafs.copy_files(file.path, str(target_file), filesystem, pafs.LocalFileSystem())
         aside.rename(target)
     except OSError:
         shutil.rmtree(aside)

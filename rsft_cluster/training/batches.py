@@ -1,15 +1,15 @@
 """From accepted samples and worked examples to batches: the same ones for any number of workers.
 
-Token ids are taken as they were sampled, never made again from text, and labels are masked by length, never
-by the padding value, so that the end-of-sequence token is learned. Which example is seen when is a pure
-function of (seed, epoch, index). Knows nothing of Ray, DeepSpeed or the model.
+Token ids are taken as they were sampled, never made again from text; only an end token may be added (`ending.py`).
+Labels are masked by length, never by the padding value, so that the end-of-sequence token is learned. Which example is
+seen when is a pure function of (seed, epoch, index). Knows nothing of Ray, DeepSpeed or the model.
 """
 
 import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,10 +27,10 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.policies.tokens import encode_prompt, load_tokenizer
 from rsft_cluster.schemas import Message
 from rsft_cluster.store import open_uri
+from rsft_cluster.training.ending import Ending, TokenIds
 from rsft_cluster.training.losses import IGNORED
 
-TokenIds = NDArray[np.int32]
-COLUMNS = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "weight"]
+COLUMNS = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "finish_reason", "weight"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,15 @@ class Example:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
-def load_examples(uris: Sequence[str], *, per_prompt: bool) -> list[Example]:
+def load_examples(
+    uris: Sequence[str], *, per_prompt: bool, ending: Callable[[], Ending] | None = None
+) -> list[Example]:
     """Read ACCEPTED files into examples, in an order that depends on their content alone.
 
     A completion that a prompt got in several rounds counts as in the first of them; how often it counts there is the
     acceptance's to say (`acceptance.dedupe`). With `per_prompt` each example is weighted by 1 / (examples of its
-    prompt), on top of its row's weight.
+    prompt), on top of its row's weight. With `ending`, which loads that of the policy, completions that a stop string
+    ended have its end token after them.
     """
     rows = [row for uri in uris for row in _accepted_rows(uri)]
     rows.sort(key=lambda r: (r["round"], r["candidate_id"]))
@@ -61,6 +64,10 @@ def load_examples(uris: Sequence[str], *, per_prompt: bool) -> list[Example]:
         first_round.setdefault((row["prompt_id"], row["token_ids"].tobytes()), row["round"])
     rows = [r for r in rows if r["round"] == first_round[r["prompt_id"], r["token_ids"].tobytes()]]
     num_of = Counter(r["prompt_id"] for r in rows)
+    if ending and (stopped := [r for r in rows if r["finish_reason"] == "stop"]):
+        loaded = ending()
+        for r in stopped:
+            r["token_ids"] = loaded.complete(r["prompt_token_ids"], r["token_ids"])
     return [
         Example(r["prompt_token_ids"], r["token_ids"], r["weight"] / (num_of[r["prompt_id"]] if per_prompt else 1))
         for r in rows
@@ -116,17 +123,6 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.Generator(source).permutation(num_examples)
 
 
-def deal(lengths: Sequence[int], *, rank: int, world_size: int, size: int) -> list[list[int]]:
-    """Return one worker's share of a batch as places in it, cut into forward passes; empty ones keep step.
-
-    `lengths` are the tokens of the batch's examples. They are dealt out by length, so that workers get equal
-    work and neighbours need little padding. The loss is a sum over the batch: only the speed depends on it.
-    """
-    share = sorted(range(len(lengths)), key=lambda place: lengths[place])[rank::world_size]
-    count = math.ceil(math.ceil(len(lengths) / world_size) / size)
-    return [share[i * size : (i + 1) * size] for i in range(count)]
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Right-padded rows of one forward pass."""
@@ -177,10 +173,11 @@ def examples_digest(examples: Sequence[Example]) -> str:
     return state.hexdigest()[:32]
 
 
-def read_columns(uri: str, columns: Sequence[str], *, what: str) -> pa.Table:
+def read_columns(uri: str, columns: Sequence[str], *, what: str, optional: Sequence[str] = ()) -> pa.Table:
     """Read some columns of a Parquet file; one of them may be part of a nested one (`verdicts.list.element.passed`).
 
-    Raises StoreError where the file cannot be read, or is not one of `what`.
+    `optional` names columns of text that files of earlier versions do not have: null there. Raises StoreError where the
+    file cannot be read, or is not one of `what`.
     """
     filesystem, path = open_uri(uri)
     try:
@@ -188,6 +185,9 @@ def read_columns(uri: str, columns: Sequence[str], *, what: str) -> pa.Table:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{uri}: {what} cannot be read: {error}") from error
+    for name in optional:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
     missing = [c for c in columns if c.split(".")[0] not in table.column_names]
     if missing:
         raise StoreError(f"{uri}: columns {missing} are missing; it is not a file of {what}")
@@ -204,8 +204,8 @@ def ragged(column: pa.ChunkedArray) -> Iterator[TokenIds]:
 
 
 def _accepted_rows(uri: str) -> Iterator[dict[str, Any]]:
-    table = read_columns(uri, COLUMNS, what="accepted examples")
-    narrow = table.select(["candidate_id", "prompt_id", "round", "weight"]).to_pylist()
+    table = read_columns(uri, COLUMNS, what="accepted examples", optional=("finish_reason",))
+    narrow = table.select(["candidate_id", "prompt_id", "round", "finish_reason", "weight"]).to_pylist()
     prompts, completions = ragged(table["prompt_token_ids"]), ragged(table["token_ids"])
     for row, prompt, completion in zip(narrow, prompts, completions, strict=True):
         if not len(prompt) or not len(completion):

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import ray.train
 import torch
 from deepspeed import DeepSpeedEngine
@@ -21,13 +20,15 @@ from ray.train.torch import get_device
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from rsft_cluster.config import is_operational
+from rsft_cluster.config import TrainingConfig, is_operational
 from rsft_cluster.errors import ConfigError, DivergedError
+from rsft_cluster.policies.references import MASTER, MASTER_DIGEST, folder_digest
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import upload_folder
 from rsft_cluster.training.averaging import WeightAverage
 from rsft_cluster.training.job import StepMetrics, TrainingJob
+from rsft_cluster.training.masters import full_weights
 
 MARKER = "rsft_progress.json"
 TAG = "state"
@@ -47,6 +48,8 @@ class Progress:
     """Optimizer steps done."""
     world_size: int
     fingerprint: str
+    layout: str
+    """Of the state on disk (`state_layout`)."""
     first_loss: float
     last_loss: float
     metrics: tuple[StepMetrics, ...] = ()
@@ -72,6 +75,11 @@ def fingerprint(job: TrainingJob, examples_digest: str) -> str:
     return digest(shaping, job.seed, examples_digest, policy, base)
 
 
+def state_layout(config: TrainingConfig) -> str:
+    """Return a digest of what the state on disk is laid out by: a training does not go on from another layout."""
+    return digest(config.zero_stage, config.deepspeed)
+
+
 def save_progress(engine: DeepSpeedEngine, progress: Progress, average: WeightAverage | None) -> None:
     """Save a checkpoint. Every worker must call it after the same step; it waits for all of them.
 
@@ -87,60 +95,73 @@ def save_progress(engine: DeepSpeedEngine, progress: Progress, average: WeightAv
         ray.train.report(seen, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def load_progress(engine: DeepSpeedEngine, fingerprint: str, average: WeightAverage | None) -> Progress | None:
-    """Continue from the newest whole checkpoint, if there is one, and with the mean of the weights that it holds.
+def load_progress(engine: DeepSpeedEngine, fresh: Progress, average: WeightAverage | None) -> Progress:
+    """Continue from the newest whole checkpoint with the mean of the weights that it holds; return how far it is.
 
-    Raises ConfigError for a checkpoint of another training under the same name.
+    `fresh` is the progress of a training that begins; so does one whose checkpoint has another layout. Raises
+    ConfigError for a checkpoint of another training under the same name.
     """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return None
+        return fresh
     with checkpoint.as_directory() as folder:
         progress = Progress.from_json(Path(folder, MARKER).read_text(encoding="utf-8"))
-        if (progress.fingerprint, progress.world_size) != (fingerprint, engine.world_size):
+        if (progress.fingerprint, progress.world_size) != (fresh.fingerprint, fresh.world_size):
             raise ConfigError(
                 f"{checkpoint.path}: is a checkpoint of another training (fingerprint {progress.fingerprint} "
-                f"on {progress.world_size} workers; this one is {fingerprint} on {engine.world_size}). Its "
+                f"on {progress.world_size} workers; this one is {fresh.fingerprint} on {fresh.world_size}). Its "
                 "config, seed, policy or examples differ: remove it, or give this training another name"
             )
+        if progress.layout != fresh.layout:
+            return fresh
         engine.load_checkpoint(folder, tag=TAG)
         if average is not None:
             average.load(Path(folder), get_device())
     return progress
 
 
-def export_model(engine: DeepSpeedEngine, policy: PolicySpec, output_uri: str, average: WeightAverage | None) -> None:
-    """Write the trained model to `output_uri`. Every worker must call it; rank 0 holds the weights, and their mean.
+def export_model(engine: DeepSpeedEngine, job: TrainingJob, average: WeightAverage | None) -> None:
+    """Write the trained model to the job's `output_uri`. All workers must call it; rank 0 has weights and mean.
 
-    Raises DivergedError on every worker if a weight is not finite.
+    A model in bfloat16 lies there with its weights in float32 below, where the job keeps them. Raises DivergedError on
+    every worker if a weight is not finite.
     """
     model: Any = engine.module
-    state = gathered_state(model, keep=engine.global_rank == 0)
+    state = gathered_state(engine, keep=engine.global_rank == 0)
     if engine.global_rank != 0:
         return
     if average is not None:
         state = average.over(state)
-    with tempfile.TemporaryDirectory(prefix="rsft-model-") as folder:
-        save_model(model, state, policy, Path(folder))
-        upload_folder(Path(folder), output_uri)
+    with tempfile.TemporaryDirectory(prefix="rsft-model-") as name:
+        folder = Path(name)
+        if model.dtype == torch.bfloat16:
+            if job.keeps_master:
+                save_model(model, state, job.policy, folder / MASTER)
+                (folder / MASTER_DIGEST).write_text(folder_digest(str(folder / MASTER)), encoding="utf-8")
+            state = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
+        save_model(model, state, job.policy, folder)
+        upload_folder(folder, job.output_uri)
 
 
-def gathered_state(model: torch.nn.Module, *, keep: bool) -> dict[str, Tensor]:
+def gathered_state(engine: DeepSpeedEngine, *, keep: bool) -> dict[str, Tensor]:
     """Return whole, finite weights on the CPU, gathered one by one from all workers; empty unless `keep`."""
     state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():  # names a tied weight once; loading ties it again
-        with deepspeed.zero.GatheredParameters([parameter]):
-            if not bool(torch.isfinite(parameter).all()):
-                raise DivergedError(f"after training, {name} holds weights that are not finite")
-            if keep:
-                state[name] = parameter.detach().to("cpu", copy=True)
+    for name, weight in full_weights(engine):  # names a tied weight once; loading ties it again
+        if not bool(torch.isfinite(weight).all()):
+            raise DivergedError(f"after training, {name} holds weights that are not finite")
+        if keep:
+            state[name] = weight.to("cpu", copy=True)
+    model: Any = engine.module
     persistent = model.state_dict().keys() if keep else ()
     buffers = {name: b.detach().cpu() for name, b in model.named_buffers() if name in persistent}
     return {**state, **buffers}
 
 
 def save_model(model: PreTrainedModel, state: dict[str, Tensor], policy: PolicySpec, folder: Path) -> None:
-    """Write weights, config and the starting policy's tokenizer and generation settings into a folder."""
+    """Write weights, config and the starting policy's tokenizer and generation settings into a folder.
+
+    The tokenizer is given the chat template that the policy was trained with.
+    """
     # The starting policy's own generation_config.json is copied below. transformers refuses to write some of
     # those that it reads, so it gets a plain one to write first.
     model.generation_config = GenerationConfig()
@@ -155,3 +176,5 @@ def save_model(model: PreTrainedModel, state: dict[str, Tensor], policy: PolicyS
         for file in sorted(source.glob(pattern)):
             if file.is_file() and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
+    if policy.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(policy.chat_template, encoding="utf-8")

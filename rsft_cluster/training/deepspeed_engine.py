@@ -14,29 +14,18 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from rsft_cluster.config import TrainingConfig
-from rsft_cluster.errors import ConfigError
 from rsft_cluster.policies.loading import load_model
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.training.batches import Batch
+from rsft_cluster.training.masters import restore_masters
 
 BUCKET_ELEMENTS = 50_000_000
 """DeepSpeed allocates its communication buffers whole; its default of 5e8 elements takes 2 GB a worker."""
 
-OWN_KEYS = {
-    "train_batch_size": "training.batch_size",
-    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
-    "gradient_accumulation_steps": "training.batch_size and micro_batch_size",
-    "gradient_clipping": "training.max_grad_norm",
-    "optimizer": "training.learning_rate, betas and weight_decay",
-    "scheduler": "training.schedule",
-    "fp16": "policy.dtype",
-}
-"""DeepSpeed options that have a key of their own here, which the loss and the schedule rely on."""
 
-
-def load_engine(policy: PolicySpec, config: TrainingConfig, *, num_passes: int) -> DeepSpeedEngine:
-    """Load a policy, ready for steps of so many forward passes a worker."""
-    settings = deepspeed_settings(config, policy.dtype, num_passes=num_passes)
+def load_engine(policy: PolicySpec, config: TrainingConfig) -> DeepSpeedEngine:
+    """Load a policy, ready for training."""
+    settings = deepspeed_settings(config, policy.dtype)
     # from_pretrained looks for a live HfDeepSpeedConfig, and then loads each weight into its shards.
     sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
     model = load_model(policy)
@@ -49,6 +38,8 @@ def load_engine(policy: PolicySpec, config: TrainingConfig, *, num_passes: int) 
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     engine.train()
     del sharding
+    if policy.dtype == "bfloat16":
+        restore_masters(engine, policy, settings)
     return engine
 
 
@@ -58,35 +49,26 @@ def load_frozen(policy: PolicySpec) -> PreTrainedModel:
     return model.requires_grad_(requires_grad=False).eval().to(get_device())
 
 
-def deepspeed_settings(config: TrainingConfig, dtype: str, *, num_passes: int) -> dict[str, Any]:
-    """Return the DeepSpeed config of a training: generated, then the user's options merged over it.
-
-    `num_passes` are the forward passes of a worker in a step. Raises ConfigError for options that have a
-    key of their own in the training config.
-    """
-    for key, own in OWN_KEYS.items():
-        if key in config.deepspeed:
-            raise ConfigError(f"training.deepspeed.{key}: set {own} instead")
+def deepspeed_settings(config: TrainingConfig, dtype: str) -> dict[str, Any]:
+    """Return the DeepSpeed config of a training: generated, then the user's options merged over it."""
     settings = {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": num_passes,
+        # Several: how many passes a step really has is said at each of them.
+        "gradient_accumulation_steps": 2,
         "gradient_clipping": config.max_grad_norm,
         "steps_per_print": 1 << 62,
         "bf16": {"enabled": dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
-            "stage": config.zero_stage,
+            # Without ZeRO, DeepSpeed has no float32 weights beside those in bfloat16.
+            "stage": max(config.zero_stage, 1) if dtype == "bfloat16" else config.zero_stage,
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
         },
     }
-    if dtype == "bfloat16":
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    merged = _merge(settings, config.deepspeed)
-    if merged["zero_optimization"]["stage"] != config.zero_stage:
-        raise ConfigError("training.deepspeed.zero_optimization.stage: set training.zero_stage instead")
-    return merged
+    return _merge(settings, config.deepspeed)
 
 
 def logits_of(model: DeepSpeedEngine | PreTrainedModel, rows: Batch) -> Tensor:

@@ -37,6 +37,8 @@ class TrainingJob:
     where the loss has a term over rejected candidates."""
     base: PolicySpec | None = None
     """The policy of round 0, where the loss has a KL to it."""
+    keeps_master: bool = True
+    """Whether a model in bfloat16 is given its weights in float32 as well, for trainings that go on from it."""
     meter: Meter = field(default_factory=Meter)
 
 

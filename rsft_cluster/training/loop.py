@@ -1,7 +1,7 @@
 """What every training worker does: load the policy into DeepSpeed, take the steps, hand out the model.
 
-A job in, rank 0's outcome back. All workers run this together; an error that all of them see alike is
-returned rather than raised, because Ray Train would answer an exception with another attempt.
+A job in, rank 0's outcome back. All workers run this together; an error that all of them see alike is returned. What
+one of them may see alone is raised, so that the others do not wait for it.
 """
 
 import hashlib
@@ -27,10 +27,19 @@ from rsft_cluster.policies.references import localised
 from rsft_cluster.policies.tokens import num_context_tokens
 from rsft_cluster.training.averaging import WeightAverage
 from rsft_cluster.training.batches import Example
-from rsft_cluster.training.checkpoints import Progress, export_model, fingerprint, load_progress, save_progress
+from rsft_cluster.training.checkpoints import (
+    Progress,
+    export_model,
+    fingerprint,
+    load_progress,
+    save_progress,
+    state_layout,
+)
 from rsft_cluster.training.deepspeed_engine import apply_gradients, load_engine, load_frozen
+from rsft_cluster.training.failures import lasting
 from rsft_cluster.training.job import TELL_INTERVAL_S, StepMetrics, TrainingJob, TrainingOutcome, tell
 from rsft_cluster.training.losses import check_loss, learning_rate
+from rsft_cluster.training.masters import full_weights
 from rsft_cluster.training.objective import Objective
 from rsft_cluster.training.sources import Material, read_material
 from rsft_cluster.training.terms.configured import active_terms
@@ -53,12 +62,20 @@ class _Clock:
 
 
 def train(job: TrainingJob) -> TrainingOutcome | RsftError:
-    """Run one worker's part of a training and return the outcome, or the error that all workers agree on."""
+    """Run one worker's part of a training and return the outcome, or the error that all workers agree on.
+
+    Raises an error that this worker may be alone with: as a StageError where no attempt would do better.
+    """
     job = replace(job, policy=localised(job.policy), base=job.base and localised(job.base))
     try:
         return _train(job)
     except (ConfigError, StageError) as error:
         return error
+    except Exception as error:
+        told = lasting(error, job.config)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _train(job: TrainingJob) -> TrainingOutcome:
@@ -68,19 +85,18 @@ def _train(job: TrainingJob) -> TrainingOutcome:
         material = _load_material(job)
     with clock.phase("load_model"):
         engine, objective = _load_model(job, material)
-        model: Any = engine.module
         average = WeightAverage(job.config.ema_decay) if job.config.ema_decay and engine.global_rank == 0 else None
     with clock.phase("resume"):
         identity = fingerprint(job, material.digest)
-        fresh = Progress(0, engine.world_size, identity, math.nan, math.nan)
-        progress = load_progress(engine, identity, average) or fresh
+        fresh = Progress(0, engine.world_size, identity, state_layout(job.config), math.nan, math.nan)
+        progress = load_progress(engine, fresh, average)
         resumed_at = progress.step
     told = time.monotonic()
     while progress.step < material.num_steps:
         with clock.phase("steps"):
             progress = _step(engine, objective, job, material, progress)
-            if average is not None:
-                average.add(model.named_parameters(), step=progress.step)
+            if job.config.ema_decay:
+                _average(engine, average, step=progress.step)
         if engine.global_rank == 0:
             _meter(job, material, progress)
         if engine.global_rank == 0 and time.monotonic() - told >= TELL_INTERVAL_S:
@@ -92,7 +108,7 @@ def _train(job: TrainingJob) -> TrainingOutcome:
     if engine.global_steps != material.num_steps:
         raise StageError(f"{job.name}: {engine.global_steps} steps were taken, {material.num_steps} planned")
     with clock.phase("export"):
-        export_model(engine, job.policy, job.output_uri, average)
+        export_model(engine, job, average)
     return TrainingOutcome(
         num_examples=len(material.accepted.examples) - material.num_replayed,
         num_replayed=material.num_replayed,
@@ -105,6 +121,13 @@ def _train(job: TrainingJob) -> TrainingOutcome:
         metrics=progress.metrics,
         phases=clock.seconds,
     )
+
+
+def _average(engine: DeepSpeedEngine, average: WeightAverage | None, *, step: int) -> None:
+    """Take the weights after a step into the mean, which one worker has; all of them hand it their shards."""
+    for name, weight in full_weights(engine):
+        if average is not None:
+            average.add([(name, weight)], step=step)
 
 
 def _meter(job: TrainingJob, material: Material, progress: Progress) -> None:
@@ -145,8 +168,7 @@ def _load_material(job: TrainingJob) -> Material:
 def _load_model(job: TrainingJob, material: Material) -> tuple[DeepSpeedEngine, Objective]:
     config = job.config
     deepspeed.init_distributed(verbose=False)
-    shape = {"world_size": dist.get_world_size(), "size": config.micro_batch_size}
-    engine = load_engine(job.policy, config, num_passes=sum(s.num_micro_batches(**shape) for s in material.sources))
+    engine = load_engine(job.policy, config)
     model: Any = engine.module
     _check_fits(model.config, material.examples)
     needing = [term.key for term in active_terms(config) if term.needs_base]

@@ -40,6 +40,7 @@ class Objective:
         device = get_device()
         terms = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self._weights}
         for number, micro in enumerate(micro_batches, 1):
+            engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             rows = collate(micro.rows).to(device)
             values = self._values(engine, micro, rows)
             parts = {name: weighted_loss(v, rows.weights, micro.denominator) for name, v in values.items()}

@@ -1,6 +1,5 @@
 """What a training learns from: accepted and replayed examples, rejected candidates, fatal tokens, each in batches."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,13 +9,14 @@ from rsft_cluster.policies.tokens import decode, load_tokenizer
 from rsft_cluster.training.batches import (
     DataOrder,
     Example,
-    deal,
     denominator,
     examples_digest,
     load_examples,
     load_replay,
     num_steps,
 )
+from rsft_cluster.training.dealing import deal
+from rsft_cluster.training.ending import Ending
 from rsft_cluster.training.job import TrainingJob
 from rsft_cluster.training.rejected import Decode, JudgedCandidates
 from rsft_cluster.training.terms.base import Term
@@ -51,14 +51,10 @@ class Source:
         """Return the batch of a step, counted from 0, over all workers."""
         return [self.examples[i] for i in self.order.batch_indices(step)]
 
-    def num_micro_batches(self, *, world_size: int, size: int) -> int:
-        """Return the micro batches of each worker in a step."""
-        return math.ceil(math.ceil(self.order.batch_size / world_size) / size)
-
     def micro_batches(self, step: int, *, rank: int, world_size: int, size: int) -> Iterator[MicroBatch]:
         """Yield a worker's micro batches in a step; one without rows of its own gets one of weight 0, to keep step."""
         batch = self.batch(step)
-        total, idle = denominator(batch), replace(batch[0], weight=0.0)
+        total, idle = denominator(batch), replace(min(batch, key=len), weight=0.0)
         for places in deal([len(e) for e in batch], rank=rank, world_size=world_size, size=size):
             yield MicroBatch(self.terms, [batch[i] for i in places] or [idle], total)
 
@@ -95,7 +91,8 @@ def read_material(job: TrainingJob) -> Material:
     NothingAcceptedError where there is nothing to learn.
     """
     config = job.config
-    examples = load_examples(job.examples, per_prompt=config.per_prompt)
+    ending = partial(Ending.of, job.policy) if config.end_stopped else None
+    examples = load_examples(job.examples, per_prompt=config.per_prompt, ending=ending)
     replayed = load_replay(job.replay, job.policy, weight=config.replay_weight) if job.replay else []
     examples += replayed
     if not examples:

@@ -17,8 +17,9 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-from rsft_cluster.errors import RsftError, StageError, StoreError
+from rsft_cluster.errors import ConfigError, RsftError, StageError, StoreError
 from rsft_cluster.store import Store, open_uri
 from rsft_cluster.training.job import TELL_INTERVAL_S, TrainingJob, TrainingOutcome, told
 
@@ -33,24 +34,38 @@ UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """TorchTrainer without two actors that nobody needs here; each costs a process and its imports.
+    """TorchTrainer that repeats what may mend itself alone, and without two actors that nobody needs here.
 
-    One frees resources after a crash of the controller, asks the dashboard every second, and complains on the terminal
-    where there is none; resources are freed in any case when the Ray job ends. The other hands out datasets; workers
-    read their examples themselves.
+    Each of these costs a process and its imports. One frees resources after a crash of the controller, asks the
+    dashboard every second, and complains on the terminal where there is none; resources are freed in any case when the
+    Ray job ends. The other hands out datasets; workers read their examples themselves.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [c for c in callbacks if type(c).__name__ not in UNUSED_CALLBACKS]
 
+    def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
+        policy = _LostWorkersOnly(self.run_config.failure_config or ray.train.FailureConfig())
+        return super()._initialize_and_run_controller(**{**settings, "failure_policy": policy})
+
+
+class _LostWorkersOnly(DefaultFailurePolicy):
+    """Ray Train's policy, but that a training ends at once with an error that the next attempt would meet as well."""
+
+    def make_decision(self, training_failed_error: ray.train.TrainingFailedError) -> FailureDecision:
+        if _lasting(training_failed_error) is not None:
+            return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
+
 
 def fine_tune(job: TrainingJob, report: Report | None = None) -> TrainingOutcome:
     """Train, write the model to `job.output_uri` and the metrics below `job.storage_uri`; return the outcome.
 
-    Calling it again with the same job continues from the newest checkpoint, on the same number of workers;
-    on another number it starts again. Raises DivergedError, ConfigError, NothingAcceptedError, or StageError
-    when workers failed more often than `max_failures`. The model is whole only when this returns: the caller
+    Calling it again with the same job continues from the newest checkpoint, on the same number of workers with
+    the same ZeRO stage and DeepSpeed options; with others it starts again. Raises DivergedError, ConfigError,
+    NothingAcceptedError, or StageError when workers failed more often than `max_failures`, memory ran out, or an
+    engine refused what it was given. The model is whole only when this returns: the caller
     says so by a marker of its own. `report` is told step, number of steps and loss while it goes on.
     """
     started = time.perf_counter()
@@ -143,14 +158,23 @@ def _ray_train_settings() -> dict[str, str]:
 
 def _explain(error: ray.train.TrainingFailedError, name: str) -> RsftError:
     """Return what went wrong on a worker as an error of ours."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
-        if isinstance(cause, RsftError):
-            return cause
+    told = next((cause for cause in _causes(error) if isinstance(cause, RsftError)), None)
+    if told is not None:
+        return told
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[-1] if lines else type(error).__name__
     return StageError(f"{name}: training workers failed more often than training.max_failures allows: {said}")
+
+
+def _lasting(error: ray.train.TrainingFailedError) -> RsftError | None:
+    """Return the error of a worker that every attempt would meet, if there is one."""
+    return next((cause for cause in _causes(error) if isinstance(cause, (ConfigError, StageError))), None)
+
+
+def _causes(error: ray.train.TrainingFailedError) -> list[Exception]:
+    """Return what was raised on the workers, by rank."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
+    return [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
 
 
 @contextmanager

@@ -298,22 +298,9 @@ def test_a_killed_worker_costs_only_the_steps_since_the_checkpoint(tmp_path, pol
     assert_like_plain_training(outcome, start)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"train_batch_size": 4}, r"training.deepspeed.train_batch_size: set training.batch_size"),
-        ({"fp16": {"enabled": True}}, r"training.deepspeed.fp16: set policy.dtype"),
-        ({"zero_optimization": {"stage": 2}}, r"stage: set training.zero_stage"),
-    ],
-)
-def test_deepspeed_options_with_a_key_of_their_own_are_refused(options, said):
-    with pytest.raises(ConfigError, match=said):
-        deepspeed_settings(TrainingConfig(deepspeed=options), "float32", num_passes=1)
-
-
 def test_deepspeed_options_are_merged_deeply():
     options = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "wall_clock_breakdown": True}
-    settings = deepspeed_settings(TrainingConfig(deepspeed=options, zero_stage=2), "bfloat16", num_passes=2)
+    settings = deepspeed_settings(TrainingConfig(deepspeed=options, zero_stage=2), "bfloat16")
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert (settings["gradient_accumulation_steps"], settings["bf16"]) == (2, {"enabled": True})

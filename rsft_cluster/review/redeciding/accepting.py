@@ -19,12 +19,12 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import FileRef
 from rsft_cluster.review.records import DecisionSet
 from rsft_cluster.review.redeciding.group_blocks import Block, Piece, threaded_map
-from rsft_cluster.review.redeciding.outcome import Outcome, decided_blocks, empty_outcome
+from rsft_cluster.review.redeciding.outcome import DecisionTally, decided_blocks, empty_outcome
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, checked_name, claim_name, new_name
 from rsft_cluster.schemas import ACCEPTED, digest
 from rsft_cluster.store.layout import DecisionSetLayout
 
-COPIED = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids"]
+COPIED = ["candidate_id", "prompt_id", "round", "prompt_token_ids", "token_ids", "finish_reason"]
 """The columns that accepted samples copy from candidates."""
 
 
@@ -56,7 +56,7 @@ def decision_of(stored: StoredRound, name: str) -> DecisionSet:
     return decision
 
 
-def decide_again(stored: StoredRound, selection: SelectionRules, scoring: str = SEALED) -> Outcome:
+def decide_again(stored: StoredRound, selection: SelectionRules, scoring: str = SEALED) -> DecisionTally:
     """Return the outcome of a decision; nothing is written."""
     outcome = empty_outcome(stored)
     for _ in decided_blocks(stored, selection, outcome, list(stored.units(scoring))):

@@ -23,13 +23,13 @@ NUM_EXAMPLES = 5
 
 
 @dataclass
-class Outcome:
+class DecisionTally:
     """The running figures of a decision."""
 
     funnel: Funnel
     change: Change = field(default_factory=Change)
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why candidates were rejected; digits folded, and of the judgement the constraint alone."""
+    """Candidates by the reason of their rejection: digits folded, and only the constraint of a judgement's reason."""
     chosen: dict[str, float] = field(default_factory=dict)
 
     def add(self, block: Block, decided: pa.Table) -> None:
@@ -72,7 +72,7 @@ def selection_of(stored: StoredRound, config: RunConfig) -> SelectionRules:
 
 
 def decided_blocks(
-    stored: StoredRound, selection: SelectionRules, outcome: Outcome, units: Sequence[StoredUnit]
+    stored: StoredRound, selection: SelectionRules, outcome: DecisionTally, units: Sequence[StoredUnit]
 ) -> Iterator[tuple[Block, pa.Table]]:
     """Yield units of a round in blocks with their DECIDED rows, adding each block to `outcome`."""
     for block in blocks(stored, [selection], units):
@@ -82,9 +82,9 @@ def decided_blocks(
         yield block, decided.table
 
 
-def empty_outcome(stored: StoredRound) -> Outcome:
+def empty_outcome(stored: StoredRound) -> DecisionTally:
     """Return the outcome before anything is decided."""
-    return Outcome(Funnel(num_prompts=stored.manifest.totals.num_prompts))
+    return DecisionTally(Funnel(num_prompts=stored.manifest.totals.num_prompts))
 
 
 def with_examples(known: tuple[str, ...], ids: pa.ChunkedArray, chosen: np.ndarray) -> tuple[str, ...]:

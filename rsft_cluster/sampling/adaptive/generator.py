@@ -24,6 +24,7 @@ from rsft_cluster.generators.base import (
     Generator,
     Prompt,
     Refusal,
+    Remarking,
     SteerableGenerator,
 )
 from rsft_cluster.generators.stopping import INCOMPLETE
@@ -67,6 +68,11 @@ class AdaptiveGenerator:
     @cached_property
     def _judge(self) -> GuardedJudge:
         return GuardedJudge(self._scoring)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the plain generator says about how it decodes."""
+        return self._plain.remarks if isinstance(self._plain, Remarking) else ()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]

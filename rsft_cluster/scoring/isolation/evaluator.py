@@ -13,7 +13,7 @@ from rsft_cluster.scoring.isolation.pool import ProcessPool
 
 
 class IsolatedEvaluator:
-    """Asks constraints in a pool of processes and, meanwhile, those with `isolated = False` in this process.
+    """Runs constraints in a pool of processes and, meanwhile, those with `isolated = False` in this process.
 
     `close` ends the pool; so does the end of this object.
     """
