@@ -57,22 +57,22 @@ def test_an_engine_that_is_required_refuses_what_it_does_not_fit(lfm2, tmp_path)
 
 @pytest.mark.usefixtures("slow_bfloat16")
 def test_where_bfloat16_is_not_faster_its_weights_are_computed_in_float32_and_that_is_remarked(tmp_path):
-    generator = narrow(tmp_path)
-    assert generator.remarks == ("bfloat16 weights are computed in float32, which is faster on these CPUs",)
+    generator = narrow(tmp_path, compute_dtype="auto")
+    assert generator.remarks == ("bfloat16 weights are computed in float32",)
     assert generator.model.dtype == torch.float32
     exact = TransformersGenerator(
         PolicySpec(generator._policy.model, dtype="float32"), engine="batches"
     ).model.state_dict()
-    weights = narrow(tmp_path / "again", engine="batches").model.state_dict()
+    weights = narrow(tmp_path / "again", engine="batches", compute_dtype="auto").model.state_dict()
     assert all(torch.equal(weights[name], exact[name].bfloat16().float()) for name in weights)
     prompts = raw("Some text", "more of it")
     answers = list(generator.generate(prompts, Decoding(max_tokens=8), keys_of(prompts, 2)))
     assert len(answers) == 4
 
 
-@pytest.mark.parametrize("options", [{"compute_dtype": "bfloat16"}, {}])
+@pytest.mark.parametrize("options", [{"compute_dtype": "bfloat16"}, {"compute_dtype": "auto"}, {}])
 def test_weights_stay_narrow_where_that_is_faster_or_asked_for(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(arithmetic, "bfloat16_speed", lambda: 0.9 if options else 3.0)
+    monkeypatch.setattr(arithmetic, "bfloat16_speed", lambda: 3.0 if options.get("compute_dtype") == "auto" else 0.9)
     generator = narrow(tmp_path, **options)
     assert generator.model.dtype == torch.bfloat16
     assert generator.remarks == ()
