@@ -10,8 +10,7 @@ from factories import read_jsonl
 
 from rsft_cluster.acceptance.decide import bind_rule, decide
 from rsft_cluster.acceptance.selection import SelectionRules
-from rsft_cluster.collection.actors import as_candidates
-from rsft_cluster.collection.score_table import attributes_of, judged_table, undecided_table
+from rsft_cluster.collection.score_table import as_candidates, attributes_of, judged_table, undecided_table
 from rsft_cluster.config.file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import credit

@@ -23,16 +23,14 @@ from functools import cached_property
 from typing import Any, cast
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.driver import UnitCounts
 from rsft_cluster.collection.plan import read_prompts_of
-from rsft_cluster.collection.score_table import decided_table, undecided_table
+from rsft_cluster.collection.score_table import accepted_table, as_candidates, decided_table, undecided_table
 from rsft_cluster.config import ScoringConfig
-from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.metrics.meter import (
     BUSY,
@@ -50,7 +48,7 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling.adaptive.generator import adaptive
 from rsft_cluster.sampling.unit_sampler import SampledUnit, UnitSampler
-from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform, digest, to_messages
+from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest
 from rsft_cluster.scoring.error_limits import too_many_errors
 from rsft_cluster.scoring.guarded_judge import GuardedJudge
 from rsft_cluster.scoring.judge import Judgement
@@ -304,39 +302,8 @@ def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit, remarks: Seq
     )
 
 
-def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
-    """Return what constraints see of CANDIDATE rows, given their PROMPT rows."""
-    by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
-    messages = {key: to_messages(row["messages"]) for key, row in by_id.items()}
-    return [
-        Candidate(
-            completion=row["text"],
-            messages=messages[row["prompt_id"]],
-            reference=by_id[row["prompt_id"]]["reference"],
-            attributes=dict(by_id[row["prompt_id"]]["attributes"]),
-            finish_reason=row["finish_reason"],
-            num_tokens=len(row["token_ids"]),
-            index=row["index"],
-            candidate_id=row["candidate_id"],
-            prompt_id=row["prompt_id"],
-        )
-        for row in candidates.to_pylist()
-    ]
-
-
 def _num_tokens(candidates: pa.Table) -> int:
     return pc.sum(pc.list_value_length(candidates.column("token_ids"))).as_py() or 0
-
-
-def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:
-    """Return the ACCEPTED rows: the candidates that the rule kept, as sampled."""
-    kept = scores.column("accepted")
-    chosen = candidates.filter(kept).combine_chunks()
-    places = pc.index_in(chosen.column("prompt_id"), value_set=prompts.column("prompt_id"))
-    table = chosen.append_column("messages", prompts.column("messages").take(places))
-    table = table.append_column("score", scores.column("score").filter(kept))
-    table = table.append_column("weight", pa.array(np.ones(chosen.num_rows)))
-    return conform(table.select(ACCEPTED.names).combine_chunks(), ACCEPTED)
 
 
 def _states(prompts: pa.Table, scores: pa.Table, quarantined: dict[str, str]) -> tuple[PromptState, ...]:

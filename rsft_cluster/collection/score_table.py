@@ -15,9 +15,10 @@ from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import DECIDED, decide
 from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import FairnessConfig
+from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.records import Plan
-from rsft_cluster.schemas import SCORE, conform, rows_to_table
+from rsft_cluster.schemas import ACCEPTED, SCORE, conform, rows_to_table, to_messages
 from rsft_cluster.scoring.judge import ConstraintVerdict, Judgement
 
 UNDECIDED = {
@@ -124,3 +125,34 @@ def _digest_of(token_ids: Sequence[int]) -> str:
 def _decision(pattern: re.Pattern[str], text: str) -> str | None:
     found = pattern.search(text)
     return found[1] if found else None
+
+
+def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
+    """Return what constraints see of CANDIDATE rows, given their PROMPT rows."""
+    by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
+    messages = {key: to_messages(row["messages"]) for key, row in by_id.items()}
+    return [
+        Candidate(
+            completion=row["text"],
+            messages=messages[row["prompt_id"]],
+            reference=by_id[row["prompt_id"]]["reference"],
+            attributes=dict(by_id[row["prompt_id"]]["attributes"]),
+            finish_reason=row["finish_reason"],
+            num_tokens=len(row["token_ids"]),
+            index=row["index"],
+            candidate_id=row["candidate_id"],
+            prompt_id=row["prompt_id"],
+        )
+        for row in candidates.to_pylist()
+    ]
+
+
+def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:
+    """Return the ACCEPTED rows: the candidates that the rule kept, as sampled."""
+    kept = scores.column("accepted")
+    chosen = candidates.filter(kept).combine_chunks()
+    places = pc.index_in(chosen.column("prompt_id"), value_set=prompts.column("prompt_id"))
+    table = chosen.append_column("messages", prompts.column("messages").take(places))
+    table = table.append_column("score", scores.column("score").filter(kept))
+    table = table.append_column("weight", pa.array(np.ones(chosen.num_rows)))
+    return conform(table.select(ACCEPTED.names).combine_chunks(), ACCEPTED)

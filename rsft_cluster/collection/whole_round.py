@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import Decided, decide, target_of
 from rsft_cluster.acceptance.selection import SelectionRules
-from rsft_cluster.collection.actors import accepted_table
 from rsft_cluster.collection.plan import decided_name, read_prompts_of
-from rsft_cluster.collection.score_table import attributes_of, judged_table, with_decisions
+from rsft_cluster.collection.score_table import accepted_table, attributes_of, judged_table, with_decisions
 from rsft_cluster.collection.seal import accepted_digest, added, checked, sealed_units
 from rsft_cluster.records import FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.schemas import ACCEPTED, SCORE, digest

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 ComputeDtype = Literal["weights", "auto", "float32", "bfloat16"]
 WORTHWHILE = 1.25
-"""How many times as fast bfloat16 products have to be. What a busy machine times is not what it decodes, and workers may
-choose apart: where repeats have to be exact, name the type instead of `auto`."""
+"""How many times as fast bfloat16 products have to be. What a busy machine times is not what it decodes, and workers
+may choose apart: where repeats have to be exact, name the type instead of `auto`."""
 ROWS, WIDTH = 64, 1024
 """Of the products that are timed: a few milliseconds each."""
 NUM_TRIALS = 5

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.decide import target_of
 from rsft_cluster.acceptance.selection import SelectionRules
-from rsft_cluster.collection.actors import accepted_table
 from rsft_cluster.collection.plan import read_prompts_of
+from rsft_cluster.collection.score_table import accepted_table
 from rsft_cluster.config import flatten
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import FileRef

@@ -18,10 +18,9 @@ from uuid import uuid4
 import pyarrow as pa
 
 from rsft_cluster.acceptance.selection import SelectionRules
-from rsft_cluster.collection.actors import as_candidates
 from rsft_cluster.collection.driver import Tally, UnitCounts, UnitsLeft, bring_to_commits
 from rsft_cluster.collection.plan import read_prompts_of
-from rsft_cluster.collection.score_table import undecided_table, with_decisions
+from rsft_cluster.collection.score_table import as_candidates, undecided_table, with_decisions
 from rsft_cluster.config import RunConfig, flatten, is_operational
 from rsft_cluster.errors import RsftError, StageError, StoreError
 from rsft_cluster.metrics.meter import Meter
