@@ -43,8 +43,12 @@ _RELEASES = regex.compile("alpha|beta|rc|dev|next|canary|x")
 _CN_PROVINCES = regex.compile("1[1-5]|2[1-3]|3[1-7]|4[1-6]|5[0-4]|6[1-5]|71|8[1-3]")
 _AHEAD: dict[Kind, int] = {"phone": 16, "us_ssn": 4}
 """Characters after a number by which it may turn out to be none."""
+_SEVEN_DIGITS = regex.compile(r"(?:[0-9][ ().-]{0,2}){6}[0-9]")
 _LIKELY: dict[Kind, regex.Pattern[str]] = {
-    **dict.fromkeys(("phone", "cn_id", "us_ssn", "credit_card"), regex.compile(r"(?:[0-9][ ().-]{0,2}){6}[0-9]")),
+    "phone": _SEVEN_DIGITS,
+    "cn_id": _SEVEN_DIGITS,
+    "us_ssn": _SEVEN_DIGITS,
+    "credit_card": _SEVEN_DIGITS,
     "iban": regex.compile(r"[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]{4}"),
     "email": regex.compile("@"),
 }
