@@ -41,7 +41,7 @@ _NO_DOMAINS = regex.compile(
 """What names of files end with, and no address does."""
 _RELEASES = regex.compile("alpha|beta|rc|dev|next|canary|x")
 _CN_PROVINCES = regex.compile("1[1-5]|2[1-3]|3[1-7]|4[1-6]|5[0-4]|6[1-5]|71|8[1-3]")
-_AHEAD: dict[Kind, int] = {"phone": 16, "us_ssn": 4}
+_AHEAD: dict[str, int] = {"phone": 16, "us_ssn": 4}
 """Characters after a number by which it may turn out to be none."""
 _SEVEN_DIGITS = regex.compile(r"(?:[0-9][ ().-]{0,2}){6}[0-9]")
 _LIKELY: dict[Kind, regex.Pattern[str]] = {
