@@ -1,6 +1,7 @@
 r"""`Code`: the Python program in the completion passes its tests, run in a sandbox.
 
-The program is the last fenced block marked as Python, else the last block, else the whole completion. Its tests are
+The program is the last Python block that defines what is tested, see `extracting`; what is thought before the answer is
+none. Its tests are
 JSON, in the reference or in an attribute, of one of these kinds:
 
     [{"input": "2 3\n", "output": "5"}]                 what it prints for an input; white space at line ends is free
@@ -9,8 +10,9 @@ JSON, in the reference or in an attribute, of one of these kinds:
     ["assert add(2, 3) == 5"]                           statements; also as one text, and as text that is no JSON
     {"tests": any of these, "setup": "", "entry_point": "add", "prelude": ""}
 
-A test of the third kind is each top-level statement that asserts, each function `test_...`, and `check(candidate)`,
-which is given the `entry_point`. `setup` runs before them; `prelude` is put before the program. The score is the share
+A test of the third kind is each top-level statement that asserts, each function `test_...`, each test method of a class
+(unittest's or not; pytest's raises, approx and parametrize are there), and `check(candidate)`, which is given the
+`entry_point`. `setup` runs before them; `prelude` is put before the program. The score is the share
 of tests that pass; all of them have to.
 
 The promise: the program never runs without a sandbox, and it does not see what is expected. Inputs and calls are
@@ -18,8 +20,10 @@ compared out here. Statements run in a second sandbox, where the names of the pr
 process; only numbers, texts and collections of them come back, as copies. So the program cannot end, patch, read or
 overrule its tests. Not promised: it may guess from the arguments, and where a test relies on a function of the
 program's own (`assert decode(encode(x)) == x`), the program decides both: give such a function in `setup`.
-Statements cannot pass functions to the program, see their arguments changed in place, or compare values that are no
-plain data (`Decimal`, instances of classes: their attributes they can): these fail with a reason; calls can.
+Functions of the tests stay on their side and are called across; an argument that a call changes in place is changed for
+the tests where the call gives nothing. Where it gives something too, and a test then fails, and where values of a
+library are compared that cannot cross, that is an error; instances of the program's own classes never equal anything
+(their attributes can be looked at).
 """
 
 import math

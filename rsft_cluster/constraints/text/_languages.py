@@ -66,6 +66,8 @@ _ENGLISH = frozenset({
     "first", "day",
 })  # fmt: skip
 """Words that are frequent in English, and in no other language of its script."""
+_MAYBE_ENGLISH = frozenset({"a", "an", "for", "is", "in", "on", "at", "so", "if", "can", "all", "or", "as", "up", "be"})
+"""Frequent in English, and in other languages."""
 _HAN_CLAUSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ーA-Za-z0-9 ]+")
 _CHINESE_ALONE = regex.compile(
     "[你她吗嗎呢吧们們这這那哪很没怎咱您啊么说説还让谁给对问间门见长车东马鸟鱼话语请谢种动现进发经关从电头师级认识词读写"
@@ -168,8 +170,12 @@ def _clauses(text: str, found: list[regex.Match[str]]) -> Iterator[list[str]]:
 
 
 def _is_plainly_english(clause: list[str]) -> bool:
-    """Return whether one in eight words of a clause is a frequent English one."""
-    return 8 * sum(word.lower() in _ENGLISH for word in clause) >= len(clause)
+    """Return whether one in eight words of a clause is a frequent English one, or one with others that look it."""
+    words = [word.lower() for word in clause]
+    num_english = sum(word in _ENGLISH for word in words)
+    return 8 * num_english >= len(words) or (
+        num_english > 0 and 4 * (num_english + sum(word in _MAYBE_ENGLISH for word in words)) >= len(words)
+    )
 
 
 def _other(clause: list[str], candidates: tuple[str, ...], expected: Collection[str]) -> str | None:

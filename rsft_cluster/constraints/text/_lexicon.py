@@ -44,7 +44,8 @@ _LOOK_ALIKES = str.maketrans(
 _MIXED = regex.compile(
     r"(?<![\p{L}\p{N}@$])(?=[\p{L}\p{N}@$!]*\p{Latin})(?=[\p{L}\p{N}@$!]*[^\p{Latin}])[\p{L}\p{N}@$!]*[\p{L}\p{N}@$]"
 )
-_MAYBE = regex.compile(r"(?<=[a-zA-Z])[013457@$!]|[013457@$](?=[a-zA-Z])")
+_MAYBE = regex.compile(r"[a-zA-Z][013457@$!]\w|[013457@$][a-zA-Z]|[a-zA-Z][013457@$](?!\w)")
+_JOINER = regex.compile(r"[-_/\u00b7\u2010-\u2015]|\.\p{L}")
 _JOINT = regex.compile(r"(?<=\p{L})[-_./\u00b7\u2010-\u2015](?=\p{L})")
 
 
@@ -84,6 +85,7 @@ class Disguised:
     def __init__(self, folded: Folded) -> None:
         self._folded = folded
         self.text = disguised(folded.text)
+        self.is_plain = self.text == folded.text
 
     def place(self, position: int) -> int:
         """Return where a position lies in the given text."""
@@ -135,6 +137,8 @@ class Lexicon:
     def find(self, text: Folded | Squeezed | Disguised) -> Found | None:
         """Return the first of the words in a text, None where there is none."""
         if isinstance(text, Disguised):
+            if text.is_plain and self._plain.keys() == self._words.keys():
+                return None
             found = self._plain_pattern.search(text.text)
             return Found(self._plain[found.group()], text.place(found.start()), None) if found else None
         found = self._pattern.search(text.text)
@@ -158,7 +162,7 @@ def disguised(text: str) -> str:
     """Return a folded text with Latin letters for their look-alikes, and spaces for what joins words; of one length."""
     if not text.isascii() or _MAYBE.search(text):
         text = _MIXED.sub(lambda word: word.group().translate(_LOOK_ALIKES), text)
-    return _JOINT.sub(" ", text)
+    return _JOINT.sub(" ", text) if _JOINER.search(text) else text
 
 
 def read_lines(name: str, path: str) -> list[str]:

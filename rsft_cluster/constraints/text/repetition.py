@@ -22,6 +22,8 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 _MAX_UNIT = 10
+_SURE_TIMES = 29
+"""Runs of more are found by looking at each tenth character."""
 _DRAWN = regex.compile(r"[\s\-=_*#~+|.·•:/\\\u2010-\u2015\u2500-\u259f…]+")
 """What rules, tables and leaders are drawn with."""
 
@@ -99,7 +101,7 @@ def _characters(text: str, at_most: int) -> Iterator[_Run]:
 
 def _units(text: str, at_most: int) -> Iterator[_Run]:
     """Yield the first unit of a few characters, but what a line is drawn with, that stands too often in a row."""
-    if len(text) <= at_most:
+    if len(text) <= at_most or not _may_loop(text, at_most):
         return
     array = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     for size in range(1, min(_MAX_UNIT, len(text) // (at_most + 1)) + 1):
@@ -108,6 +110,14 @@ def _units(text: str, at_most: int) -> Iterator[_Run]:
             if not _DRAWN.fullmatch(unit):
                 yield _Run("unit", unit, last)
                 return
+
+
+def _may_loop(text: str, at_most: int) -> bool:
+    """Return whether a piece of the text stands again right after it began, as in any run that is long enough."""
+    if at_most < _SURE_TIMES:
+        return True
+    starts = range(0, len(text), _MAX_UNIT)
+    return any(text.find(text[i : i + _MAX_UNIT], i + 1, i + 2 * _MAX_UNIT) >= 0 for i in starts)
 
 
 def _ends_of_runs(array: np.ndarray, size: int, at_most: int) -> list[int]:
