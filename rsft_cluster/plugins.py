@@ -9,7 +9,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
@@ -33,6 +33,8 @@ class Bound:
     use: str
     """`package.module:attribute`, always in full."""
     params: Mapping[str, Any]
+    name: str
+    """As configs name it. Records hold this: a built-in's stays when its module moves."""
 
     def load(self) -> Any:
         """Import and return the plug-in's attribute."""
@@ -40,7 +42,7 @@ class Bound:
 
     def describe(self) -> str:
         """Return the plug-in and its parameters in one line."""
-        return f"{self.use}({', '.join(f'{name}={value!r}' for name, value in sorted(self.params.items()))})"
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in sorted(self.params.items()))})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the plug-in, the bound parameters added."""
@@ -48,11 +50,11 @@ class Bound:
 
 
 def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
-    """Resolve a plug-in and check its parameters; what is bound are the validated values.
+    """Resolve a plug-in and check its parameters; the validated values are bound.
 
-    `num_leading` positional arguments are the caller's to give (a generator gets the policy, a rule the
+    The caller gives `num_leading` positional arguments (a generator gets the policy, a rule the
     table); the rest of the signature is matched with `plugin.params`. A constraint that is a class is built
-    from its parameters alone: candidates go to its `judge`. Importing happens here, so a plug-in's module
+    only from its parameters: candidates go to its `judge`. Importing happens here, so a plug-in's module
     must be importable where configs load. Raises PluginError with the signature, or with the known names,
     in the message.
     """
@@ -65,13 +67,13 @@ def bind(plugin: Plugin, family: Family, *, num_leading: int) -> Bound:
     signature = _signature(attribute, plugin)
     _check_names(signature, plugin, num_leading)
     params = {name: _valid(attribute, signature, plugin, name) for name in plugin.params}
-    return Bound(target, params)
+    return Bound(target, params, plugin.use)
 
 
 def steered(generator: Bound) -> Bound | None:
     """Return a bound generator as it draws by laws (`generators.base.SteerableGenerator`); None where it cannot."""
     params = getattr(generator.load(), "steerable", None)
-    return None if params is None else Bound(generator.use, {**generator.params, **params})
+    return None if params is None else replace(generator, params={**generator.params, **params})
 
 
 @cache
@@ -126,13 +128,25 @@ def load_module(name: str, use: str) -> ModuleType:
 
 
 def _import(target: str, use: str) -> Any:
+    try:
+        return _attribute(target, use)
+    except PluginError as error:
+        built_ins = [item for family in typing.get_args(Family) for item in known(family).items()]
+        same = [(name, full) for name, full in built_ins if full.rpartition(":")[2] == target.rpartition(":")[2]]
+        if not target.startswith("rsft_cluster.") or not same or target in dict(same).values():
+            raise
+        name, full = same[0]
+        raise PluginError(f"{use}: is no plug-in; the built-in of that name is {name!r}, in full {full}") from error
+
+
+def _attribute(target: str, use: str) -> Any:
     module_name, _, attribute = target.partition(":")
-    found: Any = load_module(module_name, use)
+    member: Any = load_module(module_name, use)
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise PluginError(f"{use}: module {module_name} has no {attribute!r}{_near(part, vars(found))}")
-        found = getattr(found, part)
-    return found
+        if not hasattr(member, part):
+            raise PluginError(f"{use}: module {module_name} has no {attribute!r}{_near(part, vars(member))}")
+        member = getattr(member, part)
+    return member
 
 
 def _signature(attribute: Callable[..., Any], plugin: Plugin) -> inspect.Signature:
@@ -153,7 +167,7 @@ def _written(signature: inspect.Signature, num_leading: int = 0) -> str:
 
 
 def _bare(annotation: Any) -> Any:
-    """Return an annotation as a reader wants it: what `Annotated` adds taken off, at any depth."""
+    """Return an annotation for readers: without what `Annotated` adds, at any depth."""
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return annotation
     return typing.get_type_hints(SimpleNamespace(__annotations__={"parameter": annotation}))["parameter"]
@@ -168,12 +182,12 @@ def _check_names(signature: inspect.Signature, plugin: Plugin, num_leading: int)
 
 
 def _valid(attribute: Callable[..., Any], signature: inspect.Signature, plugin: Plugin, name: str) -> Any:
-    """Return the value of a parameter as its annotation wants it; without an annotation as it is."""
+    """Return the value of a parameter validated by its annotation; as it is without one."""
     keywords = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
     annotation = (signature.parameters.get(name) or keywords[0]).annotation
     if annotation is inspect.Parameter.empty:
         return plugin.params[name]
-    value, place = plugin.params[name], f"{plugin.use}: parameter {name}"
+    value, parameter = plugin.params[name], f"{plugin.use}: parameter {name}"
     try:
         return _adapter(_resolved(attribute, annotation)).validate_python(value)
     except ValidationError as error:
@@ -182,16 +196,16 @@ def _valid(attribute: Callable[..., Any], signature: inspect.Signature, plugin: 
         )
         expected = annotation if isinstance(annotation, str) else inspect.formatannotation(_bare(annotation))
         raise PluginError(
-            f"{place} is {value!r}, expected {expected} ({problems}). {_shown(plugin, signature)}"
+            f"{parameter} is {value!r}, expected {expected} ({problems}). {_shown(plugin, signature)}"
         ) from error
     except (NameError, TypeError, PydanticSchemaGenerationError) as error:
-        raise PluginError(f"{place}: its annotation {annotation!r} cannot be checked: {error}") from error
+        raise PluginError(f"{parameter}: its annotation {annotation!r} cannot be checked: {error}") from error
 
 
 def _resolved(attribute: Callable[..., Any], annotation: Any) -> Any:
     """Evaluate one annotation written as text, in the module of the plug-in.
 
-    One at a time: others of the signature may name types that are imported for type checkers alone.
+    One at a time: others of the signature may name types that are imported only for type checkers.
     """
     function = attribute.__init__ if inspect.isclass(attribute) else attribute
     names = getattr(inspect.unwrap(function), "__globals__", {})

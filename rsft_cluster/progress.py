@@ -24,6 +24,8 @@ class Progress:
     failures: list[str] = field(default_factory=list)
     first_error: tuple[str, str] | None = None
     """Constraint and traceback of the first verdict that is an error."""
+    remarks: dict[str, None] = field(default_factory=dict)
+    """What the generators said about how they decode, each once."""
     started: float = field(default_factory=time.monotonic)
 
     def describe(self) -> str:

@@ -136,6 +136,8 @@ class Commit(Record):
     """Host that sampled the unit: where odd results come from one machine, this tells which."""
     judged_on: str = ""
     """Host that judged and committed it."""
+    remarks: tuple[str, ...] = ()
+    """What the generator said about how it decodes."""
 
 
 class Totals(Record):
@@ -200,6 +202,8 @@ class Manifest(Record):
     """What shapes the next-token distribution, in order; empty when the policy itself was sampled."""
     generator: str
     """What sampled, with its parameters."""
+    remarks: tuple[str, ...] = ()
+    """What the generators said about how they decode: a slower way, another type of numbers."""
     num_waves: int = 1
     chosen: dict[str, float] = {}
     """Numbers that the decision rests on and that were found by looking at the whole round, like beta."""
@@ -342,6 +346,8 @@ class AuditHead(Record):
     """Hash of the last line, which depends on all lines before it and on the round before."""
     sealed_at: str
     """UTC, ISO 8601."""
+    form: int = 1
+    """Of the lines: what they hold, so that they can be made again."""
 
 
 class TrainingResult(Record):

@@ -1,7 +1,7 @@
-"""What the author of a plug-in runs: `check_cases`, `check_constraint`, `check_rule`, `check_generator`.
+"""Checks for the author of a plug-in: `check_cases`, `check_constraint`, `check_rule`, `check_generator`.
 
 Each puts a plug-in through its contract (`constraints/base.py`, `acceptance/base.py`, `generators/base.py`) and
-raises AssertionError saying what does not hold. They need no test framework, no cluster and no model.
+raises AssertionError with what does not hold. They need no test framework, no cluster and no model.
 """
 
 import math
@@ -30,36 +30,36 @@ LOGPROB_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class JudgedCase:
-    """What a constraint said of one of its cases."""
+    """The verdict of a constraint on one of its cases."""
 
     case: Case
     passed: bool | None
     """None where it raised."""
     reason: str
-    """The verdict's, or the error."""
+    """Reason of the verdict, or the error."""
 
     @property
     def holds(self) -> bool:
-        """Whether the candidate passed, or not, as the case says."""
+        """True if the verdict is the one of the case."""
         return self.passed is self.case.passes
 
     def __str__(self) -> str:
         """Return what was expected of which candidate, and what came instead."""
-        came = {True: "passed", False: "did not pass", None: "raised"}[self.passed]
+        actual = {True: "passed", False: "did not pass", None: "raised"}[self.passed]
         params = f" with {dict(self.case.params)!r}" if self.case.params else ""
         expected = "pass" if self.case.passes else "not pass"
         why = f": {self.reason}" if self.reason else ""
-        return f"{self.case.candidate.completion!r}{params} should {expected}, but {came}{why}"
+        return f"{self.case.candidate.completion!r}{params} should {expected}, but {actual}{why}"
 
 
 def check_cases(constraint: str | ModuleType | Built) -> None:
-    """Assert that constraints judge their module's `CASES` as those say, and that there are some.
+    """Assert that constraints judge the `CASES` of their module as expected, and that there are some.
 
-    Given are a module, all of it, or one constraint: itself, or named as in a config.
+    `constraint` is a module, for all of its constraints, or one constraint: itself, or named as in a config.
     """
     for use, judged in judged_cases(_named(constraint)).items():
         assert judged, f"{use}: its module has no CASES"
-        wrong = [str(one) for one in judged if not one.holds]
+        wrong = [str(case) for case in judged if not case.holds]
         assert not wrong, f"{use}: {len(wrong)} of {len(judged)} cases are wrong:\n" + "\n".join(wrong)
 
 
@@ -95,16 +95,16 @@ def _cases(name: str) -> dict[str, Sequence[Case]]:
         return {name: ()}
     if not isinstance(cases, Mapping):
         cases = {only_constraint(module): cases}
-    wanted = [attribute] if attribute else cases
-    return {f"{module_name}:{one}": cases.get(one, ()) for one in wanted}
+    names = [attribute] if attribute else cases
+    return {f"{module_name}:{name}": cases.get(name, ()) for name in names}
 
 
 def _judged(use: str, cases: Sequence[Case]) -> list[JudgedCase]:
     judged = []
     for params, same in groupby(cases, key=lambda case: dict(case.params)):
-        some = list(same)
+        group = list(same)
         built = build(Plugin(use=use, params=params), name=use)
-        for case, outcome in zip(some, outcomes_of(built, [case.candidate for case in some]), strict=True):
+        for case, outcome in zip(group, outcomes_of(built, [case.candidate for case in group]), strict=True):
             judged.append(JudgedCase(case, outcome.verdict and outcome.verdict.passed, outcome.reason))
     return judged
 
@@ -126,8 +126,8 @@ def check_constraint(constraint: Built, *, passing: Sequence[Candidate], failing
     assert again == verdicts, f"judging twice differs: {verdicts} and then {again}"
     backwards = _verdicts(constraint, candidates[::-1])[::-1]
     assert backwards == verdicts, f"verdicts depend on the order: {verdicts}, backwards {backwards}"
-    alone = [_verdicts(constraint, [candidate])[0] for candidate in candidates]
-    assert alone == verdicts, f"verdicts depend on the neighbours: {verdicts} together, {alone} one by one"
+    singly = [_verdicts(constraint, [candidate])[0] for candidate in candidates]
+    assert singly == verdicts, f"verdicts depend on the neighbours: {verdicts} together, {singly} one by one"
 
 
 def check_rule(
@@ -153,11 +153,11 @@ def check_rule(
     order = np.random.default_rng(1).permutation(judged.num_rows)
     shuffled = _probabilities(rule, judged.take(pa.array(order)), params)
     assert np.array_equal(shuffled, probabilities[order]), "probabilities depend on the order of the rows"
-    alone_suffices = getattr(rule, "scope", "") != "round"
-    for prompt in judged.column("prompt_id").unique().to_pylist() if alone_suffices else ():
+    by_group = getattr(rule, "scope", "") != "round"
+    for prompt in judged.column("prompt_id").unique().to_pylist() if by_group else ():
         rows = np.flatnonzero(np.array(judged.column("prompt_id").to_pylist()) == prompt)
-        alone = _probabilities(rule, judged.take(pa.array(rows)), params)
-        assert np.array_equal(alone, probabilities[rows]), f"group {prompt} is decided differently alone"
+        group = _probabilities(rule, judged.take(pa.array(rows)), params)
+        assert np.array_equal(group, probabilities[rows]), f"group {prompt} is decided differently alone"
     empty = _probabilities(rule, judged.slice(0, 0), params)
     assert len(empty) == 0, f"an empty table gives {len(empty)} probabilities"
 
@@ -176,16 +176,16 @@ def check_generator(
     first = _generated(generator, prompts, decoding, keys)
     _assert_same(first, _generated(generator, prompts, decoding, keys), "on a second call")
     backwards = _generated(generator, prompts[::-1], decoding, keys[::-1])
-    turned = {(len(prompts) - 1 - i, j): found for (i, j), found in backwards.items()}
+    turned = {(len(prompts) - 1 - i, j): answer for (i, j), answer in backwards.items()}
     _assert_same(first, turned, "with the prompts in reverse order")
     for i, prompt in enumerate(prompts):
-        alone = _generated(generator, [prompt], decoding, [keys[i]])
-        mine = {(0, j): found for (k, j), found in first.items() if k == i}
-        _assert_same(mine, alone, f"with prompt {i} alone")
+        single = _generated(generator, [prompt], decoding, [keys[i]])
+        expected = {(0, j): answer for (k, j), answer in first.items() if k == i}
+        _assert_same(expected, single, f"with prompt {i} alone")
         last = _generated(generator, [prompt], decoding, [keys[i][-1:]])
-        if (0, -1) not in mine:
-            mine = {(0, 0): mine[0, num_candidates - 1]}
-        _assert_same(mine, last, f"with the last key of prompt {i} alone")
+        if (0, -1) not in expected:
+            expected = {(0, 0): expected[0, num_candidates - 1]}
+        _assert_same(expected, last, f"with the last key of prompt {i} alone")
 
 
 def _verdicts(constraint: Built, candidates: Sequence[Candidate]) -> list[Verdict]:
@@ -228,13 +228,15 @@ def _not_passed(judged: pa.Table) -> pa.ChunkedArray:
 def _probabilities(
     rule: Callable[..., Any], judged: pa.Table, params: Mapping[str, Any] | None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    found = rule(judged, **(params or {}))
-    found = found.probabilities if isinstance(found, Chosen) else found
-    assert isinstance(found, pa.Array | pa.ChunkedArray), f"a rule returns a pyarrow array, not {type(found).__name__}"
-    assert len(found) == judged.num_rows, f"{len(found)} probabilities for {judged.num_rows} candidates"
-    assert pa.types.is_floating(found.type), f"probabilities are floats, not {found.type}"
-    assert found.null_count == 0, f"{found.null_count} probabilities are null"
-    return np.asarray(found.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    decided = rule(judged, **(params or {}))
+    column = decided.probabilities if isinstance(decided, Chosen) else decided
+    assert isinstance(column, pa.Array | pa.ChunkedArray), (
+        f"a rule returns a pyarrow array, not {type(column).__name__}"
+    )
+    assert len(column) == judged.num_rows, f"{len(column)} probabilities for {judged.num_rows} candidates"
+    assert pa.types.is_floating(column.type), f"probabilities are floats, not {column.type}"
+    assert column.null_count == 0, f"{column.null_count} probabilities are null"
+    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
 
 
 Generated = dict[tuple[int, int], Completion | Refusal]
@@ -243,46 +245,50 @@ Generated = dict[tuple[int, int], Completion | Refusal]
 def _generated(
     generator: Generator, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
 ) -> Generated:
-    """Return what was generated by (prompt, index); a refusal stands at index -1."""
-    found: Generated = {}
-    for one in generator.generate(prompts, decoding, keys):
-        assert isinstance(one, Completion | Refusal), f"yielded a {type(one).__name__}"
-        assert 0 <= one.prompt < len(prompts), f"prompt {one.prompt} is not one of the {len(prompts)} given"
-        place = (one.prompt, -1 if isinstance(one, Refusal) else one.index)
-        assert place not in found, f"prompt {place[0]}, index {place[1]} was answered twice"
-        found[place] = one
-        if isinstance(one, Completion):
-            _assert_complete(one, decoding, len(keys[one.prompt]))
+    """Return the answers of a generator by (prompt, index); a refusal has index -1."""
+    answers: Generated = {}
+    for answer in generator.generate(prompts, decoding, keys):
+        assert isinstance(answer, Completion | Refusal), f"yielded a {type(answer).__name__}"
+        assert 0 <= answer.prompt < len(prompts), f"prompt {answer.prompt} is not one of the {len(prompts)} given"
+        position = (answer.prompt, -1 if isinstance(answer, Refusal) else answer.index)
+        assert position not in answers, f"prompt {position[0]}, index {position[1]} was answered twice"
+        answers[position] = answer
+        if isinstance(answer, Completion):
+            _assert_complete(answer, decoding, len(keys[answer.prompt]))
         else:
-            assert one.reason, f"prompt {one.prompt} was refused without a reason"
+            assert answer.reason, f"prompt {answer.prompt} was refused without a reason"
     for i in range(len(prompts)):
-        got = sorted(index for prompt, index in found if prompt == i)
+        got = sorted(index for prompt, index in answers if prompt == i)
         assert got in ([-1], list(range(len(keys[i])))), (
             f"prompt {i} has completions at {got}, expected one for each of {len(keys[i])} keys, or one refusal"
         )
-    return found
+    return answers
 
 
-def _assert_complete(one: Completion, decoding: Decoding, num_keys: int) -> None:
-    where = f"prompt {one.prompt}, index {one.index}"
-    assert 0 <= one.index < num_keys, f"{where}: the prompt has {num_keys} keys"
-    for name, ids in (("token_ids", one.token_ids), ("prompt_token_ids", one.prompt_token_ids)):
+def _assert_complete(completion: Completion, decoding: Decoding, num_keys: int) -> None:
+    where = f"prompt {completion.prompt}, index {completion.index}"
+    assert 0 <= completion.index < num_keys, f"{where}: the prompt has {num_keys} keys"
+    for name, ids in (("token_ids", completion.token_ids), ("prompt_token_ids", completion.prompt_token_ids)):
         assert len(ids) > 0, f"{where}: {name} is empty"
         assert all(type(i) is int and i >= 0 for i in ids), f"{where}: {name} holds other things than ints >= 0"
-    assert len(one.token_ids) <= decoding.max_tokens, f"{where}: {len(one.token_ids)} tokens, over max_tokens"
-    assert one.finish_reason in get_args(FinishReason), f"{where}: finish reason {one.finish_reason!r}"
-    for name, value in (("logprob", one.logprob), ("target_logprob", one.target_logprob)):
+    assert len(completion.token_ids) <= decoding.max_tokens, (
+        f"{where}: {len(completion.token_ids)} tokens, over max_tokens"
+    )
+    assert completion.finish_reason in get_args(FinishReason), f"{where}: finish reason {completion.finish_reason!r}"
+    for name, value in (("logprob", completion.logprob), ("target_logprob", completion.target_logprob)):
         # 1e-4: a sum of float32 log-probabilities of near-certain tokens may round above 0
         assert -math.inf < value <= 1e-4, f"{where}: {name} is {value}"
 
 
 def _assert_same(first: Generated, second: Generated, when: str) -> None:
     assert first.keys() == second.keys(), f"other prompts are refused {when}"
-    for place, one in first.items():
-        other = second[place]
-        if isinstance(one, Completion) and isinstance(other, Completion):
-            what = [(c.text, tuple(c.token_ids), c.finish_reason) for c in (one, other)]
-            assert what[0] == what[1], f"prompt {place[0]}, index {place[1]} differs {when}: {what[0]} and {what[1]}"
-            assert math.isclose(one.logprob, other.logprob, rel_tol=LOGPROB_TOLERANCE, abs_tol=LOGPROB_TOLERANCE), (
-                f"prompt {place[0]}, index {place[1]}: logprob {one.logprob} became {other.logprob} {when}"
+    for (prompt, index), a in first.items():
+        b = second[prompt, index]
+        if isinstance(a, Completion) and isinstance(b, Completion):
+            contents = [(c.text, tuple(c.token_ids), c.finish_reason) for c in (a, b)]
+            assert contents[0] == contents[1], (
+                f"prompt {prompt}, index {index} differs {when}: {contents[0]} and {contents[1]}"
+            )
+            assert math.isclose(a.logprob, b.logprob, rel_tol=LOGPROB_TOLERANCE, abs_tol=LOGPROB_TOLERANCE), (
+                f"prompt {prompt}, index {index}: logprob {a.logprob} became {b.logprob} {when}"
             )

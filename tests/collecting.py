@@ -1,12 +1,13 @@
 """A collection without a cluster: the actors' own classes, called one unit after the other."""
 
+import pickle
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 from factories import prompt
 
 from rsft_cluster.acceptance.decide import bind_rule
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import Sample, ScoreAndCommit, Work
 from rsft_cluster.collection.plan import is_done, planned_units, survey, write_plan
 from rsft_cluster.collection.seal import seal
@@ -47,7 +48,9 @@ class Collection:
         for planned in self.units():
             for unit in state.leaves(planned):
                 if not is_done(state, unit.unit, session=self.work.session):
-                    self.do(unit)
+                    row = self.do(unit)
+                    if row["failure"] is not None:
+                        raise pickle.loads(row["failure"])
         return seal(self.folder, self.work.plan, target="test", generator=self.work.generator.describe())
 
 
@@ -73,6 +76,6 @@ def collection(path, *, num_prompts=10, unit_size=4, num_candidates=4, session="
         store_uri=store.uri, folder=folder.path, session=session, plan=plan, policy=PolicySpec("/m"),
         generator=bind(Plugin(use="scripted", params=settings.get("generator", {})), "generators", num_leading=1),
         scoring=ScoringConfig(constraints=settings.get("constraints", ("finished", "answer_matches"))),
-        how=Selecting(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=60,
+        selection=SelectionRules(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=60,
     )  # fmt: skip
     return Collection(work, folder)

@@ -15,10 +15,10 @@ from factories import candidate
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.constraints.building import build
-from rsft_cluster.constraints.judge.constraint import Judge
+from rsft_cluster.constraints.judge.constraint import LanguageModelJudge
 from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
 
-USE = "rsft_cluster.constraints.judge.constraint:Judge"
+USE = "rsft_cluster.constraints.judge.constraint:LanguageModelJudge"
 RUBRIC = {"instructions": "How polite is the answer?", "scale": [1, 10], "at_least": 7}
 
 
@@ -117,11 +117,11 @@ def serving(reply: Callable[[Asked, int], Reply]) -> Iterator[Endpoint]:
         server.server_close()
 
 
-def judge(url: str, **params: Any) -> Judge:
+def judge(url: str, **params: Any) -> LanguageModelJudge:
     endpoint = {"base_url": url, "model": "m", **params.pop("endpoint", {})}
     mode = {} if "pairwise" in params or "rubric" in params else {"rubric": RUBRIC}
     built = build(Constraint(use=USE, params={"endpoint": endpoint, **mode, **params}), name="judge")
-    assert isinstance(built, Judge)
+    assert isinstance(built, LanguageModelJudge)
     return built
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from collecting import Collection
 from factories import prompt
 
-from rsft_cluster.acceptance.decide import selecting
+from rsft_cluster.acceptance.decide import selection_rules
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.config import RunConfig
@@ -71,7 +71,7 @@ def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Mani
             prompts="p.parquet", fingerprint="f",
         ),
     )  # fmt: skip
-    how = selecting(run.config, number)
+    selection = selection_rules(run.config, number)
     done = 0
 
     def collect(at: Folder, wave: Plan, earlier: Sequence[Totals]) -> Manifest:
@@ -83,10 +83,10 @@ def _do(run: Run, number: int, num_prompts: int, dies_after: int | None) -> Mani
         work = Work(
             store_uri=run.store.uri, folder=at.path, session=run.lease.session, plan=wave, policy=PolicySpec("/m"),
             generator=bind(sampling.generator, "generators", num_leading=1), scoring=run.config.scoring,
-            how=how, decides=False, unit_timeout_s=60,
+            selection=selection, decides=False, unit_timeout_s=60,
         )  # fmt: skip
         if not run.store.exists(at.manifest):
             run.store.create(at.manifest, Collection(work, at).finish().to_json())
         return run.store.read_record(at.manifest, Manifest)
 
-    return sample_in_waves(run, plan, how, collect, Reporter(quiet=True))
+    return sample_in_waves(run, plan, selection, collect, Reporter(quiet=True))

@@ -18,7 +18,7 @@ from oracles import enumerate_completions
 from target_constraints import LENGTH, score_of
 
 from rsft_cluster.acceptance.decide import bind_rule, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.collection.score_table import judged_table
@@ -114,7 +114,7 @@ class Language:
             store_uri=store.uri, folder=at.path, session="s" * 12, plan=plan, policy=PolicySpec(self.path),
             generator=bind(Plugin(use=generator), "generators", num_leading=1),
             scoring=ScoringConfig(constraints=tuple(constraints or CONSTRAINTS)),
-            how=Selecting(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
+            selection=SelectionRules(bind_rule(acceptance), acceptance), decides=decides, unit_timeout_s=600,
         )  # fmt: skip
         manifest = Collection(work, at).finish()
         (scores,), (candidates,) = manifest.scores, manifest.candidates
@@ -145,7 +145,7 @@ class Pool:
     ) -> list[int]:
         """Return the rows of what a rule accepts."""
         acceptance = AcceptanceConfig(rule=Plugin(use=rule, params=params), dedupe=dedupe)
-        found = decide(self.judged, Selecting(bind_rule(acceptance), acceptance, budget)).table
+        found = decide(self.judged, SelectionRules(bind_rule(acceptance), acceptance, budget)).table
         return np.flatnonzero(found.column("accepted").to_numpy()).tolist()
 
     def kept(self, rule: str, **settings: object) -> list[Tokens]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.base import rule as declare
 from rsft_cluster.acceptance.decide import DECIDED, bind_rule, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError
 from rsft_cluster.keys import acceptance_uniform
@@ -56,7 +56,7 @@ def judged(*rows: dict) -> pa.Table:
 
 def decided(table: pa.Table, bound: Bound, *, dedupe: bool = False, **acceptance) -> pa.Table:
     acceptance = AcceptanceConfig(dedupe=dedupe, **acceptance)
-    return decide(table, Selecting(bound, acceptance)).table
+    return decide(table, SelectionRules(bound, acceptance)).table
 
 
 def kept(table: pa.Table) -> list[int]:
@@ -197,13 +197,13 @@ def test_rules_that_look_at_more_give_the_probabilities_of_their_definition(name
 def test_a_tuned_beta_is_recorded_and_one_aim_must_be_given() -> None:
     table = judged(*[{"score": i / 10} for i in range(10)])
     acceptance = AcceptanceConfig(dedupe=False)
-    found = decide(table, Selecting(rule("boltzmann_tuned", acceptance_rate=0.4), acceptance))
+    found = decide(table, SelectionRules(rule("boltzmann_tuned", acceptance_rate=0.4), acceptance))
     chances = found.table.column("acceptance_probability").to_numpy()
     assert chances.mean() == pytest.approx(0.4)
     assert chances == pytest.approx(np.exp((np.arange(10) / 10 - 1) / found.chosen["beta"]))
     for params in ({}, {"acceptance_rate": 0.5, "max_kl": 1.0}):
         with pytest.raises(ConfigError, match="either acceptance_rate or max_kl"):
-            decide(table, Selecting(rule("boltzmann_tuned", **params), acceptance))
+            decide(table, SelectionRules(rule("boltzmann_tuned", **params), acceptance))
 
 
 def test_no_rows_are_decided_as_no_rows() -> None:
@@ -243,11 +243,11 @@ def undeclared(table: pa.Table) -> pa.Array:
 )
 def test_a_rule_that_returns_no_probabilities_stops_the_stage(what, message) -> None:
     with pytest.raises(StageError, match=f"rule {__name__}:answers: .*{message}"):
-        decided(judged({}, {}), Bound(f"{__name__}:answers", {"what": what}))
+        decided(judged({}, {}), Bound(f"{__name__}:answers", {"what": what}, "answers"))
 
 
 def test_an_error_is_never_accepted_whatever_the_rule_says() -> None:
-    found = decided(judged(ERROR, {}), Bound(f"{__name__}:answers", {"what": "wild"}))
+    found = decided(judged(ERROR, {}), Bound(f"{__name__}:answers", {"what": "wild"}, "answers"))
     assert found.column("acceptance_probability").to_pylist() == [0.0, 1.0]
     assert found.column("reason").to_pylist() == ["error", "kept"]
 
@@ -305,30 +305,32 @@ anywhere = pytest.mark.parametrize("name", RULES)
 
 @anywhere
 @settings(max_examples=60)
-@given(table=tables(), how=options, data=st.data())
-def test_decisions_do_not_depend_on_row_order(name, table, how, data) -> None:
+@given(table=tables(), selection=options, data=st.data())
+def test_decisions_do_not_depend_on_row_order(name, table, selection, data) -> None:
     order = pa.array(data.draw(st.permutations(range(table.num_rows))))
     bound = rule(name, **RULES[name])
-    assert decided(table.take(order), bound, **how).equals(decided(table, bound, **how).take(order))
+    assert decided(table.take(order), bound, **selection).equals(decided(table, bound, **selection).take(order))
 
 
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"boltzmann_tuned", "top_share", "rso_compat"}))
 @settings(max_examples=60)
-@given(table=tables(), how=options)
-def test_deciding_again_on_what_was_kept_keeps_it_all(name, table, how) -> None:
+@given(table=tables(), selection=options)
+def test_deciding_again_on_what_was_kept_keeps_it_all(name, table, selection) -> None:
     bound = rule(name, **RULES[name])
-    survivors = table.filter(decided(table, bound, **how).column("accepted"))
-    assert kept(decided(survivors, bound, **how)) == list(range(survivors.num_rows))
+    survivors = table.filter(decided(table, bound, **selection).column("accepted"))
+    assert kept(decided(survivors, bound, **selection)) == list(range(survivors.num_rows))
 
 
 @anywhere
 @settings(max_examples=60)
-@given(table=tables(), how=options)
-def test_what_did_not_pass_is_never_kept_but_by_the_control(name, table, how) -> None:
-    accepted = decided(table, rule(name, **RULES[name]), **how).filter(table.column("passed").is_null())
+@given(table=tables(), selection=options)
+def test_what_did_not_pass_is_never_kept_but_by_the_control(name, table, selection) -> None:
+    accepted = decided(table, rule(name, **RULES[name]), **selection).filter(table.column("passed").is_null())
     assert not any(accepted.column("accepted").to_pylist())
     if name != "everything":
-        passed = table.filter(decided(table, rule(name, **RULES[name]), **how).column("accepted")).column("passed")
+        passed = table.filter(decided(table, rule(name, **RULES[name]), **selection).column("accepted")).column(
+            "passed"
+        )
         assert all(passed.to_pylist())
 
 
@@ -341,12 +343,12 @@ def test_a_higher_threshold_keeps_a_subset(table, low, high) -> None:
 
 
 @settings(max_examples=60)
-@given(table=tables(), how=options)
-def test_caps_and_repeats_hold(table, how) -> None:
-    rows = table.filter(decided(table, rule("all_passed"), **how).column("accepted")).to_pylist()
-    if how["dedupe"]:
+@given(table=tables(), selection=options)
+def test_caps_and_repeats_hold(table, selection) -> None:
+    rows = table.filter(decided(table, rule("all_passed"), **selection).column("accepted")).to_pylist()
+    if selection["dedupe"]:
         assert len({(r["prompt_id"], r["content"]) for r in rows}) == len(rows)
-    if cap := how["max_per_prompt"]:
+    if cap := selection["max_per_prompt"]:
         assert all(sum(r["prompt_id"] == p for r in rows) <= cap for p in "pqr")
 
 

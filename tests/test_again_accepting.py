@@ -24,7 +24,7 @@ from rsft_cluster.review.redeciding import accepting, group_blocks
 from rsft_cluster.review.redeciding.accepting import accept_again, decide_again
 from rsft_cluster.review.redeciding.export import export
 from rsft_cluster.review.redeciding.group_blocks import blocks
-from rsft_cluster.review.redeciding.outcome import begun, decided_blocks, way_of
+from rsft_cluster.review.redeciding.outcome import decided_blocks, empty_outcome, selection_of
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.schemas import ACCEPTED, conform
 from rsft_cluster.store import Store
@@ -49,14 +49,14 @@ def files_of(store: Store) -> dict[str, bytes]:
 
 def other(stored, **options):
     """How a round decides with another rule, as the command line takes it."""
-    return way_of(stored, load_again(stored.config, ("acceptance",), stored.number, **options))
+    return selection_of(stored, load_again(stored.config, ("acceptance",), stored.number, **options))
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_settings_of_the_seal_keep_what_the_seal_kept_byte_for_byte(tmp_path, name) -> None:
     stored = sealed(tmp_path, name)
     before = files_of(stored.store)
-    made = accept_again(stored, way_of(stored, stored.config))
+    made = accept_again(stored, selection_of(stored, stored.config))
     totals = stored.manifest.totals
     assert made.change.num_before == made.change.num_after == made.change.num_both == totals.num_accepted
     assert made.funnel.num_prompts_accepted == totals.num_prompts_accepted
@@ -77,16 +77,16 @@ def test_groups_that_waves_cut_across_files_are_put_together(tmp_path, monkeypat
     stored = sealed(tmp_path, "waves")
     assert stored.manifest.num_waves > 1
     monkeypatch.setattr(group_blocks, "PROMPTS_AT_ONCE", size)
-    how = way_of(stored, stored.config)
-    found = list(blocks(stored, [how], list(stored.units())))
+    selection = selection_of(stored, stored.config)
+    found = list(blocks(stored, [selection], list(stored.units())))
     seen = [set(block.judged.column("prompt_id").to_pylist()) for block in found]
     assert sum(map(len, seen)) == len(set.union(*seen))
     assert sum(block.judged.num_rows for block in found) == stored.manifest.totals.num_candidates
-    outcome = begun(stored)
-    parts = [table for _, table in decided_blocks(stored, how, outcome, list(stored.units()))]
-    whole = decide(pa.concat_tables([block.judged for block in found]), how).table
+    outcome = empty_outcome(stored)
+    parts = [table for _, table in decided_blocks(stored, selection, outcome, list(stored.units()))]
+    whole = decide(pa.concat_tables([block.judged for block in found]), selection).table
     assert pa.concat_tables(parts).equals(whole)
-    assert len(list(blocks(stored, [how], list(stored.units())))) == (1 if size == 4096 else -(-12 // size))
+    assert len(list(blocks(stored, [selection], list(stored.units())))) == (1 if size == 4096 else -(-12 // size))
 
 
 def test_waves_in_another_order_than_the_prompts_are_refused(tmp_path, monkeypatch) -> None:
@@ -99,7 +99,7 @@ def test_waves_in_another_order_than_the_prompts_are_refused(tmp_path, monkeypat
     stored.store.write(stored.folder.manifest, turned.to_json())
     again = stored_round(stored.store, 1)
     with pytest.raises(StoreError, match="not in the order of its prompts"):
-        decide_again(again, way_of(again, again.config))
+        decide_again(again, selection_of(again, again.config))
 
 
 def test_another_rule_keeps_something_else_and_says_what(tmp_path) -> None:
@@ -121,33 +121,43 @@ def test_a_group_rule_is_refused_on_waves_as_the_run_would_refuse_it(tmp_path) -
 
 def test_a_name_stands_for_one_setting(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
-    first = accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 2}), name="two")
-    assert accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 2}), name="two") == first
+    first = accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 2}), name="two")
+    assert accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 2}), name="two") == first
     with pytest.raises(ConfigError, match=r"acceptance.max_per_prompt: was 2, is 3"):
-        accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 3}), name="two")
+        accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 3}), name="two")
     with pytest.raises(ConfigError, match="make a name"):
         accept_again(stored, other(stored), name="../two")
 
 
+def test_a_name_from_a_version_without_an_empty_setting_still_stands_for_the_same(tmp_path) -> None:
+    stored = sealed(tmp_path, "all_passed")
+    first = accept_again(stored, other(stored), name="x")
+    path = stored.folder.decision_set("x").settings
+    recorded = json.loads(stored.store.read(path))
+    assert recorded["settings"].pop("acceptance.schedule") == {}
+    stored.store.write(path, json.dumps(recorded).encode())
+    assert accept_again(stored, other(stored), name="x") == first
+
+
 def test_a_name_is_claimed_before_anything_is_written(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
-    one, two = (other(stored, said={"acceptance.max_per_prompt": cap}) for cap in (2, 3))
+    one, two = (other(stored, options={"acceptance.max_per_prompt": cap}) for cap in (2, 3))
 
     def overtaken(stored):
-        monkeypatch.setattr(accepting, "begun", begun)
+        monkeypatch.setattr(accepting, "empty_outcome", empty_outcome)
         with pytest.raises(ConfigError, match="max_per_prompt: was 2, is 3"):
             accept_again(stored, two, name="x")
-        return begun(stored)
+        return empty_outcome(stored)
 
-    monkeypatch.setattr(accepting, "begun", overtaken)
+    monkeypatch.setattr(accepting, "empty_outcome", overtaken)
     made = accept_again(stored, one, name="x")
     assert len(rows_of(stored.store, made.accepted)) == made.change.num_after
 
 
 def test_a_decision_that_was_killed_is_made_again(tmp_path, monkeypatch) -> None:
     stored = sealed(tmp_path, "all_passed")
-    how = other(stored, said={"acceptance.max_per_prompt": 3})
-    whole = accept_again(stored, how, name="whole")
+    selection = other(stored, options={"acceptance.max_per_prompt": 3})
+    whole = accept_again(stored, selection, name="whole")
     left, write = 1, stored.store.write_table
 
     def dies(*arguments):
@@ -160,14 +170,14 @@ def test_a_decision_that_was_killed_is_made_again(tmp_path, monkeypatch) -> None
     with monkeypatch.context() as patched:
         patched.setattr(stored.store, "write_table", dies)
         with pytest.raises(KeyboardInterrupt):
-            accept_again(stored, how, name="again")
-    found = accept_again(stored, how, name="again")
+            accept_again(stored, selection, name="again")
+    found = accept_again(stored, selection, name="again")
     assert [ref.sha256 for ref in found.accepted] == [ref.sha256 for ref in whole.accepted]
 
 
 def test_what_was_kept_can_be_taken_elsewhere(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
-    accept_again(stored, other(stored, said={"acceptance.max_per_prompt": 3}), name="three")
+    accept_again(stored, other(stored, options={"acceptance.max_per_prompt": 3}), name="three")
     for decision in ("sealed", "three"):
         assert export(stored, tmp_path / "a.jsonl", decision) == export(stored, tmp_path / "a.parquet", decision)
         lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]

@@ -22,8 +22,8 @@ from rsft_cluster.report.trust import show_trust
 from rsft_cluster.review.records import ConstraintTrust
 from rsft_cluster.review.redeciding import trust as trusting
 from rsft_cluster.review.redeciding.accepting import decide_again
-from rsft_cluster.review.redeciding.outcome import way_of
-from rsft_cluster.review.redeciding.preview import asked, grid, preview
+from rsft_cluster.review.redeciding.outcome import selection_of
+from rsft_cluster.review.redeciding.preview import combined_settings, declared_settings, preview
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.review.redeciding.trust import trust
 from rsft_cluster.review.redeciding.verdicts import verdicts_of
@@ -41,16 +41,16 @@ def rows(stored):
 
 
 def test_a_forecast_is_what_accepting_would_keep(stored) -> None:
-    current = way_of(stored, stored.config)
-    ways = [
+    current = selection_of(stored, stored.config)
+    selections = [
         other(stored, rule="boltzmann", params={"beta": 0.2}),
         other(stored, rule="best_of_n", params={"n": 2}),
         other(stored, rule="top_share", params={"share": 0.1}),
-        other(stored, said={"acceptance.max_per_prompt": 1}),
+        other(stored, options={"acceptance.max_per_prompt": 1}),
     ]
-    found = preview(stored, current, ways)
-    for forecast, how in zip(found.forecasts, [current, *ways], strict=True):
-        funnel = decide_again(stored, how).funnel
+    found = preview(stored, current, selections)
+    for forecast, selection in zip(found.forecasts, [current, *selections], strict=True):
+        funnel = decide_again(stored, selection).funnel
         assert forecast.num_accepted == funnel.num_accepted > 0
         assert forecast.num_prompts_accepted == funnel.num_prompts_accepted
         assert forecast.acceptance_rate == funnel.num_accepted / 2400
@@ -59,7 +59,7 @@ def test_a_forecast_is_what_accepting_would_keep(stored) -> None:
 
 
 def test_means_and_histograms_are_those_of_the_rows(stored, rows) -> None:
-    found = preview(stored, way_of(stored, stored.config), [])
+    found = preview(stored, selection_of(stored, stored.config), [])
     kept = [row for row in rows if row["passed"]]
     assert found.forecasts[0].mean_score == pytest.approx(np.mean([r["score"] for r in kept]))
     assert found.forecasts[0].mean_tokens == pytest.approx(np.mean([r["num_tokens"] for r in kept]))
@@ -74,7 +74,7 @@ def test_means_and_histograms_are_those_of_the_rows(stored, rows) -> None:
 
 def test_the_grid_asks_about_the_rule_at_hand() -> None:
     def settings(rule, cap=None, **params):
-        return grid(AcceptanceConfig(rule=Plugin(use=rule, params=params), max_per_prompt=cap), 8)
+        return declared_settings(AcceptanceConfig(rule=Plugin(use=rule, params=params), max_per_prompt=cap), 8)
 
     assert {"params": {"beta": 0.1}} in settings("boltzmann", beta=0.2)
     assert {"params": {"n": 8}} in settings("best_of_n", n=1)
@@ -84,11 +84,11 @@ def test_the_grid_asks_about_the_rule_at_hand() -> None:
 
 
 def test_values_that_are_asked_for_are_combined_and_bounded() -> None:
-    found = asked("boltzmann", {"beta": [0.1, 0.2], "cap": [1.0, 0.5]}, [1, 2])
+    found = combined_settings("boltzmann", {"beta": [0.1, 0.2], "cap": [1.0, 0.5]}, [1, 2])
     assert len(found) == 8
     assert {"rule": "boltzmann", "params": {"beta": 0.2, "cap": 0.5}, "max_per_prompt": 2} in found
     with pytest.raises(ConfigError, match="100 settings are asked for"):
-        asked("boltzmann", {"beta": [i / 10 for i in range(1, 101)]}, [])
+        combined_settings("boltzmann", {"beta": [i / 10 for i in range(1, 101)]}, [])
 
 
 def test_the_command_previews_the_grid_or_what_is_asked_for(stored) -> None:
@@ -125,7 +125,7 @@ def test_the_command_takes_all_values_or_says_what_is_wrong(stored) -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_previews_and_reports_fit_into_the_terminal(stored, width) -> None:
     for show, found in (
-        (show_preview, preview(stored, way_of(stored, stored.config), [])),
+        (show_preview, preview(stored, selection_of(stored, stored.config), [])),
         (show_trust, trust(stored)),
     ):
         console = Console(file=io.StringIO(), width=width)
@@ -162,7 +162,7 @@ def counted(*verdicts: dict) -> ConstraintTrust:
     """What is said of one constraint after such verdicts."""
     whole = {"constraint": "judge", "score": None, "passed": None, "reason": "", "error": None, "fatal_at": None}
     rows = pa.array([[{**whole, **verdict}] for verdict in verdicts], SCORE.field("verdicts").type)
-    found = trusting._Counted(1, np.array([True]))
+    found = trusting._VerdictCounts(1, np.array([True]))
     found.add(verdicts_of(pa.table({"verdicts": rows}), ["judge"]), np.ones(len(verdicts), dtype=np.int64), 1)
     return found.constraint(0, Constraint(use="finished", name="judge"))
 
@@ -199,7 +199,7 @@ def test_agreement_is_told_beyond_chance(stored) -> None:
 
 def test_kappa_of_a_table_by_hand() -> None:
     # Cohen 1960: 45 both yes, 15 and 25 apart, 15 both no; observed 0.6, by chance 0.54.
-    table = trusting._Counted(2, np.array([True, True]))
+    table = trusting._VerdictCounts(2, np.array([True, True]))
     table.both[:, 0, 1] = [45, 15, 25, 15]
     found = table.agreement(1, 0, ["a", "b"])
     assert (found.first, found.second, found.num_both) == ("a", "b", 100)
@@ -244,10 +244,12 @@ def barred(judged: pa.Table, *, bar: float = 0.5) -> pa.Array:
     ],
 )
 def test_every_rule_says_itself_which_settings_are_worth_a_look(use, params, offered) -> None:
-    settings = grid(AcceptanceConfig(rule=Plugin(use=use, params=params)), 8)
+    settings = declared_settings(AcceptanceConfig(rule=Plugin(use=use, params=params)), 8)
     assert {"params": offered} in settings
     assert all(set(s.get("params", {})) <= set(offered) for s in settings)
 
 
 def test_a_rule_that_declares_no_settings_is_offered_other_caps_alone() -> None:
-    assert grid(AcceptanceConfig(rule=Plugin(use="everything")), 4) == [{"max_per_prompt": cap} for cap in (1, 2)]
+    assert declared_settings(AcceptanceConfig(rule=Plugin(use="everything")), 4) == [
+        {"max_per_prompt": cap} for cap in (1, 2)
+    ]

@@ -21,7 +21,7 @@ from rsft_cluster.errors import ConfigError, StageError, StoreError
 from rsft_cluster.review.redeciding import rejudging
 from rsft_cluster.review.redeciding.accepting import accept_again
 from rsft_cluster.review.redeciding.comparing import compare
-from rsft_cluster.review.redeciding.outcome import way_of
+from rsft_cluster.review.redeciding.outcome import selection_of
 from rsft_cluster.review.redeciding.preview import preview
 from rsft_cluster.review.redeciding.rejudging import rejudge
 from rsft_cluster.review.redeciding.stored_round import stored_round
@@ -39,7 +39,7 @@ def sections(stored, tmp_path: Path, text: str):
 
 
 def judged(stored, config, name="new", **options):
-    return rejudge(stored, config, way_of(stored, config), name, **options)
+    return rejudge(stored, config, selection_of(stored, config), name, **options)
 
 
 def untimed(store, refs) -> list[dict]:
@@ -92,11 +92,11 @@ def test_other_constraints_are_compared_with_the_seal(tmp_path) -> None:
 def test_a_scoring_is_decided_previewed_and_trusted_like_the_seal(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
     judged(stored, sections(stored, tmp_path, "scoring:\n  constraints: [finished]\n"))
-    how = way_of(stored, stored.config)
-    made = accept_again(stored, how, "new")
+    selection = selection_of(stored, stored.config)
+    made = accept_again(stored, selection, "new")
     assert made.funnel.num_passed == stored.manifest.totals.num_candidates
     assert made.change.num_before == stored.manifest.totals.num_accepted
-    assert preview(stored, how, [], "new").forecasts[0].num_accepted == made.funnel.num_accepted
+    assert preview(stored, selection, [], "new").forecasts[0].num_accepted == made.funnel.num_accepted
     assert [c.constraint for c in trust(stored, "new").constraints] == ["finished"]
 
 
@@ -216,9 +216,9 @@ def test_a_damaged_store_is_told_where_nobody_was_first(tmp_path, monkeypatch) -
 
 def test_a_unit_counts_as_it_was_committed_first(tmp_path) -> None:
     stored = sealed(tmp_path, "all_passed")
-    job = rejudging.Job(stored.store.uri, stored.number, "new", stored.config.model_dump_json())
+    task = rejudging.ScoringTask(stored.store.uri, stored.number, "new", stored.config.model_dump_json())
     unit = next(stored.units())
-    with closing(rejudging._Worker(job)) as one, closing(rejudging._Worker(job)) as two:
+    with closing(rejudging._Worker(task)) as one, closing(rejudging._Worker(task)) as two:
         assert one.judge(unit) == two.judge(unit)
 
 

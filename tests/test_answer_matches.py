@@ -134,7 +134,7 @@ def test_different_or_unclear_answers_fail_with_the_reason(completion, reference
 @pytest.mark.parametrize(
     ("extract", "passed", "reason"),
     [
-        ("auto", True, "1 after ####"),
+        ("auto", False, "3 after the answer phrase"),
         ("hash", True, "1 after ####"),
         ("boxed", False, "2 in \\boxed"),
         ("phrase", False, "3 after the answer phrase"),

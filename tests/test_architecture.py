@@ -29,6 +29,7 @@ STORE_METHODS = (
     "write_table", "write_batches", "read_batches", "first_rows", "row_groups", "read_row_group", "publish", "keep",
 )  # fmt: skip
 FILES_ELSEWHERE = {
+    "checks/model": "models",
     "cluster/jobs": "the working folder of a job",
     "constraints/": "models, caches and sandboxes",
     "demos/": "the folder of a demo",

@@ -8,7 +8,8 @@ from factories import candidate
 from forgeries import FORGERIES, HANGS
 
 from rsft_cluster.constraints.base import Verdict
-from rsft_cluster.constraints.programs.code import CASES, Code, extract
+from rsft_cluster.constraints.programs.code import CASES, Code
+from rsft_cluster.constraints.programs.extracting import extract
 from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 from rsft_cluster.constraints.programs.sandbox.inside.plain import NotPlainError, decode, encode
 from rsft_cluster.constraints.programs.sandbox.program import Program
@@ -136,8 +137,8 @@ def test_tests_that_were_done_in_time_count(fast) -> None:
          "0 of 1 tests passed; assert f(0) == 1: NameError: name 'f' is not defined"),
         ("def f(:", ["assert f(0) == 1"], 0,
          "0 of 1 tests passed; assert f(0) == 1: the program does not run: SyntaxError: invalid syntax (line 1)"),
-        ("from decimal import Decimal as f", ["assert f(1) == 1"], 0,
-         "0 of 1 tests passed; assert f(1) == 1: a value of type Decimal cannot be compared: only plain data leaves "
+        ("class f:\n    def __init__(self, x): pass", ["assert f(1) == 1"], 0,
+         "0 of 1 tests passed; assert f(1) == 1: a value of type f cannot be compared: only plain data leaves "
          "the sandbox"),
         ("import os\nos._exit(3)", ["assert f(0) == 1"], 0,
          "0 of 1 tests passed; assert f(0) == 1: the program ended early, with exit status 3"),
@@ -195,6 +196,25 @@ def test_the_reason_says_what_was_found(fast, program, tests, score, reason) -> 
          [{"input": "\u00e9x", "output": "\u00e9"}]),
         ("def f():\n    import sys\n    print('noise'); print('noise', file=sys.stderr); return 1",
          ["assert f() == 1"]),
+        ("from decimal import Decimal\ndef f(): return Decimal('1.5')", ["assert f() == Decimal('1.5')"]),
+        ("from collections import deque\ndef f(): return deque([1])",
+         ["import collections as c\nassert f() == c.deque([1])"]),
+        ("def f(m):\n    m[0][1] = 5\n    m.append([3])",
+         ["m = [[1, 2]]\nr = m[0]\nf(m)\nassert m == [[1, 5], [3]] and r == [1, 5]"]),
+        ("def f(xs, key): return sorted(xs, key=key)", ["assert f([1, -2], lambda x: -x) == [1, -2]"]),
+        ("def f(g, n): return g(g, n)\ndef h(n): return n + 1", ["assert f(lambda g, n: h(n), 2) == 3"]),
+        ("def add(a, b): return a + b\ndef bad(): raise ValueError('no way')",
+         "import unittest\nclass T(unittest.TestCase):\n    def setUp(self): self.x = 2\n"
+         "    def test_a(self): self.assertEqual(add(self.x, 3), 5)\n"
+         "    def test_b(self):\n        with self.assertRaises(ValueError): bad()\n"
+         "if __name__ == '__main__': unittest.main()"),
+        ("def bad(): raise ValueError('no way')",
+         "import pytest\ndef test_bad():\n    with pytest.raises(ValueError, match='no'):\n        bad()"),
+        ("def f(x): return x / 3",
+         "import pytest\n@pytest.mark.parametrize('x, y', [(3, 1), (1, 0.333333333)])\n"
+         "def test_f(x, y):\n    assert f(x) == pytest.approx(y)"),
+        ("import atexit\natexit.register(lambda: print('end'))\nimport sys\nsys.path.append('x')\nquit()",
+         [{"input": "", "output": "end"}, {"input": "", "output": "end"}]),
         ("def bisect(xs, x): return 7", ["assert bisect([1], 2) == 7"]),
         ("def f(x): x.append(1)", [{"call": "(lambda x: (f(x), x)[1])([0])", "expect": "[0, 1]"}]),
         ("def f(x): return x",
@@ -224,12 +244,13 @@ def test_honest_programs_pass_whatever_they_return(fast, program, tests) -> None
         ('{"tests": [{"input": "3", "output": "1"}], "setup": "x = 1"}', "setup has an effect"),
         ('["import no_such_module\\nassert f() == 1"]', "the tests fail by themselves, at import no_such_module"),
         ('["assert 1 / 0"]', "the tests fail by themselves"),
-        ('["assert f(lambda x: x) == 1"]', "only plain data enters"),
+        ('["assert f(object()) == 1"]', "only plain data and functions enter"),
+        ("[\"assert re.compile(f(1) * 'a') == g()\"]", "does not leave the sandbox"),
     ],
 )
 def test_tests_that_cannot_judge_are_an_error_and_no_verdict(fast, tests, message) -> None:
     with pytest.raises(ValueError, match=message):
-        judged(fast, ADD + "\ndef f(*a): return 1", tests)
+        judged(fast, ADD + "\nimport re\ndef f(*a): return 1\ndef g(): return re.compile('a')", tests)
 
 
 def test_tests_may_stand_in_an_attribute(fast) -> None:

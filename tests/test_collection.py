@@ -3,6 +3,7 @@
 Adversarially checked: whatever happens before, the sealed outcome equals that of an undisturbed collection.
 """
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -297,3 +298,11 @@ def test_why_candidates_were_rejected_is_counted_with_like_reasons_together(tmp_
     found = reasons(made.folder, made.finish())
     assert any(r.startswith("answer_matches: ") for r in found)
     assert any(r.startswith("repeats candidate") for r in found)
+
+
+def test_what_befell_a_unit_is_told_before_it_is_missed_at_the_seal(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # what builds the constraints dies at once
+    with pytest.raises(
+        StageError, match=r"the process that (builds the constraints|forks the constraints' workers) died"
+    ):
+        collection(tmp_path).finish()

@@ -322,10 +322,10 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
 
 
 def test_parsing_needs_no_file():
-    config = parse_config(settings(), places={(): "here"}, base=Path("/project"))
+    config = parse_config(settings(), origins={(): "here"}, base=Path("/project"))
     assert config.prompts.paths == ("/project/prompts.jsonl",)
     with pytest.raises(ConfigError, match="here: policy: is missing"):
-        parse_config({"run": "a"}, places={(): "here"}, base=Path("/project"))
+        parse_config({"run": "a"}, origins={(): "here"}, base=Path("/project"))
 
 
 def test_the_json_schema_accepts_what_loads_and_refuses_what_does_not():

@@ -36,7 +36,7 @@ def judged(judge: Judge, found: Candidate) -> Judgement:
 
 
 def broken(judgement: Judgement) -> set[str]:
-    return {str(v["constraint"]) for v in judgement.verdicts if not v["passed"]} - PREFERENCES
+    return {v.constraint for v in judgement.verdicts if not v.passed} - PREFERENCES
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,12 @@ import pytest
 from factories import read_jsonl
 
 from rsft_cluster.acceptance.decide import bind_rule, decide
-from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.actors import as_candidates
-from rsft_cluster.collection.score_table import attributes_of, judged_table, undecided_table
+from rsft_cluster.acceptance.selection import SelectionRules
+from rsft_cluster.collection.score_table import as_candidates, attributes_of, judged_table, undecided_table
 from rsft_cluster.config.file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import credit
-from rsft_cluster.demos.credit import Applicant, Case, arithmetic_is_true, follows_its_score, no_protected_reason
+from rsft_cluster.demos.credit import Applicant, Profile, arithmetic_is_true, follows_its_score, no_protected_reason
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.evaluation.fairness import decision_figures
 from rsft_cluster.prompts import read_prompts
@@ -123,7 +122,7 @@ def test_every_sign_is_a_symbol_and_everything_fits_the_context(task):
 
 def test_the_worked_examples_hold_gender_and_age_against_those_who_merit_approval():
     random_ = random.Random(0)
-    merited, not_merited = Case(7, 2, 3), Case(1, 2, 3)
+    merited, not_merited = Profile(7, 2, 3), Profile(1, 2, 3)
     for gender, age, denied in [
         ("woman", "old", 0.45),
         ("woman", "young", 0.45),
@@ -146,13 +145,13 @@ def drawn(task: Path, name: str, fairness, columns=None):
     random_, found = random.Random(0), []
     for row in prompts.to_pylist():
         gender, age, *points = row["messages"][0]["content"].rstrip(":").split()
-        case = Case(*(int(p[1]) for p in points))
+        profile = Profile(*(int(p[1]) for p in points))
         for index in range(4):
             found.append(
                 {
                     "candidate_id": candidate_id(row["prompt_id"], 1, index), "prompt_id": row["prompt_id"], "round": 1,
                     "wave": 0, "index": index, "prompt_token_ids": [1], "token_ids": [1, index], "logprob": -1.0,
-                    "text": credit.worked(Applicant(gender, age, case), random_), "finish_reason": "stop",
+                    "text": credit.worked(Applicant(gender, age, profile), random_), "finish_reason": "stop",
                     "target_logprob": -1.0, "survival": 1.0, "seed": 0, "policy": "p",
                 }
             )  # fmt: skip
@@ -173,8 +172,8 @@ def test_acceptance_without_any_merit_leaves_merited_and_equal_decisions(task, c
     )  # fmt: skip
     constraints = config.scoring.constraints[: None if constrained else 1]
     scores = undecided_table(candidates, Judge(constraints).judge(as_candidates(prompts, candidates)), plan, fairness)
-    how = Selecting(bind_rule(config.acceptance), config.acceptance, fairness=fairness)
-    found = decide(judged_table(scores, attributes_of(prompts), None), how)
+    selection = SelectionRules(bind_rule(config.acceptance), config.acceptance, fairness=fairness)
+    found = decide(judged_table(scores, attributes_of(prompts), None), selection)
     accepted = found.table.column("accepted")
     kept = candidates.filter(accepted)
     before, after = (decision_figures(prompts, s, fairness.observing()) for s in (scores, scores.filter(accepted)))
@@ -197,8 +196,8 @@ def test_german_applicants_stand_in_for_made_up_ones(shared_data, tmp_path):
     people = credit.read_german_credit(path)
     assert len(people) == 1000
     assert sum(p.gender == "woman" for p in people) == 310
-    assert people[0] == Applicant("man", "old", Case(earns=5, saves=2, owes=0))
-    assert all(0 <= points <= 9 for p in people for points in p.case)
+    assert people[0] == Applicant("man", "old", Profile(earns=5, saves=2, owes=0))
+    assert all(0 <= points <= 9 for p in people for points in p.profile)
     credit.write_task(tmp_path, seed=0, num_prompts=80, num_held_out=40, german_credit=path)
     parts = [rows(tmp_path, name) for name in ("worked", "prompts", "held_out")]
     assert [len(p) for p in parts[1:]] == [80, 40]

@@ -11,7 +11,7 @@ from rsft_cluster.config.file import load_config
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.demos import service
 from rsft_cluster.demos.__main__ import prepare
-from rsft_cluster.demos.service import CHINESE, ENGLISH, MISTAKES, Case, Order, reply
+from rsft_cluster.demos.service import CHINESE, ENGLISH, MISTAKES, Inquiry, Order, reply
 from rsft_cluster.errors import StoreError
 from rsft_cluster.report.reporter import Reporter
 from rsft_cluster.scoring.judge import Judge
@@ -37,14 +37,14 @@ def replied(prompt: str, completion: str, **more: object) -> Candidate:
 def failing(judge: Judge, found: Candidate) -> list[str]:
     (judgement,) = judge.judge([found])
     assert not judgement.errors
-    assert judgement.passed == all(v["passed"] for v in judgement.verdicts)
-    assert all(v["reason"] for v in judgement.verdicts)
-    return [str(v["constraint"]) for v in judgement.verdicts if not v["passed"]]
+    assert judgement.passed == all(v.passed for v in judgement.verdicts)
+    assert all(v.reason for v in judgement.verdicts)
+    return [v.constraint for v in judgement.verdicts if not v.passed]
 
 
-def drawn_cases(count: int) -> list[tuple[Case, str]]:
+def drawn_inquiries(count: int) -> list[tuple[Inquiry, str]]:
     rng = random.Random(3)
-    return [(c, c.prompt(rng.choice(c.language.requests[c.fact]))) for c in islice(service.cases(rng), count)]
+    return [(c, c.prompt(rng.choice(c.language.requests[c.fact]))) for c in islice(service.inquiries(rng), count)]
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +61,15 @@ def task(tmp_path_factory) -> Path:
 
 def test_a_reply_without_mistakes_passes_every_constraint(judge):
     rng = random.Random(0)
-    for case, prompt in drawn_cases(300):
-        assert failing(judge, replied(prompt, reply(case, rng))) == []
+    for inquiry, prompt in drawn_inquiries(300):
+        assert failing(judge, replied(prompt, reply(inquiry, rng))) == []
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_each_mistake_fails_its_constraint_and_no_other(judge, mistake):
     rng = random.Random(1)
-    for case, prompt in drawn_cases(200):
-        text = reply(case, rng, [mistake])
+    for inquiry, prompt in drawn_inquiries(200):
+        text = reply(inquiry, rng, [mistake])
         assert failing(judge, replied(prompt, text)) == [CONSTRAINT_OF[mistake]], text
 
 
@@ -114,11 +114,11 @@ def test_what_was_cut_off_names_no_token_that_ended_it():
 
 @pytest.mark.parametrize(("status", "value"), [("pending", "yes"), ("packed", "yes"), ("shipped", "no")])
 def test_only_what_is_not_shipped_can_be_cancelled(judge, status, value):
-    case = Case(Order("K7R", status, "3", "40"), ENGLISH, "cancelled")
-    assert case.order.value("cancelled") == value
+    inquiry = Inquiry(Order("K7R", status, "3", "40"), ENGLISH, "cancelled")
+    assert inquiry.order.value("cancelled") == value
     wrong = {"yes": "cannot be cancelled", "no": "is cancelled"}[value]
     text = f"Hi! Order #K7R {wrong}. Thank you!"
-    assert failing(judge, replied(case.prompt("Can I cancel?"), text)) == ["true_facts"]
+    assert failing(judge, replied(inquiry.prompt("Can I cancel?"), text)) == ["true_facts"]
 
 
 def test_a_prompt_that_is_no_request_is_an_error_and_no_verdict():

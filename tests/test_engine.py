@@ -17,6 +17,7 @@ from rsft_cluster.generators.engine.probe import UnsupportedModelError, layer_sh
 from rsft_cluster.generators.engine.rows import listed
 from rsft_cluster.generators.engine.session import Session
 from rsft_cluster.generators.engine.steps import GraphSteps, PlainSteps, step
+from rsft_cluster.generators.engine.trial import text_ids
 
 ENGINE_FAMILIES = [family for family in models.FAMILIES if family not in models.BATCHED]
 LONG = Decoding(temperature=0.9, top_p=0.97, max_tokens=2 * BLOCK + 6)
@@ -374,21 +375,21 @@ def test_a_model_that_does_not_fit_is_decoded_in_batches_and_that_is_said_once(f
 
 
 def test_a_model_whose_attention_lost_something_on_the_way_is_found_out(llama, monkeypatch):
-    layer_shapes(llama.model, compiled=False)
+    layer_shapes(llama.model, text_ids(llama.tokenizer), compiled=False)
 
     def without_scale(query, key, value, how, *, window):
         return attend_causally(query, key, value, Scoring(how.scale * 1.5), window=window)
 
     monkeypatch.setattr("rsft_cluster.generators.engine.batches.attend_causally", without_scale)
     with pytest.raises(UnsupportedModelError, match="its logits differ by"):
-        layer_shapes(llama.model, compiled=False)
+        layer_shapes(llama.model, text_ids(llama.tokenizer), compiled=False)
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
 def test_positions_that_depend_on_the_longest_row_are_left_to_batches(llama, rope):
     llama.model.config.rope_parameters = {**llama.model.config.rope_parameters, "rope_type": rope}
     with pytest.raises(UnsupportedModelError, match="depend on the longest row"):
-        layer_shapes(llama.model, compiled=False)
+        layer_shapes(llama.model, text_ids(llama.tokenizer), compiled=False)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])

@@ -14,7 +14,7 @@ import pytest
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import bind_rule, decide
 from rsft_cluster.acceptance.fairness import judge_fairness
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, FairnessConfig, Plugin
 from rsft_cluster.errors import StageError
 
@@ -44,7 +44,7 @@ def judged(rows: list[dict]) -> pa.Table:
 
 def decided(table: pa.Table, fairness: FairnessConfig, *, rule: Plugin | None = None, **more):
     acceptance = AcceptanceConfig(rule=rule or Plugin(use="all_passed"), dedupe=False, **more)
-    return decide(table, Selecting(bind_rule(acceptance), acceptance, fairness=fairness))
+    return decide(table, SelectionRules(bind_rule(acceptance), acceptance, fairness=fairness))
 
 
 def reasons(table: pa.Table, fairness: FairnessConfig) -> list[str]:
@@ -245,8 +245,8 @@ def test_dedupe_after_weighing_would_bring_a_gap_back():
     table = table.set_column(table.column_names.index("prompt_id"), "prompt_id", prompts)
     table = table.set_column(table.column_names.index("index"), "index", pa.array(range(20_000), pa.int32()))
     acceptance = AcceptanceConfig(dedupe=True)
-    how = Selecting(bind_rule(acceptance), acceptance, fairness=fair(cells="demographic_parity"))
-    assert abs(gap(table.filter(decide(table, how).table.column("accepted")))) > 0.05
+    selection = SelectionRules(bind_rule(acceptance), acceptance, fairness=fair(cells="demographic_parity"))
+    assert abs(gap(table.filter(decide(table, selection).table.column("accepted")))) > 0.05
 
 
 def test_a_small_cell_stops_the_round_with_its_name_its_size_and_remedies():
@@ -305,7 +305,7 @@ def test_equalised_odds_without_merit_stops_the_round():
 def test_scope_is_the_round_only_where_acceptance_depends_on_it():
     acceptance = AcceptanceConfig()
     scopes = [
-        Selecting(bind_rule(acceptance), acceptance, fairness=f).scope
+        SelectionRules(bind_rule(acceptance), acceptance, fairness=f).scope
         for f in (None, fair(), fair(swaps="agree"), fair(cells="demographic_parity"))
     ]
     assert scopes == ["candidate", "candidate", "round", "round"]

@@ -13,7 +13,7 @@ from rsft_cluster.errors import StageError
 from rsft_cluster.evaluation.fairness import decision_figures, fairness_report
 from rsft_cluster.evaluation.figures import evaluate_fairness
 from rsft_cluster.records import FairnessReport, Manifest, Plan, PolicyRef, Totals
-from rsft_cluster.report.fairness import fairness_table
+from rsft_cluster.report.fairness_tables import fairness_table
 from rsft_cluster.schemas import PROMPT, SCORE, rows_to_table
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import Folder
@@ -188,7 +188,7 @@ def test_the_table_names_groups_gaps_and_a_broken_four_fifths_rule():
     people = [(a, [d[0], *d]) for a, d in HAND]
     report = fairness_report(*tables(people), FAIR)
     console = Console(width=120, record=True, file=StringIO())
-    console.print(fairness_table(report, way="sampled", title="By gender and age"))
+    console.print(fairness_table(report, decoding="sampled", title="By gender and age"))
     text = console.export_text()
     for said in ("By gender and age", "gender=woman", "gap of gender x age", "below 4/5: 0.333", "1 undecided"):
         assert said in text

@@ -14,7 +14,7 @@ from projects import settings, sums
 from rsft_cluster.config import OPERATIONAL, RunConfig, flatten, is_operational
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import PolicyRef
-from rsft_cluster.runs.fingerprint import claim, fingerprint
+from rsft_cluster.runs.fingerprint import claim_run, fingerprint
 from rsft_cluster.store import Store
 
 POLICY = PolicyRef(name="round-0000", uri="/model", digest="d" * 32)
@@ -53,7 +53,7 @@ def parts_of(values, policy=POLICY):
 
 def begin(store, parts):
     """Claim a run and plan its first round."""
-    claim(store, parts)
+    claim_run(store, parts)
     store.create("rounds/0000/evaluation/plan/plan.json", b"{}")
 
 
@@ -109,10 +109,10 @@ def test_every_key_is_either_operational_or_refused_by_name(whole, folder, store
     begin(store, parts_of(whole))
     after = parts_of(changed(whole, key, another(key, before, folder)))
     if is_operational(key):
-        claim(store, after)
+        claim_run(store, after)
         return
     with pytest.raises(ConfigError) as refused:
-        claim(store, after)
+        claim_run(store, after)
     assert f"  config.{key}" in str(refused.value)
     assert "was begun with another configuration" in str(refused.value)
 
@@ -126,13 +126,13 @@ def test_every_key_is_either_operational_or_refused_by_name(whole, folder, store
 )  # fmt: skip
 def test_a_run_that_ran_out_of_memory_in_training_may_be_given_what_mends_it(whole, store, key, value):
     begin(store, parts_of(whole))
-    claim(store, parts_of(changed(whole, f"training.{key}", value)))
+    claim_run(store, parts_of(changed(whole, f"training.{key}", value)))
 
 
 def test_the_message_tells_both_values_and_what_to_do(whole, store):
     begin(store, parts_of(whole))
     with pytest.raises(ConfigError, match=r"config\.seed: was 0, is 7") as refused:
-        claim(store, parts_of(changed(whole, "seed", 7)))
+        claim_run(store, parts_of(changed(whole, "seed", 7)))
     assert "Put these back, or give the new configuration a `run` name of its own" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 2
 
@@ -140,7 +140,7 @@ def test_the_message_tells_both_values_and_what_to_do(whole, store):
 def test_a_parameter_of_a_plugin_is_named_in_full(whole, store):
     begin(store, parts_of(whole))
     with pytest.raises(ConfigError, match=r"config\.acceptance\.rule\.params\.min_score: was 0\.5, is 0\.75"):
-        claim(store, parts_of(changed(whole, "acceptance.rule.params.min_score", 0.75)))
+        claim_run(store, parts_of(changed(whole, "acceptance.rule.params.min_score", 0.75)))
 
 
 def test_other_bytes_in_a_file_are_noticed(whole, folder, store, tmp_path):
@@ -149,13 +149,13 @@ def test_other_bytes_in_a_file_are_noticed(whole, folder, store, tmp_path):
     begin(store, parts_of(values))
     write_jsonl(prompts, sums(4))
     with pytest.raises(ConfigError, match=r"prompts\.file .*p\.jsonl: was "):
-        claim(store, parts_of(values))
+        claim_run(store, parts_of(values))
 
 
 def test_other_weights_are_noticed(whole, store):
     begin(store, parts_of(whole))
     with pytest.raises(ConfigError, match=r"policy\.digest: was \"ddd"):
-        claim(store, parts_of(whole, POLICY.model_copy(update={"digest": "e" * 32})))
+        claim_run(store, parts_of(whole, POLICY.model_copy(update={"digest": "e" * 32})))
 
 
 def test_the_versions_of_the_engines_belong_to_it(whole):
@@ -165,19 +165,19 @@ def test_the_versions_of_the_engines_belong_to_it(whole):
 
 def test_the_digest_depends_on_the_parts_and_not_on_their_order(whole, store):
     parts = parts_of(whole)
-    assert claim(store, parts) == claim(store, dict(reversed(parts.items())))
+    assert claim_run(store, parts) == claim_run(store, dict(reversed(parts.items())))
 
 
 def test_a_run_that_planned_nothing_may_be_begun_anew(whole, store):
-    claim(store, parts_of(whole))
+    claim_run(store, parts_of(whole))
     store.create("config.json", b"old")
     store.create("prompts/train.json", b"old")
-    claim(store, parts_of(changed(whole, "seed", 7)))
+    claim_run(store, parts_of(changed(whole, "seed", 7)))
     assert not store.exists("config.json")
     assert not store.exists("prompts/train.json")
     begin(store, parts_of(changed(whole, "seed", 7)))
     with pytest.raises(ConfigError, match="was 7, is 8"):
-        claim(store, parts_of(changed(whole, "seed", 8)))
+        claim_run(store, parts_of(changed(whole, "seed", 8)))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff"])
@@ -185,7 +185,7 @@ def test_a_damaged_fingerprint_is_a_matter_of_the_store(whole, store, damage):
     begin(store, parts_of(whole))
     store.write("fingerprint.json", damage)
     with pytest.raises(StoreError, match=r"fingerprint\.json: damaged"):
-        claim(store, parts_of(whole))
+        claim_run(store, parts_of(whole))
 
 
 def test_operational_keys_are_keys_and_cover_what_lies_below_them():

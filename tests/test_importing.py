@@ -33,10 +33,10 @@ from rsft_cluster.review.inspection import Filter, inspect
 from rsft_cluster.review.redeciding.accepting import decide_again
 from rsft_cluster.review.redeciding.stored_round import stored_round
 from rsft_cluster.review.redeciding.trust import trust
-from rsft_cluster.rounds.importing.import_round import Imported, bring
+from rsft_cluster.rounds.importing.import_round import Imported, import_candidates
 from rsft_cluster.rounds.loop import opened
-from rsft_cluster.rounds.stages import plan_round, sample_round
-from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.rounds.run_stages import plan_round, sample_round
+from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.summary import summary
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
@@ -76,9 +76,9 @@ def run_of(folder):
         yield run
 
 
-def brought(folder, *files):
+def parse_line(folder, *files):
     with run_of(folder) as run:
-        return bring(run, [str(f) for f in files], Reporter(quiet=True))
+        return import_candidates(run, [str(f) for f in files], Reporter(quiet=True))
 
 
 def store_of(folder) -> Store:
@@ -89,7 +89,7 @@ def test_candidates_of_a_prompt_are_put_together_from_wherever_they_stand(projec
     rows = answers()
     one = write_jsonl(project / "a.jsonl", rows[:13])
     pq.write_table(pa.Table.from_pylist(rows[13:]), project / "b.parquet")
-    found, manifest = brought(project, one, project / "b.parquet")
+    found, manifest = parse_line(project, one, project / "b.parquet")
     assert (found.num_lines, found.num_prompts, found.num_candidates, found.num_bad) == (20, 10, 20, 0)
     totals = manifest.totals
     assert (totals.num_prompts, totals.num_candidates, totals.num_passed, totals.num_accepted) == (10, 20, 10, 10)
@@ -107,7 +107,7 @@ def test_token_ids_are_the_policys_own_and_end_as_it_would(project, model) -> No
         {"prompt": "1 + 1 =", "answer": "2", "completion": " 2 and", "finish_reason": "length"},
         {"prompt": "1 + 1 =", "answer": "2", "completion": " 2", "token_ids": [7, 8], "prompt_token_ids": [5]},
     ]
-    _, manifest = brought(project, write_jsonl(project / "a.jsonl", rows))
+    _, manifest = parse_line(project, write_jsonl(project / "a.jsonl", rows))
     stored = store_of(project).read_table(manifest.candidates[0]).to_pylist()
     tokenizer = load_tokenizer(PolicySpec(str(model)))
     assert stored[0]["token_ids"][-1] == tokenizer.eos_token_id
@@ -121,7 +121,7 @@ def test_token_ids_are_the_policys_own_and_end_as_it_would(project, model) -> No
 def test_a_line_may_hold_several_completions_and_what_is_known_of_each(project) -> None:
     several = ["3", {"completion": " 2", "logprob": -0.5, "target_logprob": -0.25, "model": "other", "token_ids": [3]}]
     rows = [{"prompt": "1 + 1 =", "answer": "2", "completions": several, "model": "this"}]
-    _, manifest = brought(project, write_jsonl(project / "a.jsonl", rows))
+    _, manifest = parse_line(project, write_jsonl(project / "a.jsonl", rows))
     first, second = store_of(project).read_table(manifest.candidates[0]).to_pylist()
     assert (first["policy"], first["logprob"]) == ("this", None)
     assert (second["policy"], second["logprob"], second["target_logprob"]) == ("other", -0.5, -0.25)
@@ -152,7 +152,7 @@ BAD = {
 def test_a_bad_line_is_told_with_file_line_and_key(project, line) -> None:
     file = write_jsonl(project / "a.jsonl", [answers()[0], line])
     with pytest.raises(ConfigError) as caught:
-        brought(project, file)
+        parse_line(project, file)
     assert f"{file}:2: " in str(caught.value)
     assert BAD[line] in str(caught.value)
     assert "max_bad_rate allows 1 %" in str(caught.value)
@@ -161,7 +161,7 @@ def test_a_bad_line_is_told_with_file_line_and_key(project, line) -> None:
 def test_few_bad_lines_are_set_aside_with_their_reasons(project) -> None:
     configure(project, prompts__max_bad_rate=0.5)
     file = write_jsonl(project / "a.jsonl", [*answers(), "{", '{"prompt": "p", "answer": "1"}'])
-    found, _ = brought(project, file)
+    found, _ = parse_line(project, file)
     assert (found.num_lines, found.num_bad, found.num_candidates) == (22, 2, 20)
     kept = read_jsonl(project / "runs/sums/prompts/imported.quarantine.jsonl")
     assert [line["line"] for line in kept] == [21, 22]
@@ -172,7 +172,7 @@ def test_an_empty_completion_that_ended_is_learned_as_its_end(project, model) ->
         {"prompt": "1 + 1 =", "answer": "2", "completion": ""},
         {"prompt": "1 + 1 =", "answer": "2", "completion": "", "finish_reason": "length", "token_ids": [7]},
     ]
-    _, manifest = brought(project, write_jsonl(project / "a.jsonl", rows))
+    _, manifest = parse_line(project, write_jsonl(project / "a.jsonl", rows))
     stored = store_of(project).read_table(manifest.candidates[0]).to_pylist()
     assert [row["token_ids"] for row in stored] == [[load_tokenizer(PolicySpec(str(model))).eos_token_id], [7]]
 
@@ -191,7 +191,7 @@ def killed_after(monkeypatch, num_units) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(ScoreAndCommit, "__call__", dies)
         with pytest.raises(KeyboardInterrupt):
-            brought(Path(), Path("a.jsonl"))
+            parse_line(Path(), Path("a.jsonl"))
 
 
 @pytest.mark.parametrize("num_done", [0, 1])
@@ -203,20 +203,20 @@ def test_a_run_does_not_go_on_with_an_import_that_was_killed(project, monkeypatc
         for goes_on in (lambda: plan_round(run, 1, "p"), lambda: sample_round(run, plan, Reporter(quiet=True))):
             with pytest.raises(ConfigError, match=r"round 1 is being brought in by `rsft import` and is not sealed"):
                 goes_on()
-    assert brought(project, project / "a.jsonl")[1].totals.num_candidates == 20
+    assert parse_line(project, project / "a.jsonl")[1].totals.num_candidates == 20
 
 
 @pytest.mark.parametrize("is_begun", [False, True])
 def test_a_round_that_is_planned_for_sampling_is_refused(project, is_begun) -> None:
     write_jsonl(project / "a.jsonl", answers())
     with run_of(project) as run:
-        prompts = take_in(run)[0].path
+        prompts = ingest_prompts(run)[0].path
         run.log.append(run.lease, action="start", policy=run.base, reason="", round_number=0)
         plan_round(run, 1, prompts)
     if is_begun:
         store_of(project).write("rounds/0001/imported.json", IMPORTED.to_json())
     with pytest.raises(ConfigError, match="round 1 was sampled"):
-        brought(project, project / "a.jsonl")
+        parse_line(project, project / "a.jsonl")
 
 
 IMPORTED = Imported(files=("a.jsonl",), num_lines=20, num_bad=0, num_prompts=10, num_candidates=20, content="")
@@ -238,19 +238,19 @@ def test_what_rule_and_losses_need_is_asked_for_before_anything_is_kept(project,
     known = answers(3, logprob=-2.0, target_logprob=-1.0)
     file = write_jsonl(project / "a.jsonl", [*known, *answers(3)])
     with pytest.raises(ConfigError, match=rf"{file}:7: {message} of every candidate, and this one has none"):
-        brought(project, file)
+        parse_line(project, file)
     assert not store_of(project).files("rounds", recursive=True)
-    assert brought(project, write_jsonl(project / "b.jsonl", known))[0].num_candidates == 6
+    assert parse_line(project, write_jsonl(project / "b.jsonl", known))[0].num_candidates == 6
 
 
 def test_bad_lines_of_other_files_leave_those_of_the_import_alone(project) -> None:
     configure(project, prompts__max_bad_rate=0.5)
-    brought(project, write_jsonl(project / "a.jsonl", [*answers(), "{"]))
+    parse_line(project, write_jsonl(project / "a.jsonl", [*answers(), "{"]))
     before = (project / "runs/sums/prompts/imported.quarantine.jsonl").read_bytes()
     with pytest.raises(ConfigError, match=r"holds the candidates of .*a\.jsonl"):
-        brought(project, write_jsonl(project / "b.jsonl", [*answers(3), "[", "["]))
+        parse_line(project, write_jsonl(project / "b.jsonl", [*answers(3), "[", "["]))
     with pytest.raises(ConfigError, match="unusable") as caught:
-        brought(project, write_jsonl(project / "b.jsonl", [answers()[0], "[", "["]))
+        parse_line(project, write_jsonl(project / "b.jsonl", [answers()[0], "[", "["]))
     assert "all of them" not in str(caught.value)
     assert (project / "runs/sums/prompts/imported.quarantine.jsonl").read_bytes() == before
 
@@ -261,30 +261,30 @@ def test_what_was_killed_goes_on_to_the_same_end(project, monkeypatch, num_done,
     configure(project, acceptance__rule=rule)
     file = write_jsonl(project / "a.jsonl", answers())
     killed_after(monkeypatch, num_done)
-    _, manifest = brought(project, file)
+    _, manifest = parse_line(project, file)
     assert manifest.totals.num_candidates == 20
     assert 0 < manifest.totals.num_accepted <= manifest.totals.num_passed == 10
-    assert brought(project, file)[1] == manifest
+    assert parse_line(project, file)[1] == manifest
 
 
 def test_other_files_and_sampled_rounds_are_refused(project) -> None:
-    brought(project, write_jsonl(project / "a.jsonl", answers()))
+    parse_line(project, write_jsonl(project / "a.jsonl", answers()))
     with pytest.raises(ConfigError, match=r"holds the candidates of .*a\.jsonl"):
-        brought(project, write_jsonl(project / "b.jsonl", answers(3)))
+        parse_line(project, write_jsonl(project / "b.jsonl", answers(3)))
     store_of(project).delete("rounds/0001/imported.json")
     with pytest.raises(ConfigError, match="round 1 was sampled"):
-        brought(project, project / "a.jsonl")
+        parse_line(project, project / "a.jsonl")
 
 
 def test_a_held_out_prompt_is_refused(project) -> None:
     held_out = json.loads((project / "held_out.jsonl").read_text().splitlines()[0])
     file = write_jsonl(project / "a.jsonl", [*answers(3), {**held_out, "completion": "x"}])
     with pytest.raises(ConfigError, match=rf"{file}:7: this prompt also stands among the held-out prompts"):
-        brought(project, file)
+        parse_line(project, file)
 
 
 def test_rules_that_need_a_logprob_refuse_without_and_work_with_it(project) -> None:
-    brought(project, write_jsonl(project / "a.jsonl", answers()))
+    parse_line(project, write_jsonl(project / "a.jsonl", answers()))
     stored = stored_round(store_of(project), 1)
     assert decide_again(stored, other(stored, rule="best_of_n", params={"n": 1})).funnel.num_accepted == 10
     with pytest.raises(ConfigError, match=r"off_policy.* needs the logprob of every candidate, and 20 of 20 have none"):
@@ -292,14 +292,14 @@ def test_rules_that_need_a_logprob_refuse_without_and_work_with_it(project) -> N
 
 
 def test_with_logprobs_such_rules_decide(project) -> None:
-    brought(project, write_jsonl(project / "a.jsonl", answers(logprob=-2.0, target_logprob=-1.0)))
+    parse_line(project, write_jsonl(project / "a.jsonl", answers(logprob=-2.0, target_logprob=-1.0)))
     stored = stored_round(store_of(project), 1)
     found = decide_again(stored, other(stored, rule="off_policy", params={"log_bound": 1.0}))
     assert found.funnel.num_accepted == 10
 
 
 def test_the_audit_trail_of_what_was_brought_holds(project) -> None:
-    brought(project, write_jsonl(project / "a.jsonl", answers()))
+    parse_line(project, write_jsonl(project / "a.jsonl", answers()))
     store = store_of(project)
     store.create(RunLayout(store).round(1).audit, head_of(store, 1).to_json())
     found = verify_run(store)
@@ -309,14 +309,14 @@ def test_the_audit_trail_of_what_was_brought_holds(project) -> None:
 
 
 def test_the_runs_own_prompts_are_taken_in_beside(project) -> None:
-    brought(project, write_jsonl(project / "a.jsonl", answers(3)))
+    parse_line(project, write_jsonl(project / "a.jsonl", answers(3)))
     assert store_of(project).read_record("prompts/train.json", PromptSet).num_prompts == 14
 
 
 def test_the_run_goes_on_from_what_was_brought_to_training(project) -> None:
-    _, manifest = brought(project, write_jsonl(project / "a.jsonl", answers()))
+    _, manifest = parse_line(project, write_jsonl(project / "a.jsonl", answers()))
     with run_of(project) as run:
-        plan = plan_round(run, 1, take_in(run)[0].path)
+        plan = plan_round(run, 1, ingest_prompts(run)[0].path)
         assert sample_round(run, plan, Reporter(quiet=True)) == manifest
         assert plan.policy == run.base
         assert run.store.read_record(run.round(1).audit, AuditHead).num_lines == 21
@@ -335,7 +335,7 @@ def test_the_run_goes_on_from_what_was_brought_to_training(project) -> None:
 def test_settings_that_shape_the_sampling_are_refused(project, changes, message) -> None:
     configure(project, **changes)
     with pytest.raises(ConfigError, match=message):
-        brought(project, write_jsonl(project / "a.jsonl", answers()))
+        parse_line(project, write_jsonl(project / "a.jsonl", answers()))
 
 
 def test_the_command_brings_and_the_others_look_at_it(project) -> None:

@@ -17,16 +17,16 @@ from factories import candidate
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.outcomes import Outcome
 from rsft_cluster.errors import PluginError, StageError
-from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import ProcessPool
 
 DOES = Constraint(use="misbehaving:does", timeout_s=1.0)
 TOGETHER = Constraint(use="misbehaving:Together", timeout_s=1.0)
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
+def pool() -> Iterator[ProcessPool]:
     before = set(descendants())
-    pool = Pool([DOES, TOGETHER], num_processes=2, memory_bytes=2**29)
+    pool = ProcessPool([DOES, TOGETHER], num_processes=2, memory_bytes=2**29)
     yield pool
     pool.close()
     assert set(descendants()) <= before
@@ -36,7 +36,7 @@ def descendants() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if p.is_running() and p.status() != "zombie"]
 
 
-def judged(pool: Pool, completions: Sequence[str], number: int = 0) -> list[Outcome]:
+def judged(pool: ProcessPool, completions: Sequence[str], number: int = 0) -> list[Outcome]:
     wanted: list[Sequence[int]] = [()] * len(pool.constraints)
     wanted[number] = range(len(completions))
     return pool.judge([candidate(c) for c in completions], wanted)[number]
@@ -94,7 +94,7 @@ def test_batches_are_as_large_as_the_class_asks(pool) -> None:
 @pytest.mark.parametrize("end", ["segfault", "sleep"])
 def test_a_batch_that_is_judged_one_by_one_late_and_then_ends_badly_costs_one_verdict(end) -> None:
     with closing(
-        Pool([Constraint(use="misbehaving:Slow", timeout_s=1.0)], num_processes=1, memory_bytes=2**29)
+        ProcessPool([Constraint(use="misbehaving:Slow", timeout_s=1.0)], num_processes=1, memory_bytes=2**29)
     ) as pool:
         judged(pool, ["ok"] * 32)
         outcomes = judged(pool, ["raise", "ok", "slow", "ok", "ok", end, "ok", "ok"])
@@ -102,14 +102,14 @@ def test_a_batch_that_is_judged_one_by_one_late_and_then_ends_badly_costs_one_ve
 
 
 def test_a_verdict_in_a_librarys_own_terms_is_a_plain_one_here() -> None:
-    with closing(Pool([Constraint(use="misbehaving:Library")], num_processes=1, memory_bytes=2**29)) as pool:
+    with closing(ProcessPool([Constraint(use="misbehaving:Library")], num_processes=1, memory_bytes=2**29)) as pool:
         outcomes = judged(pool, ["one", "mute", "two"])
     assert [o.reason for o in outcomes] == ["one", "MuteError, which cannot be told: ValueError", "two"]
 
 
 def test_what_constraints_started_for_all_workers_outlives_one_worker_and_not_the_pool() -> None:
     before = set(descendants())
-    with closing(Pool([Constraint(use="misbehaving:Served")], num_processes=1, memory_bytes=2**29)) as pool:
+    with closing(ProcessPool([Constraint(use="misbehaving:Served")], num_processes=1, memory_bytes=2**29)) as pool:
         outcomes = judged(pool, ["ok", "segfault", "ok"])
         assert [bool(o.verdict and o.verdict.passed) for o in outcomes] == [True, False, True]
     psutil.wait_procs(set(descendants()) - before, timeout=5)
@@ -118,11 +118,11 @@ def test_what_constraints_started_for_all_workers_outlives_one_worker_and_not_th
 
 def test_a_batch_of_none_is_told() -> None:
     with pytest.raises(PluginError, match="'NoBatch': its batch_size is 0"):
-        Pool([Constraint(use="misbehaving:NoBatch")], num_processes=1, memory_bytes=2**29)
+        ProcessPool([Constraint(use="misbehaving:NoBatch")], num_processes=1, memory_bytes=2**29)
 
 
 def test_constraints_are_prepared_once_before_workers_are_forked() -> None:
-    pool = Pool([Constraint(use="misbehaving:Prepared")], num_processes=2, memory_bytes=2**29)
+    pool = ProcessPool([Constraint(use="misbehaving:Prepared")], num_processes=2, memory_bytes=2**29)
     try:
         assert all(o.verdict and o.verdict.passed for o in judged(pool, ["a", "b", "c"]))
     finally:
@@ -130,7 +130,7 @@ def test_constraints_are_prepared_once_before_workers_are_forked() -> None:
 
 
 def test_what_bounds_its_own_time_is_not_killed_before() -> None:
-    pool = Pool([Constraint(use="misbehaving:Patient", timeout_s=0.5)], num_processes=1, memory_bytes=2**29)
+    pool = ProcessPool([Constraint(use="misbehaving:Patient", timeout_s=0.5)], num_processes=1, memory_bytes=2**29)
     try:
         assert [o.error for o in judged(pool, ["a"])] == [None]
     finally:
@@ -140,12 +140,21 @@ def test_what_bounds_its_own_time_is_not_killed_before() -> None:
 def test_a_constraint_that_cannot_be_built_there_is_told() -> None:
     before = set(descendants())
     with pytest.raises(PluginError, match="cannot be built"):
-        Pool([Constraint(use="length", params={"min": 3, "max": 2})], num_processes=1, memory_bytes=2**29)
+        ProcessPool([Constraint(use="length", params={"min": 3, "max": 2})], num_processes=1, memory_bytes=2**29)
     assert set(descendants()) <= before
 
 
+def test_a_fork_server_that_dies_before_it_has_read_anything_is_told(tmp_path: Path, monkeypatch) -> None:
+    dies = tmp_path / "python"
+    dies.write_text("#!/bin/sh\nsleep 0.5\nexit 1\n")
+    dies.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dies))
+    with pytest.raises(StageError, match="the process that builds the constraints died"):
+        ProcessPool([DOES], num_processes=1, memory_bytes=2**29)
+
+
 def test_a_pool_whose_fork_server_died_says_so(capfd) -> None:
-    pool = Pool([DOES], num_processes=1, memory_bytes=2**29)
+    pool = ProcessPool([DOES], num_processes=1, memory_bytes=2**29)
     fork_server = psutil.Process(pool.fork_server_pid)
     fork_server.kill()
     fork_server.wait()
@@ -160,8 +169,8 @@ import sys
 sys.path[:0] = {sys.path!r}
 from factories import candidate
 from rsft_cluster.config import Constraint
-from rsft_cluster.scoring.isolation.pool import Pool
-pool = Pool([Constraint(use="misbehaving:does", timeout_s=900)], num_processes=2, memory_bytes=2**29)
+from rsft_cluster.scoring.isolation.pool import ProcessPool
+pool = ProcessPool([Constraint(use="misbehaving:does", timeout_s=900)], num_processes=2, memory_bytes=2**29)
 print(pool.fork_server_pid, flush=True)
 pool.judge([candidate("sleep"), candidate("spin")], [range(2)])
 """
@@ -186,7 +195,7 @@ def test_hanging_calls_leave_most_of_the_throughput(hang) -> None:
     hanging = [what for i, one in enumerate(useful) for what in ([one, hang] if i % 9 == 8 else [one])]
     constraint = Constraint(use="misbehaving:does", params={"work_s": 0.02}, timeout_s=0.5)
     before = set(descendants())
-    plain, plagued = (Pool([constraint], num_processes=2, memory_bytes=2**29) for _ in range(2))
+    plain, plagued = (ProcessPool([constraint], num_processes=2, memory_bytes=2**29) for _ in range(2))
     with closing(plain), closing(plagued):
         judged(plain, ["ok"] * 20)
         judged(plagued, hanging[:100])  # after which it is known that calls hang
@@ -199,7 +208,7 @@ def test_hanging_calls_leave_most_of_the_throughput(hang) -> None:
     assert set(descendants()) <= before
 
 
-def timed(pool: Pool, completions: Sequence[str], *, num_right: int) -> float:
+def timed(pool: ProcessPool, completions: Sequence[str], *, num_right: int) -> float:
     """Return the seconds that judging takes; of the useful calls at most one in a hundred may be taken for a hang."""
     start = time.monotonic()
     outcomes = judged(pool, completions)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rsft_cluster.constraints.building import is_isolated
 from rsft_cluster.constraints.judge import client, limits
 from rsft_cluster.constraints.judge.client import backoff_s, retry_after_s
-from rsft_cluster.constraints.judge.constraint import Judge
+from rsft_cluster.constraints.judge.constraint import LanguageModelJudge
 from rsft_cluster.constraints.judge.endpoint import Endpoint
 from rsft_cluster.constraints.judge.limits import Limits, Window
 from rsft_cluster.constraints.outcomes import outcomes_of
@@ -220,7 +220,7 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog, tmp_path: Path) 
     assert "your key is Bearer [key]" in found[3].reason
     assert "JUDGE_KEY" in found[0].reason
     assert not [text for text in told if KEY in text or KEY[3:] in text]
-    assert isinstance(pickle.loads(pickle.dumps(one)), Judge)
+    assert isinstance(pickle.loads(pickle.dumps(one)), LanguageModelJudge)
 
 
 @pytest.mark.parametrize("value", [None, "", f"{KEY}\nX-Other: 1", f"{KEY}\u00e9"])

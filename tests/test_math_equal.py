@@ -215,7 +215,7 @@ def test_a_tolerance_allows_for_rounding(completion, reference, params, passed) 
 
 @pytest.mark.parametrize(
     ("extract", "passed"),
-    [("auto", True), ("hash", True), ("boxed", False), ("phrase", False), ("number", False), ("whole", False)],
+    [("auto", False), ("hash", True), ("boxed", False), ("phrase", False), ("number", False), ("whole", False)],
 )
 def test_each_place_of_an_answer_can_be_asked_for_alone(extract, passed) -> None:
     assert verdict("#### 1\n\\boxed{2}\nThe answer is 3.\nOr 4", "1", extract=extract).passed == passed

@@ -18,7 +18,7 @@ from rsft_cluster.config import NightlyConfig, RunConfig
 from rsft_cluster.config.file import load_config
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, OutOfTimeError
 from rsft_cluster.nightly.dates import logical_date, missed
-from rsft_cluster.nightly.intake import mark_seen, stored_prompts, take
+from rsft_cluster.nightly.intake import ingest, mark_seen, stored_prompts
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.night import nightly
 from rsft_cluster.nightly.notices import WEBHOOK, notify
@@ -155,24 +155,24 @@ def ids(taken, config, store):
 
 
 def test_a_night_takes_what_no_earlier_one_took_and_has_it_though_the_files_change(project, store, tmp_path):
-    first = take(project, RunLayout(store).night("2026-11-20"))
+    first = ingest(project, RunLayout(store).night("2026-11-20"))
     assert (first.num_prompts, first.num_seen) == (14, 0)
     mark_seen(store, "2026-11-20", first)
     with (tmp_path / "prompts.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in sums(5, 100))
-    second = take(project, RunLayout(store).night("2026-11-21"))
+    second = ingest(project, RunLayout(store).night("2026-11-21"))
     assert (second.num_prompts, second.num_seen) == (5, 14)
     write_jsonl(tmp_path / "prompts.jsonl", sums(1))
     assert len(set(ids(first, project, store)) | set(ids(second, project, store))) == 19
     mark_seen(store, "2026-11-21", second)
-    assert take(project, RunLayout(store).night("2026-11-22")).num_prompts == 0
+    assert ingest(project, RunLayout(store).night("2026-11-22")).num_prompts == 0
 
 
 def test_a_limit_counts_new_prompts(project, store):
     limited = project.model_copy(update={"prompts": project.prompts.model_copy(update={"limit": 6})})
     sizes = []
     for day in ("2026-11-20", "2026-11-21", "2026-11-22"):
-        taken = take(limited, RunLayout(store).night(day))
+        taken = ingest(limited, RunLayout(store).night(day))
         mark_seen(store, day, taken)
         sizes.append(taken.num_prompts)
     assert sizes == [6, 6, 2]
@@ -181,16 +181,16 @@ def test_a_limit_counts_new_prompts(project, store):
 def test_all_prompts_are_taken_every_night_where_that_is_asked_for(project, store):
     everything = project.model_copy(update={"nightly": NightlyConfig(prompts="all")})
     for day in ("2026-11-20", "2026-11-21"):
-        taken = take(everything, RunLayout(store).night(day))
+        taken = ingest(everything, RunLayout(store).night(day))
         mark_seen(store, day, taken)
         assert taken.num_prompts == 14
 
 
 def test_other_prompts_make_another_fingerprint(project, store):
-    taken = take(project, RunLayout(store).night("2026-11-20"))
+    taken = ingest(project, RunLayout(store).night("2026-11-20"))
     assert stored_prompts(project.prompts, store, taken).source.params["content"] == taken.content
     limited = project.model_copy(update={"prompts": project.prompts.model_copy(update={"limit": 6})})
-    assert taken.content != take(limited, RunLayout(store).night("2026-11-21")).content
+    assert taken.content != ingest(limited, RunLayout(store).night("2026-11-21")).content
 
 
 def night_of(store, day, *, promoted):

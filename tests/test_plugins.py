@@ -71,6 +71,32 @@ def problem(use: str, **params: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "use", "name", "now"),
+    [
+        ("constraints", "rsft_cluster.constraints.length:Length", "length",
+         "rsft_cluster.constraints.form.length:Length"),
+        ("constraints", "rsft_cluster.constraints.answers:Choice", "choice",
+         "rsft_cluster.constraints.answers.choice:Choice"),
+        ("acceptance_rules", "rsft_cluster.acceptance.threshold:threshold", "threshold",
+         "rsft_cluster.acceptance.rules.threshold:threshold"),
+    ],
+)  # fmt: skip
+def test_where_a_built_in_lay_before_its_present_place_is_told(family, use, name, now) -> None:
+    with pytest.raises(PluginError) as caught:
+        bind(Plugin(use=use), family, num_leading=1)
+    assert str(caught.value) == f"{use}: is no plug-in; the built-in of that name is {name!r}, in full {now}"
+
+
+def test_names_of_others_that_end_like_a_built_in_are_not_taken_for_it() -> None:
+    assert "no module 'absent'" in problem("absent:Length")
+    assert "built-in" not in problem("absent:Length") + problem("rsft_cluster.constraints.absent:Nothing")
+
+
+def test_a_built_in_tells_itself_by_the_name_that_stays_when_its_module_moves() -> None:
+    assert bind(constraint("length", max=5, min=1), "constraints", num_leading=1).describe() == "length(max=5, min=1)"
+
+
 def test_a_built_in_is_found_by_its_name_and_pickles() -> None:
     bound = bind(constraint("length", max=5), "constraints", num_leading=1)
     assert bound.use == "rsft_cluster.constraints.form.length:Length"

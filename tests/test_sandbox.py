@@ -22,7 +22,7 @@ from payloads import GRANTED_BY_A_KERNEL_OF_ITS_OWN, LIMITS, PAYLOADS, Payload
 from rsft_cluster.constraints.programs.sandbox import escape_probe, tiers
 from rsft_cluster.constraints.programs.sandbox import sandbox as sandbox_module
 from rsft_cluster.constraints.programs.sandbox.interpreter import interpreter
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Program, ProgramResult
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import ConfigError, StageError
 
@@ -39,6 +39,10 @@ def sandbox(request) -> Iterator[Sandbox]:
         patch.setenv("RSFT_CANARY", "secret")
         with Sandbox(request.param) as made:
             yield made
+
+
+def test_a_tier_that_does_not_hold_is_refused_for_what_the_machine_lacks():
+    assert not [tier for tier, found in FOUND.items() if "supervisor is gone" in found.problem]
 
 
 @dataclass
@@ -161,7 +165,7 @@ def field_of(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/status").read_text().split(f"{name}:")[1].split("\n")[0]
 
 
-def run(sandbox: Sandbox, payload: Payload, places: dict[str, object]) -> Outcome:
+def run(sandbox: Sandbox, payload: Payload, places: dict[str, object]) -> ProgramResult:
     code = payload.code.format(**places)
     return sandbox.run(Program(sandbox.python.argv("-c", code, MARKER)), payload.limits)
 
@@ -324,7 +328,7 @@ LAYERS = {
 BEFORE = """
 import os, resource, struct, sys, socket
 sys.path.insert(0, sys.argv[3])
-from rsft_cluster.constraints.programs.sandbox import system_calls, seccomp, supervisor, tiers
+from rsft_cluster.constraints.programs.sandbox import seccomp, supervisor, system_calls, tiers
 rlimits = tiers._rlimits
 def without(name):
     return lambda limits: {key: value for key, value in rlimits(limits).items() if key != name}

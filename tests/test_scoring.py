@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 from factories import candidate
 
+from rsft_cluster.collection.score_table import verdict_row
 from rsft_cluster.config import Constraint
 from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.constraints.outcomes import as_verdict
 from rsft_cluster.errors import PluginError, StageError
 from rsft_cluster.schemas import VERDICT
-from rsft_cluster.scoring.judge import MAX_REASON_CHARACTERS, ErrorBudget, Judge, Judgement
+from rsft_cluster.scoring.error_limits import ErrorBudget
+from rsft_cluster.scoring.judge import MAX_REASON_CHARACTERS, Judge, Judgement
 
 
 def returns(candidate: Candidate, *, value=None):
@@ -106,10 +108,10 @@ def test_what_is_no_verdict_is_an_error_and_never_a_score(completion, reason) ->
     assert (judgement.score, judgement.passed) == (None, None)
     assert judgement.reason.startswith(f"error in says: {reason}")
     verdict = judgement.verdicts[0]
-    assert (verdict["score"], verdict["passed"]) == (None, None)
-    assert str(verdict["reason"]).startswith(reason)
-    assert str(verdict["error"]).startswith("Traceback (most recent call last)")
-    assert judgement.errors == [("says", verdict["error"])]
+    assert (verdict.score, verdict.passed) == (None, None)
+    assert verdict.reason.startswith(reason)
+    assert (verdict.error or "").startswith("Traceback (most recent call last)")
+    assert judgement.errors == [("says", verdict.error)]
 
 
 def test_a_constraint_that_exits_the_process_is_an_error_like_any_other() -> None:
@@ -163,7 +165,7 @@ def test_verdicts_fit_the_stored_schema_whatever_a_reason_holds() -> None:
     judgements = Judge([constraint("says"), constraint("returns", value=0.5)]).judge(
         [candidate("Verdict(0.5, False, '\\ud800' + 'x' * 9999)"), candidate(bad_reason), candidate("True")]
     )
-    table = pa.array([v for j in judgements for v in j.verdicts], type=VERDICT)
+    table = pa.array([verdict_row(v) for j in judgements for v in j.verdicts], type=VERDICT)
     assert table.field("constraint").to_pylist() == ["says", "returns"] * 3
     assert all(len(j.reason) <= MAX_REASON_CHARACTERS for j in judgements)
     assert judgements[0].reason.startswith("says: ?xxx")

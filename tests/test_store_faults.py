@@ -15,7 +15,7 @@ from test_store import prompts
 
 from rsft_cluster.errors import AlreadyRunningError, ConfigError, StoreError
 from rsft_cluster.records import PolicyRef
-from rsft_cluster.runs.fingerprint import claim
+from rsft_cluster.runs.fingerprint import claim_run
 from rsft_cluster.runs.lease import hold
 from rsft_cluster.runs.promotions import PromotionLog
 from rsft_cluster.schemas import PROMPT
@@ -202,10 +202,10 @@ def test_a_promotion_is_logged_once_through_lost_replies(bucket, proxy, fault):
 def test_a_fingerprint_is_claimed_through_lost_replies(bucket, proxy):
     proxy.rule = each_once("lost")
     store = Store(bucket.place())
-    assert claim(store, {"a": 1}) == claim(store, {"a": 1})
+    assert claim_run(store, {"a": 1}) == claim_run(store, {"a": 1})
     store.create("rounds/0001/plan.json", b"{}")
     with pytest.raises(ConfigError, match="a: was 1, is 2"):
-        claim(store, {"a": 2})
+        claim_run(store, {"a": 2})
 
 
 # What does not get better

@@ -28,7 +28,7 @@ from rsft_cluster.config import RunConfig
 from rsft_cluster.records import Pass, PolicyRef
 from rsft_cluster.report.console import results
 from rsft_cluster.runs.lease import hold
-from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.run import Run, open_store
 from rsft_cluster.store.layout import Folder
 
@@ -92,7 +92,7 @@ def measure(path: Path, held_out: Path, unit_size: int) -> Figures:
     policy = PolicyRef(name="round-0000", uri="/unused", digest="unused")
     with hold(store) as lease:
         start, cpu = time.perf_counter(), time.process_time()
-        taken, _ = take_in(Run(config, store, lease, "unused", policy))
+        taken, _ = ingest_prompts(Run(config, store, lease, "unused", policy))
         intake_s, cpu_s, start = time.perf_counter() - start, time.process_time() - cpu, time.perf_counter()
         folder = Folder(store, "rounds/0001")
         passes = (Pass(num_candidates=8, temperature=1.0, max_tokens=256, batch_size=128),)

@@ -29,10 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rsft_cluster.acceptance.decide import bind_rule
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.cluster.connection import chatter_to_file
 from rsft_cluster.collection.actors import Work
 from rsft_cluster.collection.collect import collect
+from rsft_cluster.collection.pipeline import sampled
 from rsft_cluster.collection.plan import write_plan
 from rsft_cluster.config import AcceptanceConfig, ClusterConfig, Plugin, SamplingConfig, ScoringConfig
 from rsft_cluster.plugins import bind
@@ -90,7 +91,8 @@ def work_of(store: Store, name: str, num_units: int, unit_size: int, unit_s: flo
     return Work(
         store_uri=store.uri, folder=name, session=uuid4().hex[:12], plan=plan, policy=PolicySpec("/unused"),
         generator=bind(generator, "generators", num_leading=1),
-        scoring=_scoring(1), how=Selecting(bind_rule(acceptance), acceptance), decides=True, unit_timeout_s=600,
+        scoring=_scoring(1), selection=SelectionRules(bind_rule(acceptance), acceptance), decides=True,
+        unit_timeout_s=600,
     )  # fmt: skip
 
 
@@ -115,7 +117,13 @@ def measure(store: Store, workers: int, waves: int, unit_size: int, unit_s: floa
             done.append((time.time(), progress.sampling_s))
 
     cpu, begun = _cpu_s(), time.time()
-    collect(work, sampling, ClusterConfig(), report, lambda path, record: store.create(path, record.to_json()))
+    collect(
+        work,
+        sampled(work, sampling),
+        ClusterConfig(),
+        report,
+        lambda path, record: store.create(path, record.to_json()),
+    )
     ended, cpu = time.time(), _cpu_s() - cpu
     first: dict[int, float] = {}
     for path in sorted((Path(store.root) / name / "attempts").glob("*.json"), key=lambda p: p.stat().st_mtime):

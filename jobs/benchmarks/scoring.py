@@ -30,7 +30,7 @@ from rsft_cluster.constraints.building import build
 from rsft_cluster.constraints.outcomes import Outcome, outcomes_of
 from rsft_cluster.report.console import results
 from rsft_cluster.schemas import Message
-from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import ProcessPool
 
 MEMORY_BYTES = 4 * 2**30
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -109,7 +109,7 @@ def compare(name: str, constraints: Sequence[Constraint], candidates: Sequence[C
     built = [build(constraint, name=constraint.name) for constraint in constraints]
     row = Row(name, [], [])
     places = [range(len(candidates))] * len(constraints)
-    with closing(Pool(constraints, num_processes=1, memory_bytes=MEMORY_BYTES)) as pool:
+    with closing(ProcessPool(constraints, num_processes=1, memory_bytes=MEMORY_BYTES)) as pool:
         pool.judge(candidates[:40], [range(40)] * len(constraints))
         for _ in range(repetitions):
             row.bare.append(_rate(lambda: [outcomes_of(one, candidates) for one in built], len(candidates)))
@@ -127,7 +127,7 @@ def hanging(how: str, work_s: float, repetitions: int) -> list[float]:
     constraint = Constraint(use="jobs.benchmarks.scoring:busy", params={"work_s": work_s}, timeout_s=1.0)
     shares = []
     for _ in range(repetitions):
-        with closing(Pool([constraint], num_processes=2, memory_bytes=MEMORY_BYTES)) as pool:
+        with closing(ProcessPool([constraint], num_processes=2, memory_bytes=MEMORY_BYTES)) as pool:
             pool.judge(useful[:20], [range(20)])
             plain = _useful_s(pool, useful)
             pool.judge(mixed[:100], [range(100)])  # from now on it is known that calls hang
@@ -136,16 +136,16 @@ def hanging(how: str, work_s: float, repetitions: int) -> list[float]:
     return shares
 
 
-def _useful_s(pool: Pool, candidates: Sequence[Candidate]) -> float:
+def _useful_s(pool: ProcessPool, candidates: Sequence[Candidate]) -> float:
     """Return the seconds until the last call that comes back is over."""
     start = last = time.perf_counter()
 
-    def after(_number: int, outcome: Outcome) -> None:
+    def observer(_number: int, outcome: Outcome) -> None:
         nonlocal last
         if outcome.error is None:
             last = time.perf_counter()
 
-    pool.judge(candidates, [range(len(candidates))], after=after)
+    pool.judge(candidates, [range(len(candidates))], observer=observer)
     return last - start
 
 

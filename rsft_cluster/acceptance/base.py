@@ -7,12 +7,12 @@ A rule is a pure function from judged candidates to acceptance probabilities:
         return passed(judged).cast(pa.float64())
 
 `judged` has the columns of JUDGED, rows in any order. `scope` says how much a rule must see at once: `candidate` where
-a row's probability depends on that row alone, `group` where on all candidates of its prompt, `round` where on all of
+a row's probability depends on that row only, `group` where on all candidates of its prompt, `round` where on all of
 the round. A candidate is kept when its stored uniform u is below its probability. Probabilities are in [0, 1], and 0
 for whatever did not pass, except in `everything`, the control without rejection.
 
 `target` is the distribution that what is kept follows; `{name}` in it stands for a parameter. A rule that chooses a
-number by itself (a beta for a wanted rate) returns `Chosen`, and the number is recorded in the manifest.
+number by itself (a beta for a given acceptance rate) returns `Chosen`, and the number is recorded in the manifest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ JUDGED = pa.schema(
     ]
 )
 """What a decision may look at. `content` is a digest of the token ids; score and passed are null after an error;
-`text` is there where near duplicates or distances are asked for, `decision` and `attributes` where fairness is."""
+`text` is filled in only for near duplicates and distances, `decision` and `attributes` only for fairness."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def rule_of(bound: Bound) -> Rule:
 
 
 def scaled(name: str, factors: Sequence[float] = (0.25, 0.5, 2.0, 4.0)) -> Previews:
-    """Return previews that multiply a parameter, where it has a value."""
+    """Return previews that multiply a parameter by each factor; none where it has no value."""
 
     def previews(params: Mapping[str, Any], _num_candidates: int) -> list[Setting]:
         value = params.get(name)
@@ -138,7 +138,7 @@ def scaled(name: str, factors: Sequence[float] = (0.25, 0.5, 2.0, 4.0)) -> Previ
 
 
 def among(name: str, values: Sequence[float], *, at_most_candidates: bool = False) -> Previews:
-    """Return previews that give a parameter other values, where it has one; not more than a prompt's candidates."""
+    """Return previews that set a parameter, where it has a value, to others; `at_most_candidates` bounds them."""
 
     def previews(params: Mapping[str, Any], num_candidates: int) -> list[Setting]:
         value = params.get(name)

@@ -22,7 +22,7 @@ from rsft_cluster import config
 from rsft_cluster.acceptance.base import JUDGED, Chosen, rule_of
 from rsft_cluster.acceptance.fairness import Fairness, judge_fairness
 from rsft_cluster.acceptance.group_arrays import codes
-from rsft_cluster.acceptance.selecting import Flags, Selecting, rank_drawn, repeats, wanted
+from rsft_cluster.acceptance.selection import Flags, SelectionRules, prompt_goals, rank_drawn, repeats
 from rsft_cluster.errors import ConfigError, PluginError, SchemaError, StageError
 from rsft_cluster.plugins import Bound, bind
 
@@ -45,23 +45,23 @@ DECIDED = pa.schema(
 
 
 DROPPED = "every candidate of its prompt passed"
-"""The reason of what `drop_all_passed` leaves out."""
+"""The reason given to candidates that `drop_all_passed` leaves out."""
 NO_CAP = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Every candidate's decision, and what was chosen by looking at all of them."""
+    """Every candidate's decision, and the numbers chosen by looking at all of them."""
 
     table: pa.Table
     """DECIDED rows, in the order of the judged ones."""
     chosen: Mapping[str, float] = field(default_factory=dict)
 
 
-def selecting(run: config.RunConfig, round_number: int) -> Selecting:
-    """Return how a round of a run decides."""
+def selection_rules(run: config.RunConfig, round_number: int) -> SelectionRules:
+    """Return what a round of a run decides by; rounds are counted from 1."""
     budget = run.budget if run.budget.wave_size else None
-    return Selecting(bind_rule(run.acceptance, round_number), run.acceptance, budget, run.fairness)
+    return SelectionRules(bind_rule(run.acceptance, round_number), run.acceptance, budget, run.fairness)
 
 
 def bind_rule(acceptance: config.AcceptanceConfig, round_number: int = 1) -> Bound:
@@ -79,18 +79,18 @@ def bind_rule(acceptance: config.AcceptanceConfig, round_number: int = 1) -> Bou
 
 def scheduled(acceptance: config.AcceptanceConfig, round_number: int) -> config.Plugin:
     """Return the rule with the parameters that the schedule gives it in a round, counted from 1."""
-    now = {name: values[min(round_number, len(values)) - 1] for name, values in acceptance.schedule.items()}
-    return acceptance.rule.model_copy(update={"params": {**acceptance.rule.params, **now}})
+    params = {name: values[min(round_number, len(values)) - 1] for name, values in acceptance.schedule.items()}
+    return acceptance.rule.model_copy(update={"params": {**acceptance.rule.params, **params}})
 
 
 def parameters_of(rule: Bound) -> dict[str, Any]:
-    """Return a bound rule's parameters, its defaults among them."""
+    """Return a bound rule's parameters, defaults included."""
     signature = inspect.signature(rule.load()).parameters.items()
     return {name: p.default for name, p in signature if p.default is not p.empty} | dict(rule.params)
 
 
 def target_of(rule: Bound) -> str:
-    """Return the distribution that a bound rule targets, in words, with its parameters in them."""
+    """Return the target distribution of a bound rule in words, its parameters filled in."""
     target = rule_of(rule).target
     for name, value in parameters_of(rule).items():
         target = target.replace(f"{{{name}}}", str(value))
@@ -99,85 +99,85 @@ def target_of(rule: Bound) -> str:
 
 @dataclass(frozen=True)
 class Selected:
-    """What became of every candidate on its way, in arrays of one value a row."""
+    """Every candidate's way through the decision, as arrays with one value a row."""
 
     probability: NDArray[np.float64]
-    """What the rule says; 0 for what could not be judged."""
+    """The rule's probability; 0 for candidates that could not be judged."""
     fair: Fairness
     final: NDArray[np.float64]
-    """What it is accepted with, after survival and fairness."""
+    """The probability after survival and fairness."""
     drawn: Flags
     original: NDArray[np.int64]
-    """The index of what it repeats; -1 where nothing."""
+    """The index of the candidate that it repeats; -1 where it repeats none."""
     rank: NDArray[np.int64]
     cap: NDArray[np.int64]
     dropped: Flags
-    """Whether nothing of its prompt is wanted."""
+    """Whether `drop_all_passed` leaves its prompt out."""
     chosen: Mapping[str, float]
 
     @property
     def fresh(self) -> Flags:
-        """What was drawn and repeats nothing."""
+        """Which rows are drawn and repeat nothing."""
         return self.drawn & (self.original < 0)
 
     @property
     def within(self) -> Flags:
-        """What the caps leave of it."""
+        """Which of the fresh rows the caps leave."""
         return self.fresh & (self.rank < self.cap)
 
     @property
     def accepted(self) -> Flags:
-        """What is kept in the end."""
+        """Which rows are kept."""
         return self.within & ~self.dropped
 
 
-def select(judged: pa.Table, how: Selecting) -> Selected:
-    """Select among JUDGED rows; they must hold whole what the scope of `how` asks for.
+def select(judged: pa.Table, selection: SelectionRules) -> Selected:
+    """Select among JUDGED rows, which must hold complete groups, or the complete round, as the rule's scope requires.
 
     A candidate is accepted when its u is below its probability. Then, of several with the same tokens (or nearly the
-    same text) in a prompt, the one of lowest index stays, and then as many as the caps allow. What could not be judged
-    is never accepted. Raises ConfigError where candidates lack what the rule looks at.
+    same text) in a prompt, the one of lowest index stays, and then as many as the caps allow. A candidate that could
+    not be judged is never accepted. Raises ConfigError where candidates lack a column that the rule needs.
     """
-    _check_needs(how.rule, judged)
-    probability, chosen = _probabilities(how.rule, judged)
+    _check_needs(selection.rule, judged)
+    probability, chosen = _probabilities(selection.rule, judged)
     usable = _numpy(judged, "passed", is_valid=True)
     probability[~usable] = 0.0
     final = np.clip(probability / _numpy(judged, "survival"), 0.0, 1.0)
-    fair = judge_fairness(judged, final, how.fairness)
+    fair = judge_fairness(judged, final, selection.fairness)
     final = np.where(fair.objected, 0.0, final * fair.weights)
     drawn: Flags = _numpy(judged, "u") < final
-    original = repeats(judged, drawn, how.acceptance)
-    rank = rank_drawn(judged, drawn & (original < 0), how)
-    cap = np.full(len(rank), how.acceptance.max_per_prompt or NO_CAP)
-    cap = np.minimum(cap, wanted(judged, drawn, how.budget)) if how.budget else cap
-    dropped = _all_passed(judged) if how.acceptance.drop_all_passed else np.zeros(len(rank), dtype=bool)
+    original = repeats(judged, drawn, selection.acceptance)
+    rank = rank_drawn(judged, drawn & (original < 0), selection)
+    cap = np.full(len(rank), selection.acceptance.max_per_prompt or NO_CAP)
+    cap = np.minimum(cap, prompt_goals(judged, drawn, selection.budget)) if selection.budget else cap
+    dropped = _all_passed(judged) if selection.acceptance.drop_all_passed else np.zeros(len(rank), dtype=bool)
     return Selected(probability, fair, final, drawn, original, rank, cap, dropped, {**chosen, **fair.chosen})
 
 
-def decide(judged: pa.Table, how: Selecting) -> Decided:
+def decide(judged: pa.Table, selection: SelectionRules) -> Decided:
     """Select, and give every candidate its reason."""
     judged = _judged(judged)
-    found = select(judged, how)
-    reasons = _reasons(judged, found.probability, found.final, found.fair)
-    reasons = pc.if_else(found.drawn & ~found.fresh, _repeat_reasons(found.original), reasons)
-    reasons = pc.if_else(found.fresh & ~found.within, _cap_reasons(found.cap), reasons)
-    reasons = pc.if_else(found.within & found.dropped, DROPPED, reasons)
-    reasons = pc.if_else(found.accepted, "kept", reasons)
+    selected = select(judged, selection)
+    reasons = _reasons(judged, selected.probability, selected.final, selected.fair)
+    reasons = pc.if_else(selected.drawn & ~selected.fresh, _repeat_reasons(selected.original), reasons)
+    reasons = pc.if_else(selected.fresh & ~selected.within, _cap_reasons(selected.cap), reasons)
+    reasons = pc.if_else(selected.within & selected.dropped, DROPPED, reasons)
+    reasons = pc.if_else(selected.accepted, "kept", reasons)
     columns = [
         judged.column("candidate_id"),
-        pa.array(found.probability),
-        found.fair.cells,
-        pa.array(found.fair.weights),
-        found.fair.agreement,
-        pa.array(found.final),
-        pa.array(found.original, mask=found.original < 0),
-        pa.array(found.rank, mask=~found.fresh),
-        pa.array(found.cap, mask=found.cap == NO_CAP),
-        pa.array(found.accepted),
+        pa.array(selected.probability),
+        selected.fair.cells,
+        pa.array(selected.fair.weights),
+        selected.fair.agreement,
+        pa.array(selected.final),
+        pa.array(selected.original, mask=selected.original < 0),
+        pa.array(selected.rank, mask=~selected.fresh),
+        pa.array(selected.cap, mask=selected.cap == NO_CAP),
+        pa.array(selected.accepted),
         reasons,
     ]
     columns = [c.cast(f.type) for c, f in zip(columns, DECIDED, strict=True)]
-    return Decided(pa.table(columns, schema=DECIDED), found.chosen)
+    return Decided(pa.table(columns, schema=DECIDED), selected.chosen)
 
 
 def _check_needs(rule: Bound, judged: pa.Table) -> None:
@@ -198,32 +198,32 @@ def _judged(table: pa.Table) -> pa.Table:
 
 
 def _probabilities(rule: Bound, judged: pa.Table) -> tuple[NDArray[np.float64], Mapping[str, float]]:
-    """Return what the rule says, checked: one finite number in [0, 1] a row; and what it chose."""
-    found = rule(judged)
-    found, chosen = (found.probabilities, found.numbers) if isinstance(found, Chosen) else (found, {})
+    """Return the rule's probabilities, checked to be one number in [0, 1] a row, and the numbers that it chose."""
+    answer = rule(judged)
+    values, chosen = (answer.probabilities, answer.numbers) if isinstance(answer, Chosen) else (answer, {})
     if chosen and rule_of(rule).scope != "round":
         raise StageError(f"rule {rule.use}: chooses {', '.join(chosen)} by looking at candidates; declare scope round")
-    if not isinstance(found, pa.Array | pa.ChunkedArray):
-        raise StageError(f"rule {rule.use}: returned a {type(found).__name__}, expected a pyarrow array")
-    if len(found) != judged.num_rows:
-        raise StageError(f"rule {rule.use}: returned {len(found)} probabilities for {judged.num_rows} candidates")
-    if not (pa.types.is_floating(found.type) or pa.types.is_integer(found.type)) or found.null_count:
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        raise StageError(f"rule {rule.use}: returned a {type(values).__name__}, expected a pyarrow array")
+    if len(values) != judged.num_rows:
+        raise StageError(f"rule {rule.use}: returned {len(values)} probabilities for {judged.num_rows} candidates")
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)) or values.null_count:
         raise StageError(
-            f"rule {rule.use}: returned {found.type} with {found.null_count} nulls, expected float64 without"
+            f"rule {rule.use}: returned {values.type} with {values.null_count} nulls, expected float64 without"
         )
-    probability = np.array(found.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    probability = np.array(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
     wrong = np.flatnonzero(~((probability >= 0.0) & (probability <= 1.0)))
     if len(wrong):
-        place = judged.column("candidate_id")[int(wrong[0])]
+        candidate = judged.column("candidate_id")[int(wrong[0])]
         raise StageError(
             f"rule {rule.use}: {len(wrong)} probabilities are not in [0, 1], the first "
-            f"being {probability[wrong[0]]} for candidate {place}"
+            f"being {probability[wrong[0]]} for candidate {candidate}"
         )
     return probability, chosen
 
 
 def _all_passed(judged: pa.Table) -> Flags:
-    """Return the rows of prompts of which every candidate passed; one candidate alone says nothing."""
+    """Return which rows are of a prompt whose candidates all passed, prompts with a single candidate left out."""
     prompts = codes(judged, "prompt_id")
     size = np.bincount(prompts)
     num_passed = np.bincount(prompts, weights=pc.fill_null(judged.column("passed"), False).to_numpy())
@@ -233,15 +233,15 @@ def _all_passed(judged: pa.Table) -> Flags:
 def _reasons(
     judged: pa.Table, probability: NDArray[np.float64], final: NDArray[np.float64], fair: Fairness
 ) -> pa.ChunkedArray:
-    """Return, for every row, why it would not be drawn."""
-    drew = pc.binary_join_element_wise(
+    """Return, for every row, the reason that it gets if it is not drawn."""
+    not_drawn = pc.binary_join_element_wise(
         "u",
         pc.round(judged.column("u"), 3).cast(pa.string()),
         "is not below the probability",
         pc.round(pa.array(final), 3).cast(pa.string()),
         " ",
     )
-    reasons = pc.if_else(final > 0.0, drew, "the rule gives it probability 0")
+    reasons = pc.if_else(final > 0.0, not_drawn, "the rule gives it probability 0")
     reasons = pc.coalesce(fair.objections, reasons)
     failed = pc.and_(pc.invert(judged.column("passed")), pa.array(probability == 0.0))
     return pc.if_else(judged.column("passed").is_null(), "error", pc.if_else(failed, "not passed", reasons))

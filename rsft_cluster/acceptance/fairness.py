@@ -31,27 +31,27 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Fairness:
-    """What fairness says of every candidate."""
+    """Fairness's part in every candidate's decision, one value a row."""
 
     cells: pa.Array
     """The cell (protected values, merit, decision) in words; null where none."""
     weights: NDArray[np.float64]
     """Share of the probability that the cell is left with, in (0, 1]."""
     agreement: pa.Array
-    """Whether the decision was the same under all protected values; null where that was not asked."""
+    """Whether the decision is the same under all protected values; null without `swaps: agree`."""
     objections: pa.Array
-    """Why a candidate may not be kept at all; null where nothing is against it."""
+    """Why a candidate may not be kept; null where it may."""
     chosen: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def objected(self) -> NDArray[np.bool_]:
-        """Rows that something is against."""
+        """Which rows have an objection."""
         return self.objections.is_valid().to_numpy(zero_copy_only=False)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Candidates as codes: of protected values, of stratum (merit), of decision, of swap group; -1 where none is."""
+    """Candidates as codes of protected values, stratum (merit), decision and swap group; -1 where there is none."""
 
     groups: Codes
     strata: Codes
@@ -62,10 +62,10 @@ class _Rows:
 
 
 def judge_fairness(judged: pa.Table, probability: NDArray[np.float64], fairness: FairnessConfig | None) -> Fairness:
-    """Return every candidate's cell, weight, agreement and objection; without a config all weigh 1.
+    """Return every candidate's cell, weight, agreement and objection; without a config all weights are 1.
 
-    `probability` is what candidates would be kept with otherwise. Raises StageError where a prompt has none of the
-    listed protected values, and where a cell holds too few candidates to be weighed.
+    `probability` is each candidate's chance of being kept without fairness. Raises StageError where a prompt has none
+    of the listed protected values, and where a cell holds too few candidates to be weighed.
     """
     size = judged.num_rows
     if fairness is None or not size:
@@ -78,13 +78,13 @@ def judge_fairness(judged: pa.Table, probability: NDArray[np.float64], fairness:
     if fairness.swaps == "agree":
         agreement, chosen = pa.array(agrees), {"swap_agreement_rate": float(np.mean(agrees))}
     if fairness.cells != "none":
-        weights, told = _weights(rows, np.where(agrees, probability, 0.0), fairness)
-        chosen = {**chosen, **told}
+        weights, figures = _weights(rows, np.where(agrees, probability, 0.0), fairness)
+        chosen = {**chosen, **figures}
     return Fairness(_cells(rows), weights, agreement, objections, chosen)
 
 
 def group_of(prompt: str, attributes: Mapping[str, str], fairness: FairnessConfig) -> int:
-    """Return the place of a prompt's protected values among `fairness.combinations`."""
+    """Return the index of a prompt's protected values in `fairness.combinations`."""
     for name, values in fairness.protected.items():
         if attributes.get(name) not in values:
             raise StageError(
@@ -95,15 +95,15 @@ def group_of(prompt: str, attributes: Mapping[str, str], fairness: FairnessConfi
 
 
 def in_words(combination: Mapping[str, str]) -> str:
-    """Return protected values as people read them."""
+    """Return protected values as readable text."""
     return " ".join(f"{name}={value}" for name, value in combination.items())
 
 
 def _rows(judged: pa.Table, fairness: FairnessConfig) -> _Rows:
     prompts = codes(judged, "prompt_id")
     _, first, prompt = np.unique(prompts, return_index=True, return_inverse=True)
-    found = judged.select(["prompt_id", "attributes"]).take(first)
-    ids, attributes = found.column("prompt_id").to_pylist(), [dict(a or ()) for a in found.column(1).to_pylist()]
+    distinct = judged.select(["prompt_id", "attributes"]).take(first)
+    ids, attributes = distinct.column(0).to_pylist(), [dict(a or ()) for a in distinct.column(1).to_pylist()]
     groups = [group_of(i, a, fairness) for i, a in zip(ids, attributes, strict=True)]
     merits = [""] * len(ids)
     if fairness.cells == "equalised_odds":
@@ -124,13 +124,13 @@ def _merit(prompt: str, attributes: Mapping[str, str], name: str) -> str:
 
 
 def _objections(judged: pa.Table, rows: _Rows, fairness: FairnessConfig) -> pa.Array:
-    """Return, for every row, what keeps it or its tuple from being kept; null where nothing does."""
+    """Return, for every row, why it or its tuple may not be kept; null where it may."""
     if fairness.swaps == "agree":
         return _disagreements(judged, rows, len(fairness.combinations))
-    found = np.full(len(rows.decisions), None, dtype=object)
+    objections = np.full(len(rows.decisions), None, dtype=object)
     if fairness.decides:
-        found[rows.decisions < 0] = "no decision was found in the completion"
-    return pa.array(found, pa.string())
+        objections[rows.decisions < 0] = "no decision was found in the completion"
+    return pa.array(objections, pa.string())
 
 
 def _disagreements(judged: pa.Table, rows: _Rows, num_groups: int) -> pa.Array:
@@ -142,12 +142,12 @@ def _disagreements(judged: pa.Table, rows: _Rows, num_groups: int) -> pa.Array:
     lowest, highest = np.full(len(size), np.iinfo(np.int64).max), np.full(len(size), -1)
     np.minimum.at(lowest, member, rows.decisions)
     np.maximum.at(highest, member, rows.decisions)
-    found = np.full(len(size), None, dtype=object)
-    found[lowest != highest] = "decided otherwise under another protected value"
-    found[lowest < 0] = "no decision was found in the completion, or in one under another protected value"
-    found[np.bincount(member, weights=passed) < size] = "did not pass under another protected value"
-    found[present < num_groups] = "there is no candidate of this index under every protected value"
-    objections = found[member]
+    of_tuple = np.full(len(size), None, dtype=object)
+    of_tuple[lowest != highest] = "decided otherwise under another protected value"
+    of_tuple[lowest < 0] = "no decision was found in the completion, or in one under another protected value"
+    of_tuple[np.bincount(member, weights=passed) < size] = "did not pass under another protected value"
+    of_tuple[present < num_groups] = "there is no candidate of this index under every protected value"
+    objections = of_tuple[member]
     objections[rows.swap_groups < 0] = f"its prompt has no attribute {SWAP_GROUP}"
     return pa.array(objections, pa.string())
 
@@ -155,7 +155,7 @@ def _disagreements(judged: pa.Table, rows: _Rows, num_groups: int) -> pa.Array:
 def _weights(
     rows: _Rows, probability: NDArray[np.float64], fairness: FairnessConfig
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """Return W / max W of every row's cell (1 where nothing of it would be kept), and what is worth recording."""
+    """Return W / max W of every row's cell (1 where none of it would be kept), and the figures for the manifest."""
     shape = (len(rows.names[1]), len(rows.names[0]), max(1, len(rows.names[2])))
     kept = probability > 0.0
     weights = np.ones(len(kept))
@@ -175,13 +175,13 @@ def _weights(
     log_weights = np.where(exists, log_weights, -np.inf)
     largest = float(log_weights.max())
     weights[kept] = np.exp(log_weights - largest).ravel()[cell[kept]]
-    told = {
+    figures = {
         "num_cells": float(exists.sum()),
         "smallest_cell": float(num[exists].min()),
         "max_cell_weight": float(np.exp(largest)),
         "cell_acceptance_rate": float(np.exp(-largest)),
     }
-    return weights, told
+    return weights, figures
 
 
 def _check_sizes(num: Codes, exists: NDArray[np.bool_], rows: _Rows, fairness: FairnessConfig) -> None:
@@ -199,9 +199,9 @@ def _check_sizes(num: Codes, exists: NDArray[np.bool_], rows: _Rows, fairness: F
 
 
 def _cells(rows: _Rows) -> pa.Array:
-    """Return every row's cell in words; each is put into words once."""
-    places = np.stack([rows.groups, rows.strata, rows.decisions])
-    distinct, cell = np.unique(places, axis=1, return_inverse=True)
+    """Return every row's cell in words, null where the row has no decision."""
+    cells = np.stack([rows.groups, rows.strata, rows.decisions])
+    distinct, cell = np.unique(cells, axis=1, return_inverse=True)
     words = [None if d < 0 else _in_words(rows, g, s, d) for g, s, d in distinct.T.tolist()]
     return pa.array(words, pa.string()).take(pa.array(cell.ravel()))
 

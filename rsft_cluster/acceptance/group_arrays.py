@@ -1,4 +1,4 @@
-"""Ranks within groups, for rules and caps: arrays in, arrays out, whatever the order of the rows."""
+"""Ranks, first rows and maxima within groups, for rules and caps; rows may stand in any order."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def codes(judged: pa.Table, *names: str) -> NDArray[np.int64]:
 
 
 def first_in_group(groups: Numbers, keys: tuple[Numbers, ...]) -> NDArray[np.int64]:
-    """Return, for every row, the position of its group's first row by `keys`, the weightiest first."""
+    """Return, for every row, the position of its group's first row by `keys`, the most significant key first."""
     order, starts = _order(groups, keys)
     first = np.empty(len(groups), dtype=np.int64)
     first[order] = order[starts]
@@ -27,7 +27,7 @@ def first_in_group(groups: Numbers, keys: tuple[Numbers, ...]) -> NDArray[np.int
 
 
 def rank_in_group(groups: Numbers, keys: tuple[Numbers, ...]) -> NDArray[np.int64]:
-    """Return the rank of every row in its group, from 0, by `keys`, the weightiest first."""
+    """Return the rank of every row in its group, from 0, by `keys`, the most significant key first."""
     order, starts = _order(groups, keys)
     rank = np.empty(len(groups), dtype=np.int64)
     rank[order] = np.arange(len(groups)) - starts
@@ -35,7 +35,7 @@ def rank_in_group(groups: Numbers, keys: tuple[Numbers, ...]) -> NDArray[np.int6
 
 
 def _order(groups: Numbers, keys: tuple[Numbers, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the sorted row order, and for every sorted place where its group begins."""
+    """Return the sorting order of the rows, and for every sorted position that of the first row of its group."""
     order = np.lexsort((*reversed(keys), groups))
     ordered = groups[order]
     begins = np.ones(len(order), dtype=bool)

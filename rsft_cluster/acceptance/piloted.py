@@ -1,4 +1,4 @@
-"""A config as a round has it: with what the round's pilot chose."""
+"""The config of a round: the run's, with what the round's pilot chose."""
 
 from rsft_cluster.acceptance.base import rule_of
 from rsft_cluster.acceptance.decide import bind_rule
@@ -9,7 +9,7 @@ from rsft_cluster.store import Store
 
 
 def piloted(config: RunConfig, choice: PilotChoice | None) -> RunConfig:
-    """Return the config with the temperature and the threshold that a pilot chose, where there was one."""
+    """Return the config with the temperature and the threshold that a pilot chose; unchanged without a pilot."""
     if config.pilot is None or choice is None:
         return config
     acceptance, threshold = config.acceptance, rule_of(bind_rule(config.acceptance)).threshold
@@ -21,5 +21,5 @@ def piloted(config: RunConfig, choice: PilotChoice | None) -> RunConfig:
 
 
 def config_of_round(store: Store, number: int) -> RunConfig:
-    """Return the config that a run was begun with, as a round of it has it."""
+    """Return the config that a run was started with, with what a round's pilot chose."""
     return piloted(recorded_config(store), pilot_choice(store, number))

@@ -1,4 +1,4 @@
-"""What a check found: lines of its report, and faults; all of them, not the first alone."""
+"""The findings of a check: lines of its report, and all faults, not only the first."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +19,15 @@ class Finding:
 
 @dataclass
 class Findings:
-    """What was found so far, and what is wrong."""
+    """The lines and the faults so far."""
 
     config: RunConfig
     findings: list[Finding] = field(default_factory=list)
     faults: list[RsftError] = field(default_factory=list)
 
     @contextmanager
-    def of(self, key: str) -> Iterator[None]:
-        """Note a fault that the block meets, with the key that it is about."""
+    def faults_of(self, key: str) -> Iterator[None]:
+        """Collect the fault that the block raises, under the key that it is about."""
         try:
             yield
         except RsftError as error:
@@ -46,9 +46,9 @@ class Findings:
         return self.findings
 
 
-def _named(key: str, said: str) -> str:
+def _named(key: str, message: str) -> str:
     """Return a message that begins with its key. Readers name `prompts` whichever of the two sections they read."""
     part = key.rpartition(".")[2]
-    if said.startswith((f"{key}:", f"{key}.")):
-        return said
-    return key + said.removeprefix(part) if said.startswith(f"{part}.") else f"{key}: {said}"
+    if message.startswith((f"{key}:", f"{key}.")):
+        return message
+    return key + message.removeprefix(part) if message.startswith(f"{part}.") else f"{key}: {message}"

@@ -43,7 +43,7 @@ KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "30000", "RAY_grpc_client_keep
 
 
 def main() -> None:
-    """Run the command line; every error of ours ends in one message and its own exit code."""
+    """Run the command line; every RsftError ends in one message and its own exit code."""
     _set_up_ray()
     # As Ray does it from where it is connected: what holds a lease or a file lets go of it on the way out.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
@@ -56,7 +56,7 @@ def main() -> None:
     except RsftError as error:
         _fail(str(error), error.exit_code)
     except ValidationError as error:
-        # Configs and parameters are told in words where they are read: this is a record in a run's folder.
+        # Mistakes in configs and parameters are explained where they are read: this is a record in a run's folder.
         _fail(
             f"a {error.title} record of this run is damaged, or of another version of rsft: {error.errors()[0]['msg']}",
             StoreError.exit_code,
@@ -73,7 +73,7 @@ def _set_up_ray() -> None:
 
 
 def _leave_stopped() -> NoReturn:
-    """End as a process does that was asked to stop, everything of ours being closed."""
+    """End as a process that a signal stops does, once everything is closed."""
     sys.stderr.write("stopped\n")
     sys.stdout.flush()
     sys.stderr.flush()

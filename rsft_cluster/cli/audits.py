@@ -22,12 +22,12 @@ Round = Annotated[
 def export(run_uri: RunUri, round_: Round = None) -> None:
     """Print the audit trail, one JSON line a candidate."""
     from rsft_cluster.review.audit.chain import to_json
-    from rsft_cluster.review.audit.lines import previous_head, round_lines
+    from rsft_cluster.review.audit.lines import exported_lines
     from rsft_cluster.store.layout import RunLayout
 
     store = find_run(run_uri)
     for number in RunLayout(store).sealed_rounds() if round_ is None else [round_]:
-        for line in round_lines(store, number, previous_head(store, number)):
+        for line in exported_lines(store, number):
             typer.echo(to_json(line))
 
 
@@ -36,24 +36,24 @@ def verify(
     target: Annotated[str, typer.Argument(help="A run's folder, or a file of exported lines.", metavar="RUN")],
     as_json_: AsJson = False,
 ) -> None:
-    """Replay every decision from its line alone, and check the chain and, of a run, its files. Exit code 1 if not."""
+    """Replay every decision from its line, and check the chain and, of a run, its files. Exit code 1 if not."""
     from rsft_cluster.review.audit.verify import verify_lines, verify_run
 
     if Path(target).is_file():
         with Path(target).open(encoding="utf-8") as lines:
-            found = verify_lines(lines, source=target)
+            result = verify_lines(lines, source=target)
     else:
-        found = verify_run(find_run(target))
+        result = verify_run(find_run(target))
     if as_json_:
-        typer.echo(json.dumps(asdict(found) | {"holds": found.holds}, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(result) | {"holds": result.holds}, ensure_ascii=False))
     else:
-        for problem in found.problems:
+        for problem in result.problems:
             typer.echo(problem)
         typer.echo(
-            f"{found.num_replayed:,} decisions of {found.num_rounds} rounds replayed from {found.num_lines:,} lines: "
-            + ("all hold" if found.holds else f"{found.num_problems:,} problems")
+            f"{result.num_replayed:,} decisions of {result.num_rounds} rounds replayed from "
+            f"{result.num_lines:,} lines: " + ("all hold" if result.holds else f"{result.num_problems:,} problems")
         )
-    if not found.holds:
+    if not result.holds:
         raise AuditError(f"{target}: the audit trail does not hold")
 
 

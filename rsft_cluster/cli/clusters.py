@@ -29,7 +29,7 @@ def submit(
     if night is not None and not nightly:
         raise ConfigError("--date names a night: give --nightly with it")
     tonight = night_of(loaded.nightly, night) if nightly else None
-    # Files may be there on the cluster alone; the run itself looks at them when it begins.
+    # Files may exist only on the cluster; the run itself checks them when it begins.
     check_plugins(loaded)
 
     with jobs.packed(loaded, config, night=tonight, trust_remote_code=trust_remote_code) as submission:
@@ -52,12 +52,12 @@ def jobs(address: Address = DEFAULT_ADDRESS, as_json_: AsJson = False) -> None:
     """List a cluster's runs."""
     from rsft_cluster.cluster.jobs import describe
 
-    found = describe(address)
+    infos = describe(address)
     if as_json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(infos))
         return
-    for job in found:
-        typer.echo(f"{job['job']:<40} {job['status']:<10} {job['message'] or ''}")
+    for info in infos:
+        typer.echo(f"{info['job']:<40} {info['status']:<10} {info['message'] or ''}")
 
 
 def logs(job: Job, address: Address = DEFAULT_ADDRESS, follow: Follow = False) -> None:

@@ -44,11 +44,11 @@ def judge_cases(
         for use, judged in judged_cases(name).items():
             if names and not judged:
                 raise PluginError(f"{use}: its module has no CASES for it, so there is nothing to test")
-            wrong = [one for one in judged if not one.holds]
+            wrong = [case for case in judged if not case.holds]
             held = f"{len(judged) - len(wrong)} of {len(judged)} cases hold" if judged else "no CASES"
             typer.echo(f"{name if name in known('constraints') else use}: {held}")
-            for one in wrong:
-                typer.echo(f"    {visible(str(one))}")
+            for case in wrong:
+                typer.echo(f"    {visible(str(case))}")
             num_cases, num_wrong = num_cases + len(judged), num_wrong + len(wrong)
     if num_wrong:
         raise StageError(f"{num_wrong} of {num_cases} cases are wrong")

@@ -31,7 +31,7 @@ _NVIDIA = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: `broken` keeps rsft from working, `weak` makes it work less well."""
+    """One thing that was checked: `broken` keeps rsft from working, `weak` makes it work less well."""
 
     about: str
     state: State
@@ -43,13 +43,13 @@ def doctor(
     as_json_: AsJson = False,
 ) -> None:
     """Say what this machine has, what is missing, and how model-written code is confined. Needs no cluster."""
-    found = [*_software(), *_hardware(store), *_confinement(), *(_storage(store) if store else ())]
-    works = all(finding.state != "broken" for finding in found)
+    findings = [*_software(), *_hardware(store), *_confinement(), *(_storage(store) if store else ())]
+    works = all(finding.state != "broken" for finding in findings)
     if as_json_:
-        typer.echo(json.dumps({"works": works, "findings": [asdict(f) for f in found]}, ensure_ascii=False))
+        typer.echo(json.dumps({"works": works, "findings": [asdict(f) for f in findings]}, ensure_ascii=False))
     else:
         table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1))
-        for finding in found:
+        for finding in findings:
             style = _STYLES[finding.state]
             table.add_row(f"[bold]{finding.about}[/bold]", f"[{style}]{finding.state}[/{style}]", _plain(finding.says))
         results().print(table)
@@ -74,8 +74,8 @@ def _hardware(store: str | None) -> Iterator[Finding]:
     small = shm.total < MIN_SHM_BYTES
     hint = f"; Ray wants at least {_size(MIN_SHM_BYTES)} (docker run --shm-size)" if small else ""
     yield Finding("shared memory", "weak" if small else "fine", f"{_size(shm.total)}{hint}")
-    place = store if store and "://" not in store and Path(store).is_dir() else "."
-    free = shutil.disk_usage(place).free
+    folder = store if store and "://" not in store and Path(store).is_dir() else "."
+    free = shutil.disk_usage(folder).free
     little = free < MIN_DISK_BYTES
     yield Finding("free disk", "weak" if little else "fine", _size(free) + ("; a model's rounds take more" * little))
 
@@ -95,13 +95,13 @@ def _confinement() -> Iterator[Finding]:
     """Return what confines model-written code: the tier in use, and why the stronger ones are not."""
     from rsft_cluster.constraints.programs.sandbox.escape_probe import survey
 
-    found = survey()
-    holding = [tier for tier in found if tier.holds]
+    tiers = survey()
+    holding = [tier for tier in tiers if tier.holds]
     if holding:
         yield Finding("sandbox", "fine", f"{holding[0].tier}: a hostile program reached nothing outside")
     else:
         yield Finding("sandbox", "broken", "none: the constraint `code` refuses to run, the rest of rsft works")
-    for tier in found[: found.index(holding[0])] if holding else found:
+    for tier in tiers[: tiers.index(holding[0])] if holding else tiers:
         yield Finding(f"  {tier.tier}", "weak", tier.problem)
 
 

@@ -57,7 +57,7 @@ def score(
     """Judge stored candidates by other constraints, beside the sealed scoring. Goes on where it stopped."""
     from rsft_cluster.report.scorings import show_rejudged
     from rsft_cluster.review.redeciding.comparing import compare
-    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.outcome import selection_of
     from rsft_cluster.review.redeciding.rejudging import rejudge
 
     stored = _stored(run_uri, round_)
@@ -65,19 +65,20 @@ def score(
     config = load_again(stored.config, sections, stored.number, path=constraints, overrides=set_)
     reporter = Reporter(quiet=quiet)
     with reporter.stage(f"round {stored.number}: score"):
-        made = rejudge(stored, config, way_of(stored, config), name, workers=workers, report=reporter.collecting)
-    found = compare(stored, made.name)
+        made = rejudge(stored, config, selection_of(stored, config), name, workers=workers, report=reporter.collecting)
+    comparison = compare(stored, made.name)
     if as_json_:
         figures = made.model_dump(mode="json", exclude={"scores", "settings"})
-        typer.echo(json.dumps({**figures, "against_sealed": found.model_dump(mode="json")}, ensure_ascii=False))
+        typer.echo(json.dumps({**figures, "against_sealed": comparison.model_dump(mode="json")}, ensure_ascii=False))
         return
-    show_rejudged(results(), f"{run_uri}, round {stored.number}: scoring {made.name} against the sealed one", found)
+    title = f"{run_uri}, round {stored.number}: scoring {made.name} against the sealed one"
+    show_rejudged(results(), title, comparison)
 
 
 def accept(
     run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", rule: Rule = None, param: Param = None,
     max_per_prompt: Annotated[
-        int | None, typer.Option(help="Keep at most so many a prompt.", parser=count, metavar="NUMBER")
+        int | None, typer.Option(help="The most candidates kept of a prompt.", parser=count, metavar="NUMBER")
     ] = None,
     set_: AcceptanceSet = None,
     acceptance: Annotated[Path | None, typer.Option(help="A YAML file with an `acceptance:` section.")] = None,
@@ -87,30 +88,30 @@ def accept(
 ) -> None:  # fmt: skip
     """Decide again on stored scores, beside the sealed decision."""
     from rsft_cluster.review.redeciding.accepting import accept_again, decide_again
-    from rsft_cluster.review.redeciding.outcome import way_of
+    from rsft_cluster.review.redeciding.outcome import selection_of
     from rsft_cluster.review.redeciding.stored_round import new_name
 
     stored = _stored(run_uri, round_)
     if name is not None:
         new_name(name)
-    said = {} if max_per_prompt is None else {"acceptance.max_per_prompt": max_per_prompt}
+    options = {} if max_per_prompt is None else {"acceptance.max_per_prompt": max_per_prompt}
     config = load_again(
         stored.config, ("acceptance",), stored.number, path=acceptance, rule=rule, params=parameters(param),
-        said=said, overrides=set_,
+        options=options, overrides=set_,
     )  # fmt: skip
-    how = way_of(stored, config)
+    selection = selection_of(stored, config)
     if dry_run:
-        found, told = decide_again(stored, how, scoring), "nothing is written"
+        outcome, label = decide_again(stored, selection, scoring), "nothing is written"
     else:
-        found = accept_again(stored, how, scoring, name)
-        told = f"decision {found.name}"
+        outcome = accept_again(stored, selection, scoring, name)
+        label = f"decision {outcome.name}"
     if as_json_:
-        figures = {"funnel": found.funnel.model_dump(), "change": found.change.model_dump()}
-        more = {"reasons": dict(found.reasons), "chosen": dict(found.chosen), "decision": None if dry_run else told}
-        typer.echo(json.dumps({**figures, **more}, ensure_ascii=False))
+        figures = {"funnel": outcome.funnel.model_dump(), "change": outcome.change.model_dump()}
+        figures |= {"reasons": dict(outcome.reasons), "chosen": dict(outcome.chosen)}
+        typer.echo(json.dumps({**figures, "decision": None if dry_run else label}, ensure_ascii=False))
         return
-    title = f"{run_uri}, round {stored.number}, scoring {scoring}: {told}"
-    show_decision(results(), title, found.funnel, found.reasons, found.change)
+    title = f"{run_uri}, round {stored.number}, scoring {scoring}: {label}"
+    show_decision(results(), title, outcome.funnel, outcome.reasons, outcome.change)
 
 
 def preview(
@@ -124,8 +125,8 @@ def preview(
 ) -> None:  # fmt: skip
     """Show what other settings would keep, without keeping anything."""
     from rsft_cluster.report.previews import show_preview
-    from rsft_cluster.review.redeciding.outcome import way_of
-    from rsft_cluster.review.redeciding.preview import asked, grid
+    from rsft_cluster.review.redeciding.outcome import selection_of
+    from rsft_cluster.review.redeciding.preview import combined_settings, declared_settings
     from rsft_cluster.review.redeciding.preview import preview as foresee
 
     stored = _stored(run_uri, round_)
@@ -134,25 +135,25 @@ def preview(
     if is_asked:
         if thresholds and rule not in (None, "threshold"):
             raise ConfigError(f"--rule {rule}: --thresholds are scores for the rule threshold; leave one of them out")
-        ways = _ways([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
+        params = _param_values([f"min_score={thresholds}", *(param or ())] if thresholds else param or ())
         caps = [count(v) for v in values(max_per_prompt)] if max_per_prompt else []
-        settings = asked("threshold" if thresholds else rule, ways, caps)
+        settings = combined_settings("threshold" if thresholds else rule, params, caps)
     else:
-        settings = grid(current.acceptance, stored.config.sampling.num_candidates)
+        settings = declared_settings(current.acceptance, stored.config.sampling.num_candidates)
     others = []
     for setting in settings:
         changed = load_again(stored.config, ("acceptance",), stored.number, **options_of(setting))
         try:
-            others.append(way_of(stored, changed))
+            others.append(selection_of(stored, changed))
         except ConfigError:
-            # What the run could not have had is left out, unless it is asked for.
+            # Settings that do not fit the run are left out, unless the user named them.
             if is_asked:
                 raise
-    found = foresee(stored, way_of(stored, current), others, scoring)
+    forecast = foresee(stored, selection_of(stored, current), others, scoring)
     if as_json_:
-        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        typer.echo(json.dumps(forecast.model_dump(mode="json"), ensure_ascii=False))
         return
-    show_preview(results(), f"{run_uri}, round {stored.number}, scoring {scoring}", found)
+    show_preview(results(), f"{run_uri}, round {stored.number}, scoring {scoring}", forecast)
 
 
 def trust(run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "sealed", as_json_: AsJson = False) -> None:
@@ -160,11 +161,11 @@ def trust(run_uri: RunUri, *, round_: Round = None, scoring: ScoringName = "seal
     from rsft_cluster.report.trust import show_trust
     from rsft_cluster.review.redeciding.trust import trust as look
 
-    found = look(_stored(run_uri, round_), scoring)
+    report = look(_stored(run_uri, round_), scoring)
     if as_json_:
-        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        typer.echo(json.dumps(report.model_dump(mode="json"), ensure_ascii=False))
         return
-    show_trust(results(), f"{run_uri}, round {found.round}, scoring {scoring}", found)
+    show_trust(results(), f"{run_uri}, round {report.round}, scoring {scoring}", report)
 
 
 def export(
@@ -183,22 +184,22 @@ def export(
 def options_of(setting: "Setting") -> dict[str, Any]:
     """Return a setting of a preview as options of `load_again`."""
     cap = {"acceptance.max_per_prompt": setting["max_per_prompt"]} if "max_per_prompt" in setting else {}
-    return {"rule": setting.get("rule"), "params": setting.get("params"), "said": cap}
+    return {"rule": setting.get("rule"), "params": setting.get("params"), "options": cap}
 
 
-def _ways(said: Sequence[str]) -> dict[str, list[object]]:
+def _param_values(options: Sequence[str]) -> dict[str, list[object]]:
     """Return all values of each parameter, in the order in which they are given."""
-    found: dict[str, list[object]] = {}
-    for text in said:
+    given: dict[str, list[object]] = {}
+    for text in options:
         name, separator, rest = text.partition("=")
         if not separator:
             raise ConfigError(f"--param {text}: expected name=values, like beta=0.1,0.2")
-        found.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
-    return found
+        given.setdefault(name, []).extend(parameters([f"{name}={value}"])[name] for value in values(rest))
+    return given
 
 
 def _stored(run_uri: str, number: int | None) -> "StoredRound":
-    """Return a round; modules of the run's own are looked for where the user stands."""
+    """Return a round; the run's own modules are imported from the working folder."""
     from rsft_cluster.review.redeciding.stored_round import stored_round
 
     import_from(Path.cwd())
@@ -213,7 +214,7 @@ def import_(
     set_: Overrides = None, quiet: Quiet = False, trust_remote_code: TrustRemoteCode = False,
 ) -> None:  # fmt: skip
     """Make candidates from elsewhere the first round of a run: judged, decided, and ready to be trained on."""
-    from rsft_cluster.rounds.importing.import_round import bring
+    from rsft_cluster.rounds.importing.import_round import import_candidates
     from rsft_cluster.rounds.loop import opened
     from rsft_cluster.store import join_uri, open_uri
 
@@ -224,11 +225,12 @@ def import_(
             "run in the config"
         )
     with opened(loaded, trust_remote_code=trust_remote_code) as run:
-        found, manifest = bring(run, files, reporter)
+        imported, manifest = import_candidates(run, files, reporter)
     totals = manifest.totals
     typer.echo(
-        f"{to}: {found.num_candidates:,} candidates of {found.num_prompts:,} prompts from {found.num_lines:,} lines, "
-        f"{found.num_bad:,} unusable; {totals.num_passed:,} passed, {totals.num_accepted:,} accepted",
+        f"{to}: {imported.num_candidates:,} candidates of {imported.num_prompts:,} prompts from "
+        f"{imported.num_lines:,} lines, {imported.num_bad:,} unusable; {totals.num_passed:,} passed, "
+        f"{totals.num_accepted:,} accepted",
         err=True,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsft_cluster.config import NightlyConfig, Plugin, RunConfig, strict_yaml
-from rsft_cluster.config.file import check_place, load_config, load_sections
+from rsft_cluster.config.file import check_store_uri, load_config, load_sections
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.nightly.dates import logical_date
 
@@ -45,7 +45,7 @@ def count(text: str) -> int:
 
 
 def night_of(config: NightlyConfig, text: str | None) -> date:
-    """Return the night that is named, or the one whose time was last."""
+    """Return the night that `text` names, by default the one that was due last."""
     if text is None:
         return logical_date(config)
     try:
@@ -54,9 +54,9 @@ def night_of(config: NightlyConfig, text: str | None) -> date:
         raise ConfigError(f"--date {text}: expected a date like 2026-11-26") from error
 
 
-def warn(found: "Sequence[Finding]", reporter: "Reporter") -> None:
-    """Say what a check of a config warns of."""
-    for finding in found:
+def warn(findings: "Sequence[Finding]", reporter: "Reporter") -> None:
+    """Report the warnings of a config's check."""
+    for finding in findings:
         if finding.warns:
             reporter.note(f"warning: {finding.about}: {finding.says}")
 
@@ -69,8 +69,8 @@ def load(path: Path, overrides: list[str] | None) -> RunConfig:
 
 def import_from(folder: Path) -> None:
     """Put a folder on the import path."""
-    if (place := str(folder.resolve())) not in sys.path:
-        sys.path.insert(0, place)
+    if (path := str(folder.resolve())) not in sys.path:
+        sys.path.insert(0, path)
 
 
 def load_again(
@@ -81,10 +81,10 @@ def load_again(
     path: Path | None = None,
     rule: str | None = None,
     params: dict[str, object] | None = None,
-    said: Mapping[str, object] | None = None,
+    options: Mapping[str, object] | None = None,
     overrides: list[str] | None = None,
 ) -> RunConfig:
-    """Return a run's config with what a file and options say of `scoring` and `acceptance` set anew.
+    """Return a run's config with `scoring` and `acceptance` set anew by a file and by options.
 
     The rule keeps the parameters that it has in the round, unless another one is named.
     """
@@ -94,26 +94,26 @@ def load_again(
         import_from(path.parent)
     acceptance = config.acceptance
     acceptance = acceptance.model_copy(update={"rule": scheduled(acceptance, number), "schedule": {}})
-    keys = dict(said or {})
+    keys = dict(options or {})
     if rule is not None or params:
         same = acceptance.rule if rule in (None, acceptance.rule.use) else Plugin(use=str(rule))
         keys["acceptance.rule"] = {"use": same.use, "params": {**same.params, **(params or {})}}
     base = config.model_copy(update={"acceptance": acceptance})
-    return load_sections(base, sections, path=path, said=keys, overrides=overrides or ())
+    return load_sections(base, sections, path=path, options=keys, overrides=overrides or ())
 
 
-def parameters(said: list[str] | None) -> dict[str, object]:
+def parameters(texts: list[str] | None) -> dict[str, object]:
     """Return `--param name=value` options as parameters; values are YAML."""
-    found: dict[str, object] = {}
-    for text in said or ():
+    params: dict[str, object] = {}
+    for text in texts or ():
         name, separator, value = text.partition("=")
         if not separator or not name.isidentifier():
             raise ConfigError(f"--param {text}: expected name=value, like beta=0.2")
         try:
-            found[name], _ = strict_yaml.read(value)
+            params[name], _ = strict_yaml.read(value)
         except ConfigError as error:
             raise ConfigError(f"--param {text}: the value, as YAML: {error}") from error
-    return found
+    return params
 
 
 def values(text: str) -> list[str]:
@@ -125,7 +125,7 @@ def find_run(uri: str) -> "Store":
     """Return the store of a run named by its folder or URI."""
     from rsft_cluster.runs import run
 
-    check_place(uri)
+    check_store_uri(uri)
     return run.find_run(uri)
 
 

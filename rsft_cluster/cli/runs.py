@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,40 +23,47 @@ from rsft_cluster.cli.options import (
 )
 from rsft_cluster.config import json_schema
 from rsft_cluster.report.console import results
-from rsft_cluster.report.fairness import fairness_table
+from rsft_cluster.report.fairness_tables import fairness_table
 from rsft_cluster.report.findings import show_finding
 from rsft_cluster.report.nights import nights_table
 from rsft_cluster.report.reporter import Reporter
 from rsft_cluster.report.tables import as_json, rounds_table
 
 DONE = {"start": "begun with", "promote": "promoted", "keep": "kept", "rollback": "rolled back"}
-"""How the promotion log's entries are told."""
+"""The words for the promotion log's actions."""
 
 
 def check(
-    config: ConfigPath,
+    config: Annotated[Path, typer.Argument(help="A run's config, or a model's folder.", metavar="CONFIG")],
     set_: Overrides = None,
     as_json_: AsJson = False,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster that is to serve it: `auto`, or host:port of its head.")
     ] = None,
 ) -> None:
-    """Validate a config, bind its plug-ins, and say what the run will ask for. Asks no cluster but one at --address."""
+    """Validate a config, bind its plug-ins, and say what the run will ask for. Asks no cluster but one at --address.
+
+    Given a model's folder: load it, and say whether the engine decodes it, and how fast.
+    """
     from rsft_cluster.checks.check import check as run_checks
+    from rsft_cluster.checks.model import check_model, is_model
 
-    loaded, nodes = load(config, set_), None
-    if address is not None:
-        from rsft_cluster.cluster.connection import nodes_at
+    if is_model(config):
+        findings = check_model(config)
+    else:
+        loaded, nodes = load(config, set_), None
+        if address is not None:
+            from rsft_cluster.cluster.connection import nodes_at
 
-        nodes = nodes_at(address)
-    found = run_checks(loaded, nodes)
+            nodes = nodes_at(address)
+        findings = run_checks(loaded, nodes)
     if as_json_:
-        typer.echo(json.dumps([asdict(f) for f in found], ensure_ascii=False))
+        typer.echo(json.dumps([asdict(f) for f in findings], ensure_ascii=False))
         return
     console = results()
-    for finding in found:
+    for finding in findings:
         show_finding(console, finding.about, finding.says, warns=finding.warns)
-    num_warnings = sum(f.warns for f in found)
+    num_warnings = sum(f.warns for f in findings)
     typer.echo(f"{config}: fine" + (f", with {num_warnings} warnings" if num_warnings else ""), err=True)
 
 
@@ -129,8 +137,8 @@ def status(
     nights = records(store)
     if as_json_:
         policy = current.policy.model_dump() if current else None
-        told = {"running": running, "current": policy, "rounds": as_json(rounds)}
-        typer.echo(json.dumps(told | {"nights": [n.model_dump(mode="json") for n in nights]}, ensure_ascii=False))
+        figures = {"running": running, "current": policy, "rounds": as_json(rounds)}
+        typer.echo(json.dumps(figures | {"nights": [n.model_dump(mode="json") for n in nights]}, ensure_ascii=False))
         return
     console = results()
     if nights:
@@ -140,10 +148,10 @@ def status(
     else:
         console.print(f"{target}: no round has begun", markup=False)
     for number, report in [(r.round, r.fairness) for r in rounds if r.fairness][-1:]:
-        console.print(fairness_table(report, way="sampled", title=f"fairness of the policy of round {number}"))
+        console.print(fairness_table(report, decoding="sampled", title=f"fairness of the policy of round {number}"))
     if current:
-        said = f"{current.policy.name} ({DONE[current.action]}: {current.reason})"
-        console.print(f"current policy: {said}", markup=False)
+        policy = f"{current.policy.name} ({DONE[current.action]}: {current.reason})"
+        console.print(f"current policy: {policy}", markup=False)
         console.print(f"  {current.policy.uri}", markup=False, soft_wrap=True)
     console.print(f"running: {running or 'no'}", markup=False)
 
@@ -159,7 +167,7 @@ def inspect(
     ] = None,
     constraint: Annotated[str | None, typer.Option(help="Only candidates that failed this constraint.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Beginning of a prompt id, or a piece of its text.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", parser=count, metavar="NUMBER")] = 10,
+    limit: Annotated[int, typer.Option(help="Candidates shown; 0 for all.", parser=count, metavar="NUMBER")] = 10,
     as_json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Look at candidates with their verdicts and the reason of every decision."""
@@ -170,10 +178,10 @@ def inspect(
     from rsft_cluster.review.inspection import inspect as find
     from rsft_cluster.runs.summary import summaries
 
-    wanted = Filter(state, constraint, prompt)
+    criteria = Filter(state, constraint, prompt)
     store = find_run(run_uri)
     newest = max((r.round for r in summaries(store)), default=0)
-    rows = find(store, newest if number is None else number, wanted, evaluation=evaluation)
+    rows = find(store, newest if number is None else number, criteria, evaluation=evaluation)
     console = results()
     before = None
     for row in islice(rows, limit or None):

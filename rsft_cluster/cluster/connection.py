@@ -20,7 +20,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
-from rsft_cluster.cluster.needs import SPARE_CPUS, Needs, Pool, lacking, needs, pools
+from rsft_cluster.cluster.needs import SPARE_CPUS, ActorPool, Needs, lacking, needs, pools
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 
@@ -131,12 +131,12 @@ def _start_local(config: RunConfig, job: JobConfig, concurrent_runs: int) -> Non
     """
     if not _has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    wanted = needs(config)
+    required = needs(config)
     # None is what Ray finds on the machine; _capacity says when it is too little.
-    num_gpus = None if wanted.num_gpus else 0
+    num_gpus = None if required.num_gpus else 0
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(wanted.num_cpus * concurrent_runs)),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(required.num_cpus * concurrent_runs)),
         num_gpus=num_gpus,
         include_dashboard=False,
         job_config=job,
@@ -153,7 +153,7 @@ def _has_token() -> bool:
 def nodes() -> list[Needs]:
     """Return what each living node of the cluster offers, all of it free."""
     alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return [Needs(there.get("CPU", 0.0), there.get("GPU", 0.0)) for there in alive]
+    return [Needs(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
 
 
 def nodes_at(address: str) -> list[Needs]:
@@ -193,7 +193,7 @@ def _capacity(config: RunConfig) -> Iterator[None]:
             request_resources(bundles=[])
 
 
-def _bundles(stage: Sequence[Pool]) -> list[dict[str, float]]:
+def _bundles(stage: Sequence[ActorPool]) -> list[dict[str, float]]:
     """Return what to ask an autoscaler for: a bundle an actor, and the spare CPUs."""
     shapes = [(pool.size, {"CPU": pool.each.num_cpus, "GPU": pool.each.num_gpus}) for pool in stage]
     shapes.append((SPARE_CPUS, {"CPU": 1.0, "GPU": 0.0}))

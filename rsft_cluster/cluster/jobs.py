@@ -44,8 +44,8 @@ class Submission:
     driver: DriverConfig
 
     def request(self) -> dict[str, Any]:
-        """Return what the job API is asked for, as Ray's client takes it."""
-        asked = {
+        """Return the arguments of the job API's request, as Ray's client takes them."""
+        resources = {
             "entrypoint_num_cpus": self.driver.num_cpus,
             "entrypoint_memory": self.driver.memory_bytes,
             "entrypoint_resources": self.driver.resources,
@@ -54,8 +54,8 @@ class Submission:
             "submission_id": self.submission_id,
             "entrypoint": self.entrypoint,
             "runtime_env": self.runtime_env(),
-            # Ray runs the driver on the head unless something is asked for.
-            **{name: value for name, value in asked.items() if value},
+            # Ray runs the driver on the head unless it needs resources.
+            **{name: value for name, value in resources.items() if value},
         }
 
     def files(self) -> list[str]:
@@ -79,9 +79,10 @@ def packed(
         flag = " --trust-remote-code" if trust_remote_code else ""
         package = str(Path(__file__).parents[__name__.count(".") - 1])
         # exec: a stop request must reach the run itself, not a shell in front of it.
-        what = "run config.json" if night is None else f"nightly config.json --date {night}"
+        command = "run config.json" if night is None else f"nightly config.json --date {night}"
         name = f"rsft-{config.run}" if night is None else f"rsft-{config.run}-{night}"
-        yield Submission(name, f"exec python -m rsft_cluster {what}{flag}", folder, (package,), config.cluster.driver)
+        entrypoint = f"exec python -m rsft_cluster {command}{flag}"
+        yield Submission(name, entrypoint, folder, (package,), config.cluster.driver)
 
 
 def submit(submission: Submission, address: str) -> str:
@@ -97,20 +98,20 @@ def submit(submission: Submission, address: str) -> str:
                 client.delete_job(submission.submission_id)
             return _send(client, submission)
         except RuntimeError:
-            # Ray takes an id once: whoever sends the same run at the same moment is told that it is there.
+            # Ray takes an id once: of two submissions of a run at one moment, the second is refused.
             _status(client, submission, address)
             raise
 
 
 def _status(client: JobSubmissionClient, submission: Submission, address: str) -> JobStatus | None:
     """Return how an earlier job of the same run ended, if there is one; AlreadyRunningError if it has not ended."""
-    found = [job.status for job in client.list_jobs() if job.submission_id == submission.submission_id]
-    if found and found[0] not in ENDED:
+    statuses = [job.status for job in client.list_jobs() if job.submission_id == submission.submission_id]
+    if statuses and statuses[0] not in ENDED:
         raise AlreadyRunningError(
-            f"--address {address}: job {submission.submission_id} is already {found[0].lower()} there; "
+            f"--address {address}: job {submission.submission_id} is already {statuses[0].lower()} there; "
             "`rsft logs` shows what it does, `rsft stop` ends it"
         )
-    return found[0] if found else None
+    return statuses[0] if statuses else None
 
 
 def _send(client: JobSubmissionClient, submission: Submission) -> str:
@@ -162,21 +163,21 @@ def follow(address: str, job: str, write: Callable[[str], object]) -> int:
 
 
 def describe(address: str, job: str | None = None) -> list[dict[str, Any]]:
-    """Return a cluster's jobs that are runs of ours, or the one asked for."""
+    """Return the jobs of a cluster that are runs, or the one named `job`."""
     client = connect(address)
     with _explaining(address):
-        found = [client.get_job_info(job)] if job else client.list_jobs()
+        infos = [client.get_job_info(job)] if job else client.list_jobs()
     return [
         {
-            "job": d.submission_id,
-            "status": str(d.status.value),
-            "message": d.message,
-            "exit_code": d.driver_exit_code,
-            "started": d.start_time,
-            "ended": d.end_time,
+            "job": info.submission_id,
+            "status": str(info.status.value),
+            "message": info.message,
+            "exit_code": info.driver_exit_code,
+            "started": info.start_time,
+            "ended": info.end_time,
         }
-        for d in found
-        if job or (d.submission_id or "").startswith("rsft-")
+        for info in infos
+        if job or (info.submission_id or "").startswith("rsft-")
     ]
 
 

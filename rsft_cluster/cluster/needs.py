@@ -1,4 +1,4 @@
-"""What a config asks of a cluster, in CPUs and GPUs, and what a cluster lacks. Arithmetic only; no cluster is asked."""
+"""The CPUs and GPUs that a config needs of a cluster, and those that a cluster lacks; arithmetic only."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,38 +24,38 @@ class Needs:
         return f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
 
     def times(self, other: "Needs") -> int:
-        """Return how often the other fits into this; a lot where it needs nothing."""
+        """Return how many times `other` fits into this; 10**9 where it needs nothing."""
         pairs = ((self.num_cpus, other.num_cpus), (self.num_gpus, other.num_gpus))
         return int(min((have / need + TOLERANCE for have, need in pairs if need > 0), default=10**9))
 
 
 @dataclass(frozen=True)
-class Pool:
-    """So many actors of a stage, all alike; none is ever split over two nodes."""
+class ActorPool:
+    """`size` actors of a stage, all alike; none is ever split over two nodes."""
 
     stage: str
-    """The section of the config that says so."""
+    """The section of the config that sets them."""
     size: int
     each: Needs
 
 
-def pools(config: RunConfig) -> list[list[Pool]]:
+def pools(config: RunConfig) -> list[list[ActorPool]]:
     """Return the pools that are there at the same time: those of a collection, and those of training."""
     sampling, scoring, training = config.sampling, config.scoring, config.training
     samplers = max(fewest(sampling.workers), config.evaluation.workers or 0)
     cpus = config.cluster.driver.num_cpus
-    driver = [Pool("cluster.driver", 1, Needs(cpus, 0.0))] if cpus else []
+    driver = [ActorPool("cluster.driver", 1, Needs(cpus, 0.0))] if cpus else []
     return [
         [
             *driver,
-            Pool("sampling", samplers, Needs(sampling.num_cpus, sampling.num_gpus)),
-            Pool("scoring", fewest(scoring.workers), Needs(scoring.num_cpus, scoring.num_gpus)),
+            ActorPool("sampling", samplers, Needs(sampling.num_cpus, sampling.num_gpus)),
+            ActorPool("scoring", fewest(scoring.workers), Needs(scoring.num_cpus, scoring.num_gpus)),
         ],
-        [*driver, Pool("training", training.workers, Needs(training.num_cpus, training.num_gpus))],
+        [*driver, ActorPool("training", training.workers, Needs(training.num_cpus, training.num_gpus))],
     ]
 
 
-def needs_of(stage: Sequence[Pool]) -> Needs:
+def needs_of(stage: Sequence[ActorPool]) -> Needs:
     """Return the CPUs and GPUs that must be free for pools to be placed together."""
     return Needs(
         sum(pool.size * pool.each.num_cpus for pool in stage) + SPARE_CPUS,
@@ -63,17 +63,18 @@ def needs_of(stage: Sequence[Pool]) -> Needs:
     )
 
 
-def fitting(sampling: SamplingConfig, scoring: ScoringConfig, there: Needs) -> tuple[int, int]:
-    """Return how many samplers and scorers can work at once on what is there; the fewest asked for where they can.
+def fitting(sampling: SamplingConfig, scoring: ScoringConfig, capacity: Needs) -> tuple[int, int]:
+    """Return how many samplers and scorers a cluster of this capacity runs at once: the fewest configured if it can.
 
-    Where they cannot, both are fewer in the same proportion, one at least: samplers that take every CPU that is left
+    Where it cannot, both are fewer in the same proportion, one at least: samplers that take every CPU that is left
     would wait for a scorer that never begins.
     """
     all_samplers, all_scorers = samplers, scorers = fewest(sampling.workers), fewest(scoring.workers)
 
     def fit() -> bool:
         cpus = samplers * sampling.num_cpus + scorers * scoring.num_cpus + SPARE_CPUS
-        return cpus <= there.num_cpus and samplers * sampling.num_gpus + scorers * scoring.num_gpus <= there.num_gpus
+        gpus = samplers * sampling.num_gpus + scorers * scoring.num_gpus
+        return cpus <= capacity.num_cpus and gpus <= capacity.num_gpus
 
     while samplers + scorers > 2 and not fit():
         if scorers == 1 or (samplers > 1 and samplers / all_samplers >= scorers / all_scorers):
@@ -89,45 +90,45 @@ def needs(config: RunConfig) -> Needs:
     return Needs(max(s.num_cpus for s in stages), max(s.num_gpus for s in stages))
 
 
-def lacking(stage: Sequence[Pool], nodes: Sequence[Needs]) -> list[str]:
+def lacking(stage: Sequence[ActorPool], nodes: Sequence[Needs]) -> list[str]:
     """Return what keeps a cluster of these nodes, all of it free, from ever placing pools together; empty if nothing.
 
     Only what is certain: pools that fit one by one may still get into each other's way.
     """
-    found = []
+    shortages = []
     for pool in stage:
         fitting = sum(node.times(pool.each) for node in nodes)
         if not fitting:
-            found.append(
+            shortages.append(
                 f"one actor of {pool.stage} asks for {pool.each.describe()}, and no node has as much "
                 f"({describe_nodes(nodes)}): lower {pool.stage}.num_cpus or {pool.stage}.num_gpus, or add a larger node"
             )
         elif fitting < pool.size:
-            found.append(
+            shortages.append(
                 f"{pool.stage} asks for {pool.size} actors of {pool.each.describe()} each, and {fitting} of them fit "
                 f"({describe_nodes(nodes)}): lower {pool.stage}.workers, or add nodes"
             )
-    wanted = needs_of(stage)
+    total = needs_of(stage)
     missing = [
         f"{need - have:g} {name}"
         for name, need, have in (
-            ("CPUs", wanted.num_cpus, sum(node.num_cpus for node in nodes)),
-            ("GPUs", wanted.num_gpus, sum(node.num_gpus for node in nodes)),
+            ("CPUs", total.num_cpus, sum(node.num_cpus for node in nodes)),
+            ("GPUs", total.num_gpus, sum(node.num_gpus for node in nodes)),
         )
         if need > have + TOLERANCE
     ]
-    if missing and not found:
+    if missing and not shortages:
         names = " and ".join(pool.stage for pool in stage)
-        found.append(
-            f"{' and '.join(missing)} are missing for {names}: {wanted.describe()} are needed, {SPARE_CPUS} CPU for "
+        shortages.append(
+            f"{' and '.join(missing)} are missing for {names}: {total.describe()} are needed, {SPARE_CPUS} CPU for "
             f"Ray among them, and there is room on {describe_nodes(nodes)}; lower workers, num_cpus or num_gpus, or "
             "add nodes"
         )
-    return found
+    return shortages
 
 
 def describe_nodes(nodes: Sequence[Needs]) -> str:
     """Return in words what nodes a cluster has."""
     counts = Counter(node.describe() for node in nodes)
-    said = [f"{count} x {text}" if count > 1 else text for text, count in counts.most_common()]
-    return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: " + (", ".join(said) or "none is alive")
+    parts = [f"{count} x {text}" if count > 1 else text for text, count in counts.most_common()]
+    return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: " + (", ".join(parts) or "none is alive")

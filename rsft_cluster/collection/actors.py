@@ -18,20 +18,19 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
+from rsft_cluster.collection.driver import UnitCounts
 from rsft_cluster.collection.plan import read_prompts_of
-from rsft_cluster.collection.score_table import decided_table, undecided_table
+from rsft_cluster.collection.score_table import accepted_table, as_candidates, decided_table, undecided_table
 from rsft_cluster.config import ScoringConfig
-from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import RsftError, StageError, UnitFailedError
 from rsft_cluster.metrics.meter import (
     BUSY,
@@ -49,8 +48,9 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.records import Commit, Plan, PromptState, Unit
 from rsft_cluster.sampling.adaptive.generator import adaptive
 from rsft_cluster.sampling.unit_sampler import SampledUnit, UnitSampler
-from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, conform, digest, to_messages
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
+from rsft_cluster.schemas import ACCEPTED, CANDIDATE, SCORE, digest
+from rsft_cluster.scoring.error_limits import too_many_errors
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
 from rsft_cluster.scoring.judge import Judgement
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import Folder
@@ -63,6 +63,7 @@ SAMPLED = pa.schema(
         ("quarantined", pa.map_(pa.string(), pa.string())),
         ("sampling_s", pa.float64()),
         ("sampled_on", pa.string()),
+        ("remarks", pa.list_(pa.string())),
         ("failure", pa.binary()),
     ]
 )
@@ -80,6 +81,7 @@ DONE = pa.schema(
         ("failing_constraint", pa.string()),
         ("first_error", pa.string()),
         ("sampling_s", pa.float64()),
+        ("remarks", pa.list_(pa.string())),
         ("failure", pa.binary()),
     ]
 )
@@ -96,7 +98,7 @@ class Work:
     policy: PolicySpec
     generator: Bound
     scoring: ScoringConfig
-    how: Selecting
+    selection: SelectionRules
     decides: bool
     """Whether units decide; else their scores stay undecided, and nothing is accepted before the seal of the round."""
     unit_timeout_s: float
@@ -113,9 +115,9 @@ class Sample:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._folder = work.open()
-        generator, how = work.generator, work.plan.adaptive
-        if how is not None:
-            generator = adaptive(generator, how, work.scoring, work.how.rule)
+        generator, remembering = work.generator, work.plan.adaptive
+        if remembering is not None:
+            generator = adaptive(generator, remembering, work.scoring, work.selection.rule)
         self._sampler = UnitSampler(work.plan, work.policy, generator)
         self._last_end: float | None = None
 
@@ -137,7 +139,7 @@ class Sample:
                     i, sampled = next(answers)
                     if len(waiting) == 1:
                         _check_over(answers)
-                row = sampled_row(texts[i], prompts[i], sampled)
+                row = sampled_row(texts[i], prompts[i], sampled, self._sampler.remarks)
                 del waiting[i]
                 self._tell(sampled, len(waiting))
                 yield row
@@ -169,13 +171,12 @@ class ScoreAndCommit:
     """Scoring actor: judges a unit's candidates, decides, and publishes the unit."""
 
     def __init__(self, work: Work) -> None:
-        self._work = work
-        self._folder = work.open()
+        self._work, self._folder = work, work.open()
 
     @cached_property
-    def _judge(self) -> IsolatedJudge:
+    def _judge(self) -> GuardedJudge:
         # Not in __init__: what an actor raises there reaches nobody.
-        return IsolatedJudge(self._work.scoring)
+        return GuardedJudge(self._work.scoring)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Judge and commit the units of a batch (one, as the pipeline asks)."""
@@ -206,9 +207,9 @@ class ScoreAndCommit:
         row: Mapping[str, object],
     ) -> pa.Table:
         judgements = self._judge.judge(as_candidates(prompts, candidates))
-        scores = undecided_table(candidates, judgements, self._work.plan, self._work.how.fairness)
+        scores = undecided_table(candidates, judgements, self._work.plan, self._work.selection.fairness)
         if self._work.decides:
-            scores = decided_table(scores, prompts, candidates, self._work.how)
+            scores = decided_table(scores, prompts, candidates, self._work.selection)
         tables = {
             "candidates": (candidates, CANDIDATE),
             "scores": (scores, SCORE),
@@ -216,7 +217,7 @@ class ScoreAndCommit:
         }
         errors = [error for judgement in judgements for error in judgement.errors]
         states = _states(prompts, scores, quarantined)
-        commit = self._publish(unit, tables, states, judgements, str(row["sampled_on"]))
+        commit = self._publish(unit, tables, states, judgements, row)
         self._tell(commit, candidates.num_rows, Counter(name for name, _ in errors))
         return _row(
             DONE,
@@ -232,6 +233,7 @@ class ScoreAndCommit:
             failing_constraint=errors[0][0] if errors else None,
             first_error=errors[0][1] if errors else None,
             sampling_s=row["sampling_s"],
+            remarks=commit.remarks,
         )
 
     def _tell(self, commit: Commit, num_candidates: int, errors: Mapping[str, int]) -> None:
@@ -248,15 +250,12 @@ class ScoreAndCommit:
         tables: dict[str, tuple[pa.Table, pa.Schema]],
         prompts: tuple[PromptState, ...],
         judgements: Sequence[Judgement],
-        sampled_on: str,
+        row: Mapping[str, Any],
     ) -> Commit:
         """Write the unit's files, then the commit that vouches for them. Nothing is visible before the commit."""
         store, attempt = self._folder.store, f"{self._work.session}{uuid4().hex[:12]}"
         name = f"{unit.unit}.{attempt}"
-        files = {
-            part: store.write_table(self._folder.table(part, name), table, schema)
-            for part, (table, schema) in tables.items()
-        }
+        files = {part: store.write_table(self._folder.table(part, name), *table) for part, table in tables.items()}
         # How long a verdict took differs from attempt to attempt; what was sampled and decided does not.
         decided = tables["scores"][0].drop_columns(["verdicts"]).to_pylist()
         commit = Commit(
@@ -274,11 +273,12 @@ class ScoreAndCommit:
             num_errors=sum(len(j.errors) for j in judgements),
             num_audited=sum(j.audited for j in judgements),
             disagreements=dict(Counter(name for j in judgements for name in j.disagreements)),
-            sampled_on=sampled_on,
+            sampled_on=row["sampled_on"],
             judged_on=socket.gethostname(),
+            remarks=tuple(row["remarks"] or ()),
         )
-        mark = ".faulty" if commit.num_errors > self._work.scoring.max_error_rate * commit.num_verdicts else ""
-        store.create(self._folder.commit(f"{name}{mark}"), commit.to_json())
+        is_faulty = too_many_errors(commit.num_errors, commit.num_verdicts, self._work.scoring)
+        store.create(self._folder.commit(name, is_faulty=is_faulty), commit.to_json())
         return commit
 
 
@@ -288,7 +288,7 @@ def _check_over(answers: Iterator[tuple[int, SampledUnit]]) -> None:
         raise StageError(f"unit {i} of a batch was answered twice")
 
 
-def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
+def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit, remarks: Sequence[str] = ()) -> pa.Table:
     """Return the row that hands a unit, whose description is the text, from sampling to scoring."""
     return _row(
         SAMPLED,
@@ -298,42 +298,12 @@ def sampled_row(text: str, prompts: pa.Table, sampled: SampledUnit) -> pa.Table:
         quarantined=list(sampled.quarantined.items()),
         sampling_s=sampled.duration_s,
         sampled_on=socket.gethostname(),
+        remarks=list(remarks),
     )
-
-
-def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
-    """Return what constraints see of CANDIDATE rows, given their PROMPT rows."""
-    by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
-    messages = {key: to_messages(row["messages"]) for key, row in by_id.items()}
-    return [
-        Candidate(
-            completion=row["text"],
-            messages=messages[row["prompt_id"]],
-            reference=by_id[row["prompt_id"]]["reference"],
-            attributes=dict(by_id[row["prompt_id"]]["attributes"]),
-            finish_reason=row["finish_reason"],
-            num_tokens=len(row["token_ids"]),
-            index=row["index"],
-            candidate_id=row["candidate_id"],
-            prompt_id=row["prompt_id"],
-        )
-        for row in candidates.to_pylist()
-    ]
 
 
 def _num_tokens(candidates: pa.Table) -> int:
     return pc.sum(pc.list_value_length(candidates.column("token_ids"))).as_py() or 0
-
-
-def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:
-    """Return the ACCEPTED rows: the candidates that the rule kept, as sampled."""
-    kept = scores.column("accepted")
-    chosen = candidates.filter(kept).combine_chunks()
-    places = pc.index_in(chosen.column("prompt_id"), value_set=prompts.column("prompt_id"))
-    table = chosen.append_column("messages", prompts.column("messages").take(places))
-    table = table.append_column("score", scores.column("score").filter(kept))
-    table = table.append_column("weight", pa.array(np.ones(chosen.num_rows)))
-    return conform(table.select(ACCEPTED.names).combine_chunks(), ACCEPTED)
 
 
 def _states(prompts: pa.Table, scores: pa.Table, quarantined: dict[str, str]) -> tuple[PromptState, ...]:
@@ -367,6 +337,16 @@ def _deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def outcome_of(row: Mapping[str, Any]) -> UnitCounts | RsftError:
+    """Return what a row of DONE says of its unit: its counts, or why it failed."""
+    if row["failure"] is not None:
+        return pickle.loads(row["failure"])
+    first_error = (row["failing_constraint"], row["first_error"]) if row["num_errors"] else None
+    apart = {"first_error": first_error, "remarks": tuple(row["remarks"] or ())}
+    counts = {field.name: row[field.name] for field in fields(UnitCounts) if field.name not in apart}
+    return UnitCounts(**counts, **apart)
 
 
 def _packed(error: Exception, kind: type[StageError]) -> bytes:

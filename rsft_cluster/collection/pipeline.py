@@ -13,17 +13,50 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from rsft_cluster.cluster.needs import Needs, fitting
-from rsft_cluster.collection.actors import Sample, ScoreAndCommit, Work
+from rsft_cluster.collection.actors import Sample, ScoreAndCommit, Work, outcome_of
+from rsft_cluster.collection.collect import UNITS_A_PASS
+from rsft_cluster.collection.driver import Supplier, UnitCounts
 from rsft_cluster.config import SamplingConfig, ScoringConfig, WorkerRange, fewest, most
+from rsft_cluster.errors import RsftError, StageError
+from rsft_cluster.metrics.meter import UNITS_LEFT
 from rsft_cluster.records import Unit
 
 UNITS_WHILE_SHORT = 16
 """Units a worker in a pass with fewer workers than asked for: the next one has more again where nodes came back."""
+UNITS_A_WORKER = 128
+"""At the end of a pass workers run out of work, and the next one loads its models again: once in so many units."""
+UNITS_AT_ONCE = 8
+"""Units that a worker decodes together, where it may: rows idle once in so many units."""
 UNITS_IN_FLIGHT = 2
 """Units queued at an actor: one that it works on, one so that it never waits."""
+
+
+def units_a_pass(sampling: SamplingConfig) -> int:
+    """Return how many units a pass is worth."""
+    return max(UNITS_A_PASS, UNITS_A_WORKER * most(sampling.workers))
+
+
+def sampled(work: Work, sampling: SamplingConfig) -> Supplier[Unit]:
+    """Return the supplier that samples, judges and commits units on the Ray cluster."""
+
+    def supply(units: Sequence[Unit], *, are_fresh: bool) -> Iterator[UnitCounts | RsftError]:
+        # What was begun before may have met a crash: alone, a unit takes no other one with it.
+        at_once = UNITS_AT_ONCE if are_fresh and sampling.mixes_units else 1
+        num_left = len(units)
+        work.meter.put(UNITS_LEFT, num_left)
+        try:
+            for row in run_pass(work, units, sampling, at_once=at_once):
+                yield outcome_of(row)
+                num_left -= 1
+                work.meter.put(UNITS_LEFT, num_left)
+        except RayError as error:
+            yield _root_cause(error)
+
+    return supply
 
 
 def run_pass(work: Work, units: Sequence[Unit], asked: SamplingConfig, *, at_once: int = 1) -> Iterator[dict[str, Any]]:
@@ -102,3 +135,15 @@ def _configure() -> None:
     context.execution_no_progress_timeout_s = -1
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _root_cause(error: BaseException) -> RsftError:
+    """Return the error of ours behind a chain of Ray's, or a StageError that tells the chain's end."""
+    seen: BaseException | None = error
+    last = error
+    while seen is not None:
+        if isinstance(seen, RsftError):
+            return seen
+        last = seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return StageError(str(last).strip() or repr(last))

@@ -119,7 +119,7 @@ def survey(folder: Folder) -> Survey:
     for path in folder.store.files(folder.commits):
         commits.setdefault(_parts(path)[0], []).append(path)
     for paths in commits.values():
-        paths.sort(key=lambda p: (_parts(p)[-1] == "faulty", p))
+        paths.sort(key=lambda p: (folder.is_faulty(p), p))
     attempts: dict[str, Counter[str]] = {}
     failed: set[tuple[str, str]] = set()
     for path in folder.store.files(folder.attempts):
@@ -178,7 +178,7 @@ def quarantine(folder: Folder, unit: Unit, *, num_crashes: int) -> None:
     folder.store.create(folder.commit(f"{unit.unit}.quarantine"), commit.to_json())
 
 
-def settled_name(plan: Plan, unit: Unit) -> str:
+def decided_name(plan: Plan, unit: Unit) -> str:
     """Return how a manifest names a unit of a wave whose round was decided at its seal."""
     return f"{plan.wave:04d}-{unit.unit}"
 

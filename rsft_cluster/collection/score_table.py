@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import DECIDED, decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import FairnessConfig
+from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.records import Plan
-from rsft_cluster.schemas import SCORE, conform, rows_to_table
-from rsft_cluster.scoring.judge import Judgement
+from rsft_cluster.schemas import ACCEPTED, SCORE, conform, rows_to_table, to_messages
+from rsft_cluster.scoring.judge import ConstraintVerdict, Judgement
 
 UNDECIDED = {
     "rule_probability": 0.0,
@@ -50,7 +51,7 @@ def undecided_table(
             "index": row["index"],
             "score": judgement.score,
             "passed": judgement.passed,
-            "verdicts": judgement.verdicts,
+            "verdicts": [verdict_row(verdict) for verdict in judgement.verdicts],
             "num_tokens": len(row["token_ids"]),
             "logprob": row["logprob"],
             "target_logprob": row["target_logprob"],
@@ -63,6 +64,19 @@ def undecided_table(
         for row, judgement in zip(candidates.to_pylist(), judgements, strict=True)
     ]
     return rows_to_table(rows, SCORE)
+
+
+def verdict_row(verdict: ConstraintVerdict) -> dict[str, object]:
+    """Return a verdict as SCORE rows hold it: a row of schemas.VERDICT."""
+    return {
+        "constraint": verdict.constraint,
+        "score": verdict.score,
+        "passed": verdict.passed,
+        "reason": verdict.reason,
+        "error": verdict.error,
+        "fatal_at": verdict.fatal_at,
+        "duration_s": verdict.duration_s,
+    }
 
 
 def attributes_of(prompts: pa.Table) -> Attributes:
@@ -83,11 +97,11 @@ def judged_table(scores: pa.Table, attributes: Attributes | None, texts: Sequenc
     return pa.table(columns, names=JUDGED.names).cast(JUDGED)
 
 
-def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, how: Selecting) -> pa.Table:
+def decided_table(scores: pa.Table, prompts: pa.Table, candidates: pa.Table, selection: SelectionRules) -> pa.Table:
     """Return the SCORE rows of whole groups with their decisions."""
-    texts = candidates.column("text").to_pylist() if how.needs_text else None
-    attributes = attributes_of(prompts) if how.fairness else None
-    return with_decisions(scores, decide(judged_table(scores, attributes, texts), how).table)
+    texts = candidates.column("text").to_pylist() if selection.needs_text else None
+    attributes = attributes_of(prompts) if selection.fairness else None
+    return with_decisions(scores, decide(judged_table(scores, attributes, texts), selection).table)
 
 
 def with_decisions(scores: pa.Table, decided: pa.Table) -> pa.Table:
@@ -111,3 +125,34 @@ def _digest_of(token_ids: Sequence[int]) -> str:
 def _decision(pattern: re.Pattern[str], text: str) -> str | None:
     found = pattern.search(text)
     return found[1] if found else None
+
+
+def as_candidates(prompts: pa.Table, candidates: pa.Table) -> list[Candidate]:
+    """Return what constraints see of CANDIDATE rows, given their PROMPT rows."""
+    by_id = {row["prompt_id"]: row for row in prompts.to_pylist()}
+    messages = {key: to_messages(row["messages"]) for key, row in by_id.items()}
+    return [
+        Candidate(
+            completion=row["text"],
+            messages=messages[row["prompt_id"]],
+            reference=by_id[row["prompt_id"]]["reference"],
+            attributes=dict(by_id[row["prompt_id"]]["attributes"]),
+            finish_reason=row["finish_reason"],
+            num_tokens=len(row["token_ids"]),
+            index=row["index"],
+            candidate_id=row["candidate_id"],
+            prompt_id=row["prompt_id"],
+        )
+        for row in candidates.to_pylist()
+    ]
+
+
+def accepted_table(prompts: pa.Table, candidates: pa.Table, scores: pa.Table) -> pa.Table:
+    """Return the ACCEPTED rows: the candidates that the rule kept, as sampled."""
+    kept = scores.column("accepted")
+    chosen = candidates.filter(kept).combine_chunks()
+    places = pc.index_in(chosen.column("prompt_id"), value_set=prompts.column("prompt_id"))
+    table = chosen.append_column("messages", prompts.column("messages").take(places))
+    table = table.append_column("score", scores.column("score").filter(kept))
+    table = table.append_column("weight", pa.array(np.ones(chosen.num_rows)))
+    return conform(table.select(ACCEPTED.names).combine_chunks(), ACCEPTED)

@@ -51,6 +51,7 @@ def seal(folder: Folder, plan: Plan, *, target: str, generator: str) -> Manifest
         content=digest(found.contents),
         processors=tuple(sorted({text for way in plan.passes for text in decoding_of(way).processors()})),
         generator=generator,
+        remarks=tuple(sorted(found.remarks)),
     )
 
 
@@ -111,6 +112,7 @@ class _Found:
         self.candidates: list[FileRef] = []
         self.scores: list[FileRef] = []
         self.accepted: list[FileRef] = []
+        self.remarks: set[str] = set()
         self._states: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._disagreements: Counter[str] = Counter()
@@ -131,6 +133,7 @@ class _Found:
         for name in ("num_tokens", "num_verdicts", "num_errors", "num_audited"):
             self._counts[name] += getattr(commit, name)
         self._disagreements.update(commit.disagreements)
+        self.remarks.update(commit.remarks)
 
     def totals(self, num_prompts: int) -> Totals:
         """Return the sums, of a plan of so many prompts."""

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import Decided, decide, target_of
-from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.actors import accepted_table
-from rsft_cluster.collection.plan import read_prompts_of, settled_name
-from rsft_cluster.collection.score_table import attributes_of, judged_table, with_decisions
+from rsft_cluster.acceptance.selection import SelectionRules
+from rsft_cluster.collection.plan import decided_name, read_prompts_of
+from rsft_cluster.collection.score_table import accepted_table, attributes_of, judged_table, with_decisions
 from rsft_cluster.collection.seal import accepted_digest, added, checked, sealed_units
 from rsft_cluster.records import FileRef, Manifest, Plan, Totals, Unit
 from rsft_cluster.schemas import ACCEPTED, SCORE, digest
@@ -56,7 +55,7 @@ class SealedWave:
     """JUDGED rows, in the same order."""
 
 
-def load_wave(folder: Folder, plan: Plan, manifest: Manifest, how: Selecting) -> SealedWave:
+def load_wave(folder: Folder, plan: Plan, manifest: Manifest, selection: SelectionRules) -> SealedWave:
     """Read what decisions need of a sealed wave."""
     store = folder.store
     units: list[JudgedUnit] = []
@@ -66,81 +65,87 @@ def load_wave(folder: Folder, plan: Plan, manifest: Manifest, how: Selecting) ->
         lost.update(p.prompt_id for p in commit.prompts if p.state == "quarantined")
         if commit.candidates is not None and commit.scores is not None:
             units.append(JudgedUnit(unit, commit.candidates, commit.scores))
-            scores, rows = read_judged(store, units[-1], how)
+            scores, rows = read_judged(store, units[-1], selection)
             parts.append(scores)
             judged.append(rows)
     return SealedWave(plan, manifest, tuple(units), frozenset(lost), pa.concat_tables(parts), pa.concat_tables(judged))
 
 
-def read_judged(store: Store, one: JudgedUnit, how: Selecting) -> tuple[pa.Table, pa.Table]:
+def read_judged(store: Store, one: JudgedUnit, selection: SelectionRules) -> tuple[pa.Table, pa.Table]:
     """Read the narrow SCORE rows of a unit, and the same as JUDGED rows with all that a decision looks at."""
     scores, texts = store.read_table(one.scores, columns=NARROW), None
-    if how.needs_text:
+    if selection.needs_text:
         texts = store.read_table(one.candidates, columns=["text"]).column(0).to_pylist()
-    attributes = attributes_of(read_prompts_of(store, one.unit)) if how.fairness else None
+    attributes = attributes_of(read_prompts_of(store, one.unit)) if selection.fairness else None
     return scores, judged_table(scores, attributes, texts)
 
 
-def decide_waves(waves: Sequence[SealedWave], how: Selecting) -> tuple[pa.Table, Decided]:
+def decide_waves(waves: Sequence[SealedWave], selection: SelectionRules) -> tuple[pa.Table, Decided]:
     """Return the narrow SCORE rows of all waves together, and their decisions in the same order."""
     judged = pa.concat_tables([JUDGED.empty_table(), *(w.judged for w in waves)])
-    return pa.concat_tables([NOTHING, *(w.scores for w in waves)]), decide(judged, how)
+    return pa.concat_tables([NOTHING, *(w.scores for w in waves)]), decide(judged, selection)
 
 
-def settle(
-    folder: Folder, waves: Sequence[SealedWave], found: tuple[pa.Table, Decided], how: Selecting, *, num_prompts: int
+def decide_round(
+    folder: Folder,
+    waves: Sequence[SealedWave],
+    found: tuple[pa.Table, Decided],
+    selection: SelectionRules,
+    *,
+    num_prompts: int,
 ) -> Manifest:
     """Write what was decided on the round in `folder`, and return its manifest.
 
     `found` is what `decide_waves` says of the waves; `num_prompts` are the round's, of which they may leave some out.
     """
     scores, decided = found
-    settled: list[_Settled] = []
+    decided_units: list[_DecidedUnit] = []
     start = 0
     for wave in waves:
         for one in wave.units:
             rows = decided.table.slice(start, one.candidates.num_rows)
             start += one.candidates.num_rows
-            settled.append(_write(folder, wave, one, rows))
+            decided_units.append(_write(folder, wave, one, rows))
     assert start == decided.table.num_rows
-    accepted = tuple(s.accepted for s in settled)
+    accepted = tuple(s.accepted for s in decided_units)
     first, plan = waves[0].manifest, waves[0].plan
     totals = checked(folder, _totals(scores, decided, waves, num_prompts))
     return Manifest(
         round=plan.round,
         policy=plan.policy,
         fingerprint=plan.fingerprint,
-        rule=target_of(how.rule),
-        units=tuple(s.name for s in settled),
-        candidates=tuple(s.candidates for s in settled),
-        scores=tuple(s.scores for s in settled),
+        rule=target_of(selection.rule),
+        units=tuple(s.name for s in decided_units),
+        candidates=tuple(s.candidates for s in decided_units),
+        scores=tuple(s.scores for s in decided_units),
         accepted=accepted,
         totals=totals,
         accepted_digest=accepted_digest(folder, accepted),
-        content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in settled]),
+        content=digest([[s.name, s.candidates.sha256, s.accepted.sha256] for s in decided_units]),
         processors=first.processors,
         generator=first.generator,
+        remarks=tuple(sorted({remark for wave in waves for remark in wave.manifest.remarks})),
         num_waves=len(waves),
         chosen=dict(decided.chosen),
     )
 
 
 @dataclass(frozen=True)
-class _Settled:
+class _DecidedUnit:
     name: str
     candidates: FileRef
     scores: FileRef
     accepted: FileRef
 
 
-def _write(folder: Folder, wave: SealedWave, one: JudgedUnit, rows: pa.Table) -> _Settled:
+def _write(folder: Folder, wave: SealedWave, one: JudgedUnit, rows: pa.Table) -> _DecidedUnit:
     """Write a unit's decided scores and what it keeps."""
-    store, name = folder.store, settled_name(wave.plan, one.unit)
+    store, name = folder.store, decided_name(wave.plan, one.unit)
     scores, kept = with_decisions(store.read_table(one.scores), rows), ACCEPTED.empty_table()
     # Candidates are wide: those of a unit that keeps nothing are not read.
     if pc.any(scores.column("accepted")).as_py():
         kept = accepted_table(read_prompts_of(store, one.unit), store.read_table(one.candidates), scores)
-    return _Settled(
+    return _DecidedUnit(
         name,
         one.candidates,
         store.write_table(folder.table("scores", name), scores, SCORE),

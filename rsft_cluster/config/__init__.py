@@ -92,7 +92,7 @@ class HealthConfig(Part):
     """When a challenger gives alarm."""
 
     hold_on: tuple[Literal["collapse", "coverage", "length", "repetition"], ...] = ("collapse", "coverage")
-    """Alarms that keep the old policy, whatever the promotion rule says. The others are told alone."""
+    """Alarms that keep the old policy, whatever the promotion rule says. The others are only reported."""
     max_pass_at_k_drop: float = Field(default=0.05, ge=0, le=1)
     """`coverage`: pass@k falls by more than this against the incumbent, though pass@1 does not."""
     max_entropy_drop: float = Field(default=0.5, gt=0, le=1)
@@ -127,7 +127,7 @@ class ControlsConfig(Part):
     """Arms that are trained beside the challenger, from the same policy in the same steps, and only compared."""
 
     arms: tuple[Arm, ...] = ()
-    """`random` learns from as many candidates, drawn whatever their verdict; `sft_only` from the replay file alone."""
+    """`random` learns from as many candidates, drawn whatever their verdict; `sft_only` only from the replay file."""
     rounds: Literal["first", "all"] = "all"
     """In which rounds."""
 
@@ -140,7 +140,7 @@ ControlsField = Annotated[
 class DriverConfig(Part):
     """What the driver of a submitted run asks of the node that it runs on.
 
-    With nothing asked for it runs on the head. Else Ray places it wherever there is room, so on a cluster with nodes
+    If it asks for nothing, it runs on the head. Otherwise Ray places it wherever there is room: on a cluster with nodes
     that may go away, name a resource that only the others have.
     """
 
@@ -220,10 +220,10 @@ class RunConfig(Part):
     def _budget_fits(self) -> Self:
         most = self.sampling.num_candidates
         for name in ("wave_size", "until_accepted"):
-            asked = getattr(self.budget, name) if self.budget.wave_size is not None else None
-            if asked is not None and asked > most:
+            count = getattr(self.budget, name) if self.budget.wave_size is not None else None
+            if count is not None and count > most:
                 raise ValueError(
-                    f"budget.{name} is {asked}, but a prompt gets sampling.num_candidates = {most} at most"
+                    f"budget.{name} is {count}, but a prompt gets sampling.num_candidates = {most} at most"
                 )
         return self
 

@@ -1,4 +1,4 @@
-"""From a YAML or JSON file and `--set` overrides to a `RunConfig`; every mistake is told with its place and key."""
+"""From a YAML or JSON file and `--set` overrides to a `RunConfig`; mistakes are reported with origin and key."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from rsft_cluster.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
 
-Places = dict[Location, str]
-"""Where each key was said: `run.yaml:12`, or `--set sampling.workers=4`. The file itself is at ()."""
+Origins = dict[Location, str]
+"""Where each key was given: `run.yaml:12`, or `--set sampling.workers=4`. The file itself is at ()."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -26,10 +26,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     folder; the store's from the working folder. Raises ConfigError naming file, line and key.
     """
     path = Path(path)
-    raw, places = _read(path)
+    raw, origins = _read(path)
     for override in overrides:
-        _override(raw, places, override)
-    return parse_config(raw, places=places, base=path.parent)
+        _override(raw, origins, override)
+    return parse_config(raw, origins=origins, base=path.parent)
 
 
 def load_sections(
@@ -37,73 +37,74 @@ def load_sections(
     names: Sequence[str],
     *,
     path: Path | None = None,
-    said: Mapping[str, object] | None = None,
+    options: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
 ) -> RunConfig:
     """Return a run's config with some sections set anew.
 
-    `path` is a file with some of the sections `names`, or a whole config of which only those count; `said` are keys of
-    the command line, by dotted path; `overrides` are `--set`. Raises ConfigError naming place and key, also for a key
-    of another section.
+    `path` is a file with some of the sections `names`, or a whole config of which only those count; `options` are keys
+    from the command line, by dotted path; `overrides` are `--set`. Raises ConfigError naming origin and key, also for a
+    key of another section.
     """
     raw = json.loads(base.model_dump_json())
-    places: Places = {(): "the run's config"}
+    origins: Origins = {(): "the run's config"}
     if path is not None:
-        found, places = _read(path)
-        if set(found) - set(names):
+        sections, origins = _read(path)
+        if set(sections) - set(names):
             load_config(path)
-        if not set(found) & set(names):
+        if not set(sections) & set(names):
             raise ConfigError(f"{path}: expected a section {' or '.join(names)}, or a whole config; found neither")
-        raw.update({name: found[name] for name in names if name in found})
-    for key, value in (said or {}).items():
+        raw.update({name: sections[name] for name in names if name in sections})
+    for key, value in (options or {}).items():
         section, name = key.split(".")
         raw[section][name] = value
-        places[section, name] = f"--{name.replace('_', '-')}"
+        origins[section, name] = f"--{name.replace('_', '-')}"
     for override in overrides:
         if override.partition(".")[0].partition("=")[0].strip() not in names:
             raise ConfigError(f"--set {override}: only keys of {' and '.join(names)} can be set here")
-        _override(raw, places, override)
-    return parse_config(raw, places=places, base=Path())
+        _override(raw, origins, override)
+    return parse_config(raw, origins=origins, base=Path())
 
 
-def parse_config(raw: object, *, places: Mapping[Location, str], base: Path) -> RunConfig:
+def parse_config(raw: object, *, origins: Mapping[Location, str], base: Path) -> RunConfig:
     """Validate a config read from YAML or JSON; `base` is what relative paths are taken from.
 
     Types are meant as they are written: `4` is a number and `"4"` is text.
     """
-    _refuse_secrets(raw, places)
+    _refuse_secrets(raw, origins)
     try:
         config = RunConfig.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        raise ConfigError(explain(error, lambda location: _place(places, location))) from error
+        raise ConfigError(explain(error, lambda location: _origin(origins, location))) from error
     try:
         return _absolute(config, base.resolve())
     except (RuntimeError, OSError) as error:  # `~nobody/x`, or a name too long for the file system
-        raise ConfigError(f"{places[()]}: a path in it cannot be used: {error}") from error
+        raise ConfigError(f"{origins[()]}: a path in it cannot be used: {error}") from error
 
 
-def check_place(uri: str) -> None:
-    """Raise ConfigError for a URI that has a scheme and names nothing, or more than a place."""
+def check_store_uri(uri: str) -> None:
+    """Raise ConfigError for a URI that names no bucket, or holds credentials or options."""
     scheme, separator, rest = uri.partition("://")
     if separator and not rest.strip("/"):
         raise ConfigError(f"{uri}: names no place; expected something like {scheme}://bucket/folder")
     check_uri(uri)
 
 
-def _refuse_secrets(node: object, places: Mapping[Location, str], location: Location = ()) -> None:
+def _refuse_secrets(node: object, origins: Mapping[Location, str], location: Location = ()) -> None:
     """Raise ConfigError for credentials in a URI, before anything repeats or stores them."""
     if isinstance(node, str) and holds_secret(node):
+        origin = without_userinfo(_origin(origins, location))
         raise ConfigError(
-            f"{without_userinfo(_place(places, location))}: {'.'.join(map(str, location))}: credentials stand in this "
-            "URI; expected scheme://bucket/folder, and the credentials in the environment of every node "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3)"
+            f"{origin}: {'.'.join(map(str, location))}: credentials stand in this URI; expected "
+            "scheme://bucket/folder, and the credentials in the environment of every node (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY for s3)"
         )
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, child in children:
-        _refuse_secrets(child, places, (*location, key))
+        _refuse_secrets(child, origins, (*location, key))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Places]:
+def _read(path: Path) -> tuple[dict[str, Any], Origins]:
     try:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder; expected a YAML file")
@@ -121,20 +122,20 @@ def _read(path: Path) -> tuple[dict[str, Any], Places]:
     except ConfigError as error:
         raise ConfigError(f"{path}:{error}") from error
     if not isinstance(raw, dict):
-        found = "nothing" if raw is None else shown(raw)
+        content = "nothing" if raw is None else shown(raw)
         keys = ", ".join(RunConfig.model_fields)
-        raise ConfigError(f"{path}: expected a mapping with the keys {keys}; found {found}")
+        raise ConfigError(f"{path}: expected a mapping with the keys {keys}; found {content}")
     return raw, {(): str(path)} | {location: f"{path}:{line}" for location, line in lines.items()}
 
 
-def _place(places: Mapping[Location, str], location: Location) -> str:
-    """Return where a key was said; for one that is missing, where the section is that misses it."""
-    while location not in places:
+def _origin(origins: Mapping[Location, str], location: Location) -> str:
+    """Return where a key was given; for one that is missing, where its section is."""
+    while location not in origins:
         location = location[:-1]
-    return places[location]
+    return origins[location]
 
 
-def _override(raw: dict[str, Any], places: Places, override: str) -> None:
+def _override(raw: dict[str, Any], origins: Origins, override: str) -> None:
     """Set one key of `raw`; sections on the way to it are made where there are none."""
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
@@ -154,9 +155,9 @@ def _override(raw: dict[str, Any], places: Places, override: str) -> None:
     step = _step(node, parts[-1], location, override)
     node[step] = value
     location = (*location, step)
-    for known in [k for k in places if k[: len(location)] == location]:
-        del places[known]
-    places[location] = f"--set {override}"
+    for known in [k for k in origins if k[: len(location)] == location]:
+        del origins[known]
+    origins[location] = f"--set {override}"
 
 
 def _step(node: object, part: str, location: Location, override: str) -> str | int:

@@ -75,7 +75,7 @@ class AcceptanceConfig(Part):
     rule: PluginField = Plugin(use="all_passed")
     """The acceptance rule."""
     max_per_prompt: int | None = Field(default=None, ge=1)
-    """Keep at most so many a prompt; which ones, says `prefer`."""
+    """The most candidates kept of a prompt; `prefer` decides which."""
     dedupe: bool = True
     """Keep one of several candidates with the same token ids, the one with the lowest index."""
     near_duplicates: float | None = Field(default=None, gt=0, le=1)

@@ -1,7 +1,7 @@
 """What is wrong with a config, in plain words: pydantic's errors in, one line a mistake out.
 
-A line names the place, the key, what was found and what would be right. Knows the shape of `RunConfig` from its JSON
-Schema; where values came from is the caller's to say.
+A line names the origin, the key, the value and what would be right. Knows the shape of `RunConfig` from its JSON
+Schema; where values came from, the caller knows.
 """
 
 import json
@@ -41,12 +41,12 @@ EXPECTED = {
 """Pydantic's kinds of error -> what would be right; names in braces are of the error's context."""
 
 
-def explain(error: ValidationError, place: Callable[[Location], str]) -> str:
-    """Return a line for every mistake; `place` says where a key stands, or where it ought to."""
-    found = error.errors(include_url=False)
-    lines = [f"{place(item['loc'])}: {_key(item['loc'])}: {_said(item)}" for item in found[:MAX_LINES]]
-    if len(found) > MAX_LINES:
-        lines.append(f"and {len(found) - MAX_LINES} more mistakes")
+def explain(error: ValidationError, origin_of: Callable[[Location], str]) -> str:
+    """Return a line for every mistake; `origin_of` gives where a key stands, or where it ought to."""
+    errors = error.errors(include_url=False)
+    lines = [f"{origin_of(item['loc'])}: {_key(item['loc'])}: {_message(item)}" for item in errors[:MAX_LINES]]
+    if len(errors) > MAX_LINES:
+        lines.append(f"and {len(errors) - MAX_LINES} more mistakes")
     return "\n".join(lines)
 
 
@@ -60,7 +60,7 @@ def _key(location: Location) -> str:
     return ".".join(map(str, location)) or "the config"
 
 
-def _said(item: Any) -> str:
+def _message(item: Any) -> str:
     kind, location, value, context = item["type"], item["loc"], item["input"], item.get("ctx", {})
     if kind == "missing":
         meaning = _schema(location).get("description", "")
@@ -73,7 +73,7 @@ def _said(item: Any) -> str:
         return f"found {shown(value)}. {_schema(location).get('description', item['msg'])}"
     if kind in ("model_type", "model_attributes_type"):
         return f"expected {_section(context['class_name'])}{_keys_of(location)}, found {shown(value)}"
-    # A kind that is not in the table is better told in pydantic's words than not at all.
+    # A kind that is not in the table is reported in pydantic's words.
     limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
     expected = EXPECTED[kind].format(**limits) if kind in EXPECTED else item["msg"]
     return f"expected {expected}, found {shown(value)}{_remedy(kind, value)}"

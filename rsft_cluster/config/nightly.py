@@ -27,7 +27,7 @@ class NightlyConfig(Part):
     max_hours: float | None = Field(default=None, gt=0)
     """A night that takes longer stops where it is; what becomes of it then, `unfinished` says."""
     keep: int = Field(default=7, ge=1)
-    """Of so many nights everything is kept; of older ones their records, and the models of `keep_models`."""
+    """Number of nights that are kept whole; of older ones, the records and the models of `keep_models` stay."""
     keep_models: int = Field(default=3, ge=1)
     """Policies to roll back to that are kept, beside the current one."""
     notify: Command = ()

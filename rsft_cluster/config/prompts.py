@@ -1,4 +1,4 @@
-"""`policy:` and `prompts:`: what is asked, and of whom."""
+"""`policy:` and `prompts:`: the model, and the prompts that it answers."""
 
 from typing import Literal
 
@@ -55,4 +55,4 @@ class PromptsConfig(Part):
     max_bad_rate: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the lines is unusable."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many prompts."""
+    """Use only the first `limit` prompts."""

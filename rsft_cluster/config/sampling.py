@@ -101,7 +101,7 @@ class BudgetConfig(Part):
     """Candidates that a prompt gets in one wave. Without it every prompt gets `sampling.num_candidates` at once; with
     it, that is the most a prompt gets in a round."""
     until_accepted: int = Field(default=1, ge=1)
-    """k: a prompt with so many accepted candidates gets no more, and its k lowest indices are kept."""
+    """k: a prompt with k accepted candidates gets no more, and its k lowest indices are kept."""
     futile_below: float = Field(default=0.0, ge=0, lt=1)
     """Give a prompt up when the chance that the candidates it may still get bring it to k accepted ones is below this,
     by the Beta posterior of its acceptance. 0 never gives up."""

@@ -85,11 +85,11 @@ def read(text: str) -> tuple[Any, dict[Location, int]]:
 def _explain(error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"{mark.line + 1}:{mark.column + 1}: " if mark else ""
-    said = f"not valid YAML: {error.problem or error.context}"
+    message = f"not valid YAML: {error.problem or error.context}"
     if error.problem and error.context:
         begun = f" that begins on line {error.context_mark.line + 1}" if error.context_mark else ""
-        said += f" ({error.context}{begun})"
-    return where + said
+        message += f" ({error.context}{begun})"
+    return where + message
 
 
 def _walk(node: yaml.Node, location: Location, left: list[int]) -> Iterator[tuple[Location, int]]:

@@ -57,7 +57,7 @@ class TrainingConfig(Part):
     init: Literal["base", "previous"] = "base"
     """Start from the policy of round 0, or from the incumbent."""
     accumulate: bool = True
-    """Learn from the accepted candidates of all rounds so far, not of this one alone."""
+    """Learn from the accepted candidates of all rounds so far, not only of this one."""
     per_prompt: bool = True
     """Weight each example by 1 / (accepted candidates of its prompt), so that prompts count equally."""
     end_stopped: bool = True

@@ -12,8 +12,8 @@ _USERINFO = re.compile(r"://[^/\s]+@")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a URI leads: a bucket and a path in it, or a path on this machine."""
+class ParsedUri:
+    """A URI taken apart: a bucket and a path in it, or a path on this machine."""
 
     bucket: str | None
     """URI of the bucket, None on this machine."""
@@ -25,8 +25,8 @@ class Place:
         return self.bucket is None
 
 
-def place_of(uri: str) -> Place:
-    """Return where a URI or local path leads.
+def parse_uri(uri: str) -> ParsedUri:
+    """Return the parts of a URI or local path.
 
     Raises ConfigError for a scheme that is not one of SCHEMES, and for what only an environment may hold.
     """
@@ -35,17 +35,17 @@ def place_of(uri: str) -> Place:
         raise ConfigError(f"{shown(uri)}: unknown storage scheme {scheme!r}; one of {', '.join(SCHEMES)} is supported")
     check_uri(uri)
     if scheme == "file":
-        return Place(None, os.path.abspath(uri.removeprefix("file://")))  # noqa: PTH100 no symlinks
+        return ParsedUri(None, os.path.abspath(uri.removeprefix("file://")))  # noqa: PTH100 no symlinks
     bucket, _, path = uri.split("://", 1)[1].partition("/")
     if not bucket:
         raise ConfigError(f"{uri}: names no bucket; expected something like {scheme}://bucket/folder")
-    return Place(f"{scheme}://{bucket}", re.sub("/+", "/", path).strip("/"))
+    return ParsedUri(f"{scheme}://{bucket}", re.sub("/+", "/", path).strip("/"))
 
 
 def check_uri(uri: str) -> None:
-    """Raise ConfigError, without saying it again, for a URI that holds credentials or settings of a client.
+    """Raise ConfigError, without repeating it, for a URI that holds credentials or settings of a client.
 
-    What names a place is written into records and logs; secrets belong into the environment.
+    URIs are written into records and logs; secrets belong in the environment.
     """
     if "://" not in uri or uri.startswith("file://"):
         return
@@ -73,7 +73,7 @@ def without_userinfo(text: str) -> str:
 
 
 def holds_secret(uri: str) -> bool:
-    """Say whether a storage URI holds credentials. `abfs://container@account` does not: it is a place."""
+    """Say whether a storage URI holds credentials. `abfs://container@account` does not: it names an account."""
     return _SECRET.match(uri) is not None
 
 

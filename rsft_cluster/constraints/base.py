@@ -18,11 +18,12 @@ It returns a bool, a float in [0, 1] (passed at 1.0), or a `Verdict`. Where stat
 are loaded at the first `judge`. Raising means "cannot tell": the candidate gets an error, never a score. Where `judge`
 raises, a batch is judged again one by one; to save that, it may return the error in the place of a verdict.
 
-Constraints run in processes that are killed when a call takes longer than `timeout_s`; a class judges one candidate a
-call there, unless it gains from more and says `batch_size = 64`. Its `prepare()`, if it has one, is called before: it
-loads what is slow to load, once for all processes. What has a deadline of its own says `longest_s`, the seconds after
-which it has certainly ended, and is not killed before. A class that holds a model or talks to a server says `isolated =
-False`: it is built once in the scoring actor, is given a unit's candidates in one call, and bounds its own time.
+Constraints run in processes that are killed when a call takes longer than `timeout_s`; a class judges one candidate per
+call there, unless it gains from more and sets `batch_size = 64`. Its `prepare()`, if it has one, is called before: it
+loads what is slow to load, once for all processes. A class with a deadline of its own sets `longest_s`, the seconds
+after which it has certainly ended, and is not killed before. A class that holds a model or talks to a server sets
+`isolated = False`: it is built once in the scoring actor, gets a unit's candidates in one call, and bounds its own
+time.
 
 A module's `CASES` are its inline tests: candidates that must pass and must fail. They are judged by the tests, by
 `rsft constraints test`, and by every scoring worker before it starts.
@@ -40,7 +41,7 @@ from rsft_cluster.schemas import Message
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a constraint sees of one completion of one prompt."""
+    """One completion of one prompt, as a constraint sees it."""
 
     completion: str
     messages: Sequence[Message] = ()
@@ -61,15 +62,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a constraint says of a candidate: a finite score in [0, 1], passed or not, and why."""
+    """The verdict of a constraint on a candidate: a finite score in [0, 1], passed or not, and why."""
 
     score: float
     passed: bool
     reason: str = ""
     fatal_at: int | None = None
-    """Place, in characters of the completion, of the first one that made it wrong whatever followed; None where the
-    constraint does not know. Training can unlearn exactly that (`training.unlikelihood`), and adaptive sampling never
-    again draws what begins so: it has to be true of whatever follows."""
+    """Index of the character of the completion that made it wrong whatever followed; None where the constraint does not
+    know. Training can unlearn exactly that (`training.unlikelihood`), and adaptive sampling never again draws what
+    begins so: it has to hold whatever follows."""
 
     def __post_init__(self) -> None:
         if self.fatal_at is not None and self.fatal_at < 0:
@@ -93,7 +94,7 @@ class Case:
     candidate: Candidate
     passes: bool
     params: Mapping[str, Any] = field(default_factory=dict)
-    """Those that the constraint is built with."""
+    """Parameters that the constraint is built with."""
 
 
 @runtime_checkable
@@ -101,5 +102,5 @@ class BatchConstraint(Protocol):
     """A constraint with state: judges candidates in batches, one verdict each, in order."""
 
     def judge(self, candidates: Sequence[Candidate]) -> Sequence[Verdict | Exception]:
-        """Return one verdict a candidate, in the same order."""
+        """Return one verdict per candidate, in the same order."""
         ...

@@ -29,12 +29,12 @@ def build(constraint: Plugin, *, name: str) -> Built:
 
 
 def is_isolated(built: Built) -> bool:
-    """Say whether a constraint runs in a process that can be killed: all but those that bound their own time."""
+    """Return whether a constraint runs in a process that can be killed: all but those that bound their own time."""
     return getattr(built, "isolated", True)
 
 
 def cases_of(constraint: Plugin) -> tuple[Case, ...]:
-    """Return the inline cases of a constraint: those in `CASES` of its module; none where it has no such thing."""
+    """Return the inline cases of a constraint: those in `CASES` of its module; none where it has no `CASES`."""
     use = bind(constraint, "constraints", num_leading=1).use
     module_name, _, attribute = use.partition(":")
     module = sys.modules[module_name]
@@ -47,8 +47,8 @@ def cases_of(constraint: Plugin) -> tuple[Case, ...]:
 def only_constraint(module: ModuleType) -> str:
     """Return the name of the one constraint of a module: its one class with a `judge`, or else its one function."""
     own = [o for n, o in vars(module).items() if getattr(o, "__module__", "") == module.__name__ and n[0] != "_"]
-    classes = [one.__name__ for one in own if isclass(one) and hasattr(one, "judge")]
-    names = classes or [one.__name__ for one in own if isfunction(one)]
+    classes = [member.__name__ for member in own if isclass(member) and hasattr(member, "judge")]
+    names = classes or [member.__name__ for member in own if isfunction(member)]
     if len(names) != 1:
         raise PluginError(
             f"{module.__name__}: which constraint its CASES are for cannot be told, it may be one of {names}; "

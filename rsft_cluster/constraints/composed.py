@@ -6,7 +6,7 @@ r"""`all_of`, `any_of`, `none_of`: constraints made of constraints.
         - {use: pattern, params: {must: '^\d+$'}}
         - {use: choice, params: {options: [none, unknown]}}
 
-What decides among the parts stands in the reason. A part that cannot tell raises, and so does the whole: an error is
+The reason names the part that decides. A part that cannot tell raises, and so does the whole: an error is
 never taken for a verdict, not even where the other parts would have decided.
 """
 
@@ -44,11 +44,11 @@ class _Composed(ABC):
             prepare()
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict | Exception]:
-        """Return one verdict a candidate, an error in its place where a part cannot tell."""
+        """Return one verdict per candidate, an error in its place where a part cannot tell."""
         columns = [outcomes_of(part, candidates) for part in self._built]
-        return [self._one(outcomes) for outcomes in zip(*columns, strict=True)]
+        return [self._combine(outcomes) for outcomes in zip(*columns, strict=True)]
 
-    def _one(self, outcomes: Sequence[Outcome]) -> Verdict | Exception:
+    def _combine(self, outcomes: Sequence[Outcome]) -> Verdict | Exception:
         verdicts = [outcome.verdict for outcome in outcomes if outcome.verdict is not None]
         if len(verdicts) == len(outcomes):
             return self._decide(verdicts)
@@ -59,7 +59,7 @@ class _Composed(ABC):
     def _decide(self, verdicts: Sequence[Verdict]) -> Verdict:
         """Return the verdict on one candidate, given those of the parts."""
 
-    def _said(self, i: int, verdicts: Sequence[Verdict]) -> str:
+    def _summary(self, i: int, verdicts: Sequence[Verdict]) -> str:
         return f"{self._names[i]}: {verdicts[i].reason or ('passed' if verdicts[i].passed else 'did not pass')}"
 
 
@@ -72,7 +72,7 @@ class AllOf(_Composed):
         if not failed:
             return Verdict(score, True, f"all of {', '.join(self._names)} passed")
         fatal = [v.fatal_at for v in verdicts if not v.passed and v.fatal_at is not None]
-        return Verdict(score, False, self._said(failed[0], verdicts), min(fatal, default=None))
+        return Verdict(score, False, self._summary(failed[0], verdicts), min(fatal, default=None))
 
 
 class AnyOf(_Composed):
@@ -82,11 +82,11 @@ class AnyOf(_Composed):
         score = max(verdict.score for verdict in verdicts)
         for i, verdict in enumerate(verdicts):
             if verdict.passed:
-                return Verdict(score, True, self._said(i, verdicts))
+                return Verdict(score, True, self._summary(i, verdicts))
         fatal = [v.fatal_at for v in verdicts]
         # Nothing can pass any more only where no part can.
-        place = max(f for f in fatal if f is not None) if None not in fatal else None
-        return Verdict(score, False, "; ".join(self._said(i, verdicts) for i in range(len(verdicts))), place)
+        fatal_at = max(f for f in fatal if f is not None) if None not in fatal else None
+        return Verdict(score, False, "; ".join(self._summary(i, verdicts) for i in range(len(verdicts))), fatal_at)
 
 
 class NoneOf(_Composed):
@@ -96,7 +96,7 @@ class NoneOf(_Composed):
         score = 1.0 - max(verdict.score for verdict in verdicts)
         for i, verdict in enumerate(verdicts):
             if verdict.passed:
-                return Verdict(score, False, f"passes {self._said(i, verdicts)}, which it must not")
+                return Verdict(score, False, f"passes {self._summary(i, verdicts)}, which it must not")
         return Verdict(score, True, f"passes none of {', '.join(self._names)}")
 
 

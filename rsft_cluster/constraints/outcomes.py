@@ -35,8 +35,8 @@ def as_verdict(value: object) -> Verdict:
     match value:
         case Verdict(passed=bool(), reason=str()):
             # Plain values, so that it can travel: a reason may be some library's own kind of text, a score a tensor.
-            place = None if value.fatal_at is None else int(value.fatal_at)
-            return Verdict(float(value.score), value.passed, "".join(value.reason), place)
+            fatal_at = None if value.fatal_at is None else int(value.fatal_at)
+            return Verdict(float(value.score), value.passed, "".join(value.reason), fatal_at)
         case Exception():
             raise value
         case Verdict():
@@ -54,25 +54,25 @@ def as_verdict(value: object) -> Verdict:
 def outcomes_of(
     built: Built, candidates: Sequence[Candidate], begin: Callable[[int, int], object] = lambda _start, _count: None
 ) -> list[Outcome]:
-    """Judge candidates together; where that raises, one by one, so that the offender alone gets the error.
+    """Judge candidates together; where that raises, one by one, so that only the offender gets the error.
 
-    `begin(start, count)` is called before a call of the constraint, with the candidates that it is about.
+    `begin(start, count)` is called before each call of the constraint, with the range of candidates that it judges.
     """
     if not isinstance(built, BatchConstraint):
-        found = []
+        outcomes = []
         for i, candidate in enumerate(candidates):
             begin(i, 1)
-            found.append(_single(partial(built, candidate)))
-        return found
-    begin(0, len(candidates))
-    outcomes = _together(built, candidates)
-    if outcomes is not None:
+            outcomes.append(_single(partial(built, candidate)))
         return outcomes
-    found = []
+    begin(0, len(candidates))
+    together = _together(built, candidates)
+    if together is not None:
+        return together
+    outcomes = []
     for i, candidate in enumerate(candidates):
         begin(i, 1)
-        found.append(_single(partial(_alone, built, candidate)))
-    return found
+        outcomes.append(_single(partial(_judge_one, built, candidate)))
+    return outcomes
 
 
 def _together(built: BatchConstraint, candidates: Sequence[Candidate]) -> list[Outcome] | None:
@@ -91,7 +91,7 @@ def _together(built: BatchConstraint, candidates: Sequence[Candidate]) -> list[O
     return [Outcome(o.verdict, duration_s, o.reason, o.error) for o in outcomes]
 
 
-def _alone(built: BatchConstraint, candidate: Candidate) -> object:
+def _judge_one(built: BatchConstraint, candidate: Candidate) -> object:
     values: list[Any] = list(built.judge([candidate]))
     if len(values) != 1:
         raise ValueError(f"judge returned {len(values)} verdicts for 1 candidate")
@@ -109,11 +109,11 @@ def _single(judge: Callable[[], object]) -> Outcome:
 
 def _failure(error: BaseException, duration_s: float) -> Outcome:
     trace = "".join(traceback.format_exception(error))
-    return Outcome(None, duration_s, _told(error), trace[-MAX_ERROR_CHARACTERS:])
+    return Outcome(None, duration_s, _message(error), trace[-MAX_ERROR_CHARACTERS:])
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception as another:  # an exception that cannot tell itself
+    except Exception as another:  # an exception whose text cannot be made
         return f"{type(error).__name__}, which cannot be told: {type(another).__name__}"

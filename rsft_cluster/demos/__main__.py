@@ -24,12 +24,12 @@ from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.progress import duration
 from rsft_cluster.report.comparison import comparison_table
 from rsft_cluster.report.console import results
-from rsft_cluster.report.fairness import fairness_table
+from rsft_cluster.report.fairness_tables import fairness_table
 from rsft_cluster.report.reporter import Reporter
 from rsft_cluster.report.tables import rounds_table
 from rsft_cluster.rounds.controls import run_controls
 from rsft_cluster.rounds.loop import opened, run_round, start
-from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.run import open_store
 from rsft_cluster.runs.summary import RoundSummary, summaries
 from rsft_cluster.training.job import TrainingJob
@@ -159,7 +159,7 @@ def improve(config: RunConfig, reporter: Reporter) -> None:
     """
     silent = Reporter(quiet=True)
     with opened(config) as run, ThreadPoolExecutor(1) as beside:
-        prompts, held_out = (intake.path for intake in take_in(run))
+        prompts, held_out = (intake.path for intake in ingest_prompts(run))
         start(run, held_out, reporter)
         controls = []
         for number in range(1, config.rounds + 1):
@@ -186,7 +186,7 @@ def _show_fairness(console: Console, rounds: list[RoundSummary]) -> None:
     """Print how decisions fall by protected values, in the first and the last of some rounds."""
     reports = [(r.round, r.fairness) for r in rounds if r.fairness]
     for number, report in dict([*reports[:1], *reports[-1:]]).items():
-        console.print(fairness_table(report, way="sampled", title=f"Fairness, round {number}"))
+        console.print(fairness_table(report, decoding="sampled", title=f"Fairness, round {number}"))
 
 
 def _rounds(config: RunConfig) -> list[RoundSummary]:

@@ -131,7 +131,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Case:
+class Inquiry:
     """A record and what is asked about it, in which language."""
 
     order: Order
@@ -163,7 +163,7 @@ _ASKED = ("status", "days", "days", "amount", "amount", "cancelled")
 
 def right_language(candidate: Candidate) -> Verdict:
     """Judge that the reply is in the language of the request, and in no other."""
-    wanted = _case(candidate).language
+    wanted = _inquiry(candidate).language
     other = CHINESE if wanted is ENGLISH else ENGLISH
     if stray := other.letters.search(candidate.completion):
         return _wrong(f"{stray.group()!r} is {other.name}; {wanted.name} was asked for", stray.start())
@@ -184,7 +184,7 @@ def polite_opening(candidate: Candidate) -> Verdict:
 
 def right_number(candidate: Candidate) -> Verdict:
     """Judge that the order number is copied from the record."""
-    number = _case(candidate).order.number
+    number = _inquiry(candidate).order.number
     if (mention := _mention(candidate.completion)) is None:
         return _wrong("mentions no order")
     if mention[1] == number:
@@ -195,10 +195,10 @@ def right_number(candidate: Candidate) -> Verdict:
 
 def true_facts(candidate: Candidate) -> Verdict:
     """Judge that what is said of the order answers the request with what the record says."""
-    case, text = _case(candidate), candidate.completion
+    inquiry, text = _inquiry(candidate), candidate.completion
     if (mention := _mention(text)) is None:
         return _wrong("mentions no order, so states nothing")
-    truth = _written_in(text).statement(case.fact, case.order.value(case.fact))
+    truth = _written_in(text).statement(inquiry.fact, inquiry.order.value(inquiry.fact))
     said = text[mention.end() :]
     if said.startswith(truth):
         return Verdict.of(True, f"states {truth.strip()!r}, as in the record")
@@ -224,20 +224,20 @@ def polite_closing(candidate: Candidate) -> Verdict:
     return _wrong(f"ends with {text[-8:]!r}, with none of {[c.strip() for c in closings]}", place)
 
 
-def reply(case: Case, rng: random.Random, mistakes: Collection[str] = ()) -> str:
+def reply(inquiry: Inquiry, rng: random.Random, mistakes: Collection[str] = ()) -> str:
     """Return a reply that makes exactly the given ones of MISTAKES."""
-    language = case.language
+    language = inquiry.language
     if "language" in mistakes:
         language = CHINESE if language is ENGLISH else ENGLISH
-    number, value = case.order.number, case.order.value(case.fact)
+    number, value = inquiry.order.number, inquiry.order.value(inquiry.fact)
     if "number" in mistakes:
         place = rng.randrange(len(number))
         number = number[:place] + rng.choice(_NUMBER[place].replace(number[place], "")) + number[place + 1 :]
     if "facts" in mistakes:
-        value = rng.choice([v for v in _VALUES[case.fact] if v != value])
+        value = rng.choice([v for v in _VALUES[inquiry.fact] if v != value])
     parts = [
         "" if "opening" in mistakes else rng.choice(language.openings),
-        language.order + number + language.statement(case.fact, value),
+        language.order + number + language.statement(inquiry.fact, value),
         rng.choice(language.promises) if "promise" in mistakes else "",
         language.rambling if "rambling" in mistakes else "",
         "" if "closing" in mistakes else rng.choice(language.closings),
@@ -245,41 +245,41 @@ def reply(case: Case, rng: random.Random, mistakes: Collection[str] = ()) -> str
     return "".join(parts)
 
 
-def cases(rng: random.Random) -> Iterator[Case]:
-    """Yield cases about different orders, without end."""
+def inquiries(rng: random.Random) -> Iterator[Inquiry]:
+    """Yield inquiries about different orders, without end."""
     seen: set[Order] = set()
     while True:
         number = "".join(map(rng.choice, _NUMBER))
         order = Order(number, *(rng.choice(_VALUES[name]) for name in ("status", "days", "amount")))
         if order not in seen:
             seen.add(order)
-            yield Case(order, rng.choice(LANGUAGES), rng.choice(_ASKED))
+            yield Inquiry(order, rng.choice(LANGUAGES), rng.choice(_ASKED))
 
 
 def write_task(folder: Path, *, seed: int) -> None:
     """Write worked.jsonl, prompts.jsonl and held_out.jsonl: disjoint orders, drawn once by the seed."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = cases(rng)
+    drawn = inquiries(rng)
     for name, size in SIZES.items():
         rows = []
-        for case in islice(drawn, size):
-            row = {"prompt": case.prompt(rng.choice(case.language.requests[case.fact]))}
+        for inquiry in islice(drawn, size):
+            row = {"prompt": inquiry.prompt(rng.choice(inquiry.language.requests[inquiry.fact]))}
             if name == "worked":
-                row["completion"] = reply(case, rng, [m for m in MISTAKES if rng.random() < MISTAKE_RATE])
+                row["completion"] = reply(inquiry, rng, [m for m in MISTAKES if rng.random() < MISTAKE_RATE])
             rows.append(row)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
-def _case(candidate: Candidate) -> Case:
+def _inquiry(candidate: Candidate) -> Inquiry:
     found = _PROMPT.fullmatch(candidate.prompt)
     if found is None or found["request"] not in _REQUESTS:
         raise ValueError(
             f"{candidate.prompt!r} is no request; expected something like '#K7R shipped +3d ¥40|When will it arrive?>'"
         )
     language, fact = _REQUESTS[found["request"]]
-    return Case(Order(found["number"], found["status"], found["days"], found["amount"]), language, fact)
+    return Inquiry(Order(found["number"], found["status"], found["days"], found["amount"]), language, fact)
 
 
 def _written_in(text: str) -> Language:

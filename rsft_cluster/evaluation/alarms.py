@@ -1,8 +1,8 @@
 """Is a policy collapsing? Alarms from the evaluations of a run so far; pure.
 
 What a gain in pass@1 may hide: answers that all become the same, prompts that no sample solves any more, answers that
-grow or shrink without end. Named alarms can keep a challenger from being promoted (`promotion.health.hold_on`); all are
-told.
+grow or shrink without end. Every alarm is reported; those named in `promotion.health.hold_on` keep a challenger from
+being promoted.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rsft_cluster.records import Evaluation
 
 @dataclass(frozen=True)
 class Alarm:
-    """One thing that is wrong with a challenger."""
+    """A sign of collapse in a challenger."""
 
     name: str
     """`collapse`, `coverage`, `length` or `repetition`."""
@@ -22,34 +22,34 @@ class Alarm:
 
 
 def alarms(history: Sequence[Evaluation], incumbent: Evaluation, config: HealthConfig) -> list[Alarm]:
-    """Return what is wrong with the newest policy of a run.
+    """Return the alarms about the newest policy of a run.
 
     `history` are the evaluations of all rounds in order, round 0 first and the challenger last. A fall of pass@k is
     judged against the incumbent, drifts against round 0.
     """
     first, new = history[0], history[-1]
-    found = [
+    checked = [
         _coverage(incumbent, new, config.max_pass_at_k_drop),
         _collapse(history, config.max_entropy_drop),
         _length(first, new, config.max_length_change),
         _repetition(first, new, config.max_distinct_drop),
     ]
-    return [alarm for alarm in found if alarm is not None]
+    return [alarm for alarm in checked if alarm is not None]
 
 
-def _coverage(old: Evaluation, new: Evaluation, most: float) -> Alarm | None:
-    """Fewer prompts are solved by any of k samples, while single samples pass as often: the tell-tale of collapse."""
-    if old.pass_at_k - new.pass_at_k <= most or new.pass_at_1 < old.pass_at_1:
+def _coverage(old: Evaluation, new: Evaluation, limit: float) -> Alarm | None:
+    """Return an alarm where pass@k fell and pass@1 did not: the answers have become more alike."""
+    if old.pass_at_k - new.pass_at_k <= limit or new.pass_at_1 < old.pass_at_1:
         return None
     return Alarm("coverage", f"pass@{new.k} fell from {old.pass_at_k:.3f} to {new.pass_at_k:.3f} while pass@1 did not")
 
 
-def _collapse(history: Sequence[Evaluation], most: float) -> Alarm | None:
-    """Entropy far below round 0's, and pass@k down in two rounds running."""
+def _collapse(history: Sequence[Evaluation], limit: float) -> Alarm | None:
+    """Return an alarm where entropy is far below round 0's, and pass@k fell in two rounds running."""
     if len(history) < 3:
         return None
     first, before, old, new = history[0], *history[-3:]
-    if new.entropy >= (1.0 - most) * first.entropy or not before.pass_at_k > old.pass_at_k > new.pass_at_k:
+    if new.entropy >= (1.0 - limit) * first.entropy or not before.pass_at_k > old.pass_at_k > new.pass_at_k:
         return None
     return Alarm(
         "collapse",
@@ -58,15 +58,15 @@ def _collapse(history: Sequence[Evaluation], most: float) -> Alarm | None:
     )
 
 
-def _length(first: Evaluation, new: Evaluation, most: float) -> Alarm | None:
+def _length(first: Evaluation, new: Evaluation, limit: float) -> Alarm | None:
     ratio = new.mean_tokens / max(first.mean_tokens, 1e-9)
-    if 1.0 / (1.0 + most) <= ratio <= 1.0 + most:
+    if 1.0 / (1.0 + limit) <= ratio <= 1.0 + limit:
         return None
     return Alarm("length", f"answers have {new.mean_tokens:.1f} tokens on average, {first.mean_tokens:.1f} in round 0")
 
 
-def _repetition(first: Evaluation, new: Evaluation, most: float) -> Alarm | None:
-    if new.distinct_2 >= (1.0 - most) * first.distinct_2:
+def _repetition(first: Evaluation, new: Evaluation, limit: float) -> Alarm | None:
+    if new.distinct_2 >= (1.0 - limit) * first.distinct_2:
         return None
     return Alarm(
         "repetition",

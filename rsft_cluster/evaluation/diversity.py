@@ -13,24 +13,24 @@ def distinct_n(completions: Iterable[Tokens], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def self_bleu(groups: Iterable[Sequence[Tokens]], *, most: int = 4) -> float:
+def self_bleu(groups: Iterable[Sequence[Tokens]], *, max_n: int = 4) -> float:
     """Return the mean BLEU of every completion against the others of its prompt (Zhu et al. 2018), in [0, 1].
 
-    n-grams up to `most`; a precision of zero counts as 1 / (2 x number of n-grams), as in NIST's smoothing. Groups of
-    one say nothing and are left out; 0 when there are no others.
+    n-grams up to `max_n`; a precision of zero counts as 1 / (2 x number of n-grams), as in NIST's smoothing. Groups of
+    one completion are left out; 0 when there are no others.
     """
-    found = [bleu for group in groups for bleu in _bleus([ids for ids in group if ids], most)]
-    return sum(found) / len(found) if found else 0.0
+    scores = [bleu for group in groups for bleu in _bleus([ids for ids in group if ids], max_n)]
+    return sum(scores) / len(scores) if scores else 0.0
 
 
-def _bleus(group: Sequence[Tokens], most: int) -> list[float]:
-    """Return every completion's BLEU against the others; linear in their number, but for the lengths."""
+def _bleus(group: Sequence[Tokens], max_n: int) -> list[float]:
+    """Return every completion's BLEU against the others, in time linear in their number."""
     if len(group) < 2:
         return []
     logs: list[list[float]] = [[] for _ in group]
-    for n in range(1, most + 1):
+    for n in range(1, max_n + 1):
         counts = [Counter(_grams(ids, n)) for ids in group]
-        # The most that another one holds of an n-gram is the largest count, or the second largest for who has that.
+        # The largest count of an n-gram among the others: the largest of all, or the second largest for its holder.
         largest: dict[tuple[int, ...], tuple[int, int]] = {}
         for own in counts:
             for gram, count in own.items():
@@ -41,7 +41,7 @@ def _bleus(group: Sequence[Tokens], most: int) -> list[float]:
                 matched = sum(min(c, largest[g][1] if c == largest[g][0] else largest[g][0]) for g, c in own.items())
                 logs[i].append(math.log(matched / total if matched else 0.5 / total))
     sizes = [len(ids) for ids in group]
-    return [math.exp(sum(found) / len(found) + _brevity(sizes, i)) for i, found in enumerate(logs)]
+    return [math.exp(sum(log) / len(log) + _brevity(sizes, i)) for i, log in enumerate(logs)]
 
 
 def _brevity(sizes: Sequence[int], i: int) -> float:

@@ -43,7 +43,7 @@ def fairness_report(prompts: pa.Table, scores: pa.Table, fairness: FairnessConfi
 
 
 def decision_figures(prompts: pa.Table, scores: pa.Table, fairness: FairnessConfig) -> DecisionFigures:
-    """Return the figures of any candidates from their PROMPT and SCORE rows, whether they passed or not.
+    """Return the figures of candidates, passed or not, from their PROMPT and SCORE rows.
 
     Raises StageError where there is no candidate, or a prompt has none of the listed protected values.
     """
@@ -73,9 +73,9 @@ class _Decisions:
     units: Codes
     """The swap group, or else the prompt."""
     groups: Codes
-    """Place among the combinations of protected values."""
+    """Index among the combinations of protected values."""
     merits: Codes
-    """0 where it is not known, 1 where the positive decision is not merited, 2 where it is."""
+    """0 where merit is unknown, 1 where the positive decision is not merited, 2 where it is."""
     selected: Numbers
     right: Numbers
     tuples: Codes
@@ -86,7 +86,7 @@ class _Decisions:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Counts with one entry a unit, or, added up, one a resample; the first of those is what was found."""
+    """Counts with one entry a unit; or their sums, the first over all units, the others one a resample."""
 
     num: Numbers
     """(..., group, merit), as `selected`."""
@@ -100,13 +100,13 @@ def _decisions(prompts: pa.Table, scores: pa.Table, fairness: FairnessConfig) ->
     rows = prompts.select(["prompt_id", "attributes"]).to_pylist()
     attributes = {row["prompt_id"]: dict(row["attributes"]) for row in rows}
     ids = scores.column("prompt_id").to_pylist()
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
-    known = [attributes[prompt] for prompt in place]
-    at = np.array([place[prompt] for prompt in ids], dtype=np.int64)
-    groups = [group_of(prompt, attributes[prompt], fairness) for prompt in place]
+    index_of = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
+    known = [attributes[prompt] for prompt in index_of]
+    at = np.array([index_of[prompt] for prompt in ids], dtype=np.int64)
+    groups = [group_of(prompt, attributes[prompt], fairness) for prompt in index_of]
     merit = [a.get(fairness.merit) if fairness.merit else None for a in known]
     merits = [0 if m is None else 1 + (m == fairness.positive) for m in merit]
-    units = np.unique([a.get(SWAP_GROUP, p) for p, a in zip(place, known, strict=True)], return_inverse=True)[1][at]
+    units = np.unique([a.get(SWAP_GROUP, p) for p, a in zip(index_of, known, strict=True)], return_inverse=True)[1][at]
     words = scores.column("decision").to_pylist()
     index = scores.column("index").to_numpy().astype(np.int64)
     is_swapped = np.array([SWAP_GROUP in a for a in known], dtype=bool)[at]
@@ -124,34 +124,34 @@ def _decisions(prompts: pa.Table, scores: pa.Table, fairness: FairnessConfig) ->
     )
 
 
-def _counts(found: _Decisions, num_groups: int) -> _Sums:
+def _counts(decisions: _Decisions, num_groups: int) -> _Sums:
     """Return the counts of every unit."""
-    num_units = int(found.units.max()) + 1
+    num_units = int(decisions.units.max()) + 1
     shape = (num_units, num_groups, 3)
-    cell = np.ravel_multi_index((found.units, found.groups, found.merits), shape)
+    cell = np.ravel_multi_index((decisions.units, decisions.groups, decisions.merits), shape)
     size = int(np.prod(shape))
-    flips, tuples = _flips(found, num_groups, num_units)
+    flips, tuples = _flips(decisions, num_groups, num_units)
     return _Sums(
         num=np.bincount(cell, minlength=size).reshape(shape).astype(np.float64),
-        selected=np.bincount(cell, weights=found.selected, minlength=size).reshape(shape),
-        num_right=np.bincount(found.units, weights=found.right, minlength=num_units),
+        selected=np.bincount(cell, weights=decisions.selected, minlength=size).reshape(shape),
+        num_right=np.bincount(decisions.units, weights=decisions.right, minlength=num_units),
         num_flips=flips,
         num_tuples=tuples,
     )
 
 
-def _flips(found: _Decisions, num_groups: int, num_units: int) -> tuple[Numbers, Numbers]:
-    """Return, for every unit, how many of its whole tuples were not decided alike, and how many there are."""
-    among = found.tuples >= 0
+def _flips(decisions: _Decisions, num_groups: int, num_units: int) -> tuple[Numbers, Numbers]:
+    """Return, for every unit, its number of complete tuples with differing decisions, and of all complete tuples."""
+    among = decisions.tuples >= 0
     if not among.any():
         return np.zeros(num_units), np.zeros(num_units)
-    _, first, member = np.unique(found.tuples[among], return_index=True, return_inverse=True)
-    groups, words = found.groups[among], found.words[among]
+    _, first, member = np.unique(decisions.tuples[among], return_index=True, return_inverse=True)
+    groups, words = decisions.groups[among], decisions.words[among]
     present = np.bincount(np.unique(member * num_groups + groups) // num_groups, minlength=len(first))
     lowest, highest = np.full(len(first), np.iinfo(np.int64).max), np.full(len(first), -1)
     np.minimum.at(lowest, member, words)
     np.maximum.at(highest, member, words)
-    whole, unit = (present == num_groups).astype(np.float64), found.units[among][first]
+    whole, unit = (present == num_groups).astype(np.float64), decisions.units[among][first]
     flips = np.bincount(unit, weights=whole * (lowest != highest), minlength=num_units)
     return flips, np.bincount(unit, weights=whole, minlength=num_units)
 
@@ -162,17 +162,17 @@ def _resampled(counts: _Sums) -> _Sums:
     num_units = len(counts.num)
     flat = np.concatenate([part.reshape(num_units, -1) for part in parts], axis=1)
     rng, share = np.random.default_rng(0), np.full(num_units, 1.0 / num_units)
-    sums, left = [flat.sum(axis=0, keepdims=True)], NUM_RESAMPLES
-    while left:
-        some = min(left, max(1, CELLS_AT_ONCE // num_units))
-        sums.append(rng.multinomial(num_units, share, size=some) @ flat)
-        left -= some
+    sums, num_left = [flat.sum(axis=0, keepdims=True)], NUM_RESAMPLES
+    while num_left:
+        size = min(num_left, max(1, CELLS_AT_ONCE // num_units))
+        sums.append(rng.multinomial(num_units, share, size=size) @ flat)
+        num_left -= size
     columns = np.split(np.concatenate(sums), np.cumsum([part[0].size for part in parts])[:-1], axis=1)
     return _Sums(*(c.reshape(len(c), *p.shape[1:]) for c, p in zip(columns, parts, strict=True)))
 
 
 def _attribute(name: str, sums: _Sums, fairness: FairnessConfig, among: Sequence[str]) -> AttributeFigures:
-    """Return the figures by the values of some protected attributes, whatever the others are."""
+    """Return the figures by the values of the attributes in `among`, summed over those of the others."""
     combinations = [{n: c[n] for n in among} for c in fairness.combinations]
     words = list(dict.fromkeys(map(in_words, combinations)))
     member = np.array([[in_words(c) == word for c in combinations] for word in words], dtype=np.float64)
@@ -199,12 +199,12 @@ def _attribute(name: str, sums: _Sums, fairness: FairnessConfig, among: Sequence
 
 
 def _gap(words: Sequence[str], selected: Numbers, num: Numbers) -> Gap | None:
-    """Return the gap between the extreme ones of the groups that have members."""
-    there = np.flatnonzero(num[0] > 0)
-    if len(there) < 2:
+    """Return the gap between the highest and the lowest rate; None where fewer than two groups have members."""
+    present = np.flatnonzero(num[0] > 0)
+    if len(present) < 2:
         return None
-    rates = selected[0, there] / num[0, there]
-    highest, lowest = int(there[np.argmax(rates)]), int(there[np.argmin(rates)])
+    rates = selected[0, present] / num[0, present]
+    highest, lowest = int(present[np.argmax(rates)]), int(present[np.argmin(rates)])
     high, low = (_rate(selected[:, i], num[:, i]) for i in (highest, lowest))
     return Gap(
         highest=words[highest],
@@ -219,12 +219,12 @@ def _estimate(part: Numbers, whole: Numbers) -> Estimate | None:
 
 
 def _rate(part: Numbers, whole: Numbers) -> Numbers:
-    """Return the share, nan where there is nothing to have a share of."""
+    """Return part / whole, NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def _interval(values: Numbers) -> Estimate:
-    """Return the first value with the percentiles of the others, those left out that could not be computed."""
+    """Return the first value with the percentiles of the others, NaN and infinities left out."""
     others = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(others if len(others) else values[:1], INTERVAL)
     return Estimate(value=float(values[0]), low=float(low), high=float(high))

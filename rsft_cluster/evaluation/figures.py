@@ -1,4 +1,4 @@
-"""How well a policy does on held-out prompts: the collection's pipeline, then a few honest numbers.
+"""How well a policy does on held-out prompts, by pass@k and other figures.
 
 Wave 0 of an evaluation is one greedy answer a prompt, wave 1 the sampled ones. All evaluations of a run draw from the
 same random streams, so that two policies are compared prompt by prompt.
@@ -31,14 +31,14 @@ PER_PROMPT = pa.schema(
         pa.field("mean_score", pa.float64(), nullable=False),
     ]
 )
-"""A row a prompt: what promotion rules compare. Candidates whose judgement is an error are left out of all counts."""
+"""A row a prompt, the input of promotion rules. Candidates whose judgement is an error are in no count."""
 
 MAX_COMPARED_PROMPTS = 100
 """Prompts whose completions are compared with each other."""
 
 
 def evaluation_passes(config: EvaluationConfig, sampling: SamplingConfig) -> tuple[Pass, ...]:
-    """Return the two ways in which held-out prompts are answered: greedily once, then sampled, nothing truncated."""
+    """Return the two passes over held-out prompts: one greedy answer, then samples with nothing truncated."""
     shared = {
         "max_tokens": sampling.max_tokens,
         "stop": sampling.stop,
@@ -82,7 +82,7 @@ def evaluate(folder: EvaluationLayout, manifest: Manifest, config: EvaluationCon
 
 
 def evaluate_fairness(folder: Folder, plan: Plan, manifest: Manifest, fairness: FairnessConfig) -> FairnessReport:
-    """Return how the decisions of a sealed evaluation fall by protected values."""
+    """Return the figures of a sealed evaluation's decisions by protected values."""
     prompts = pa.Table.from_batches(folder.store.read_batches(plan.prompts, ["prompt_id", "attributes"]))
     columns = ["prompt_id", "index", "decision"]
     scores = pa.concat_tables([folder.store.read_table(ref, columns=columns) for ref in manifest.scores])
@@ -105,12 +105,12 @@ def per_prompt_table(candidates: pa.Table, scores: pa.Table) -> pa.Table:
         {
             "prompt_id": prompt,
             "greedy_passed": greedy.get(prompt),
-            "num_samples": len(found),
-            "num_passed": sum(p for p, _ in found),
-            "pass_rate": float(np.mean([p for p, _ in found])),
-            "mean_score": float(np.mean([s for _, s in found])),
+            "num_samples": len(samples),
+            "num_passed": sum(p for p, _ in samples),
+            "pass_rate": float(np.mean([p for p, _ in samples])),
+            "mean_score": float(np.mean([s for _, s in samples])),
         }
-        for prompt, found in sorted(sampled.items())
+        for prompt, samples in sorted(sampled.items())
     ]
     return conform(pa.Table.from_pylist(rows, schema=PER_PROMPT), PER_PROMPT)
 
@@ -118,7 +118,7 @@ def per_prompt_table(candidates: pa.Table, scores: pa.Table) -> pa.Table:
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
     """Return the unbiased estimate of the chance that one of k samples passes (Chen et al. 2021, equation 1).
 
-    With fewer than k judged samples, k is what there is.
+    With fewer than k judged samples, k is their number.
     """
     k = min(k, num_samples)
     return 1.0 - comb(num_samples - num_passed, k) / comb(num_samples, k)

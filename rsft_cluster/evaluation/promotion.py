@@ -1,7 +1,7 @@
-"""Is the challenger better than the incumbent? Pure rules over per-prompt results, and the append-only log.
+"""Is the challenger better than the incumbent? Pure rules over per-prompt results.
 
 A promotion rule is a function `(incumbent, challenger, **params) -> Decision` of two tables with a row a prompt (the
-columns of `evaluation.PER_PROMPT`). It sees numbers only; names and places are added by the caller.
+columns of `figures.PER_PROMPT`). It sees numbers only; the caller adds policies and paths.
 """
 
 import numpy as np

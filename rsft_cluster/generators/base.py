@@ -1,4 +1,4 @@
-"""The contract of a generator: what turns prompts into completions on a worker.
+"""The contract of a generator, which turns prompts into completions on a worker.
 
 A generator is a class, built once in each sampling actor from the policy and its parameters:
 
@@ -21,7 +21,7 @@ else: not of its neighbours, of earlier calls or of the clock.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Decoding:
     stop_token_ids: tuple[int, ...] = ()
     batch_size: int = 128
     independent_rows: bool = False
-    """Whether in float32 on a CPU not a bit of a completion may depend on what is decoded with it; costs a little."""
+    """True if no bit of a completion may depend on what is decoded with it, in float32 on a CPU; costs a little."""
 
     def processors(self) -> tuple[str, ...]:
         """Return what shapes the next-token distribution, in the order in which it applies."""
@@ -75,23 +75,23 @@ class Completion:
     """Position of its key among the prompt's keys."""
     prompt_token_ids: Sequence[int]
     token_ids: Sequence[int]
-    """What was drawn, the end-of-sequence token included."""
+    """The drawn tokens, the end-of-sequence token included."""
     text: str
     """`token_ids` decoded, special tokens left out."""
     finish_reason: FinishReason
     logprob: float
-    """Summed log-probability of `token_ids` under the proposal, which is what they were drawn from, but for a law."""
+    """Summed log-probability of `token_ids` under the proposal, from which they were drawn unless a law was given."""
     target_logprob: float
     """The same under the policy itself: temperature 1, nothing truncated."""
     token_logprobs: Sequence[float] = ()
-    """The summands of `logprob`; there where a law was given."""
+    """The summands of `logprob`; empty unless a law was given."""
     survival: float = 1.0
     """Share of its probability that earlier rejections had left when it was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A prompt that cannot be answered, and why: it goes to quarantine."""
+    """A prompt that cannot be answered, with the reason: it goes to quarantine."""
 
     prompt: int
     reason: str
@@ -99,13 +99,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """A prompt all of whose completions are rejected by now: its keys that are not answered stay so."""
+    """A prompt all of whose completions are rejected by now: its remaining keys stay unanswered."""
 
     prompt: int
 
 
 class Generator(Protocol):
-    """What a sampling actor holds."""
+    """A generator as a sampling actor holds it."""
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
@@ -114,18 +114,26 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class Remarking(Protocol):
+    """A generator with something to say about how it decodes: shown while a run samples, and kept in the manifest."""
+
+    remarks: Sequence[str]
+    """Sentences without a full stop, the same on all workers of a kind."""
+
+
 class Known(NamedTuple):
-    """The tokens after a prefix of which something is known, each with two numbers."""
+    """The tokens after a prefix of which something is known, with their probabilities."""
 
     tokens: NDArray[np.int64]
     probabilities: NDArray[np.float64]
-    """Under the proposal."""
+    """Probabilities under the proposal."""
     left: NDArray[np.float64]
-    """Share of the probability of what begins so that is left."""
+    """Share of the probability of all continuations that is left."""
 
 
 class Law(Protocol):
-    """What a row is drawn by after a prefix: the proposal, with something taken off. The same while it is drawn by."""
+    """The distribution of a row after a prefix: the proposal, with mass taken off. It does not change while in use."""
 
     @property
     def known(self) -> Known:

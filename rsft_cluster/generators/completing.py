@@ -1,4 +1,4 @@
-"""From rows to completions: what both ways of decoding share."""
+"""From rows to completions, for both kinds of decoding."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from rsft_cluster.generators.stopping import StopRule
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One completion to be: a key of a prompt."""
+    """A completion to draw: one key of a prompt."""
 
     prompt: int
     index: int
     key: int
     prompt_token_ids: tuple[int, ...]
     law: Law | None = None
-    """What it is drawn by, where that is not the proposal."""
+    """The law it is drawn by; None for the proposal."""
 
 
 def complete(
@@ -55,7 +55,7 @@ def check_finite(logprob: float, target_logprob: float, num_prompt_tokens: int, 
 
 
 def out_of_memory(row: Row, decoding: Decoding) -> str:
-    """Return why a prompt is refused of which not even one completion fits in memory."""
+    """Return the reason to refuse a prompt of which not even one completion fits in memory."""
     return (
         f"out of memory: one completion of {len(row.prompt_token_ids)} prompt tokens and up to "
         f"{decoding.max_tokens} more does not fit on the device"

@@ -1,4 +1,4 @@
-"""One next token a row: logits and keyed noise in, a token and two log-probabilities out.
+"""One next token per row: logits and keyed noise in, a token and two log-probabilities out.
 
 A row's draw is a function of its logits, its 64-bit key and its step, and of nothing else: no generator state,
 no neighbours. The noise is counter based, in integer arithmetic that is the same on every device. This module
@@ -16,7 +16,7 @@ from torch.nn import functional
 from rsft_cluster.generators.base import Decoding, Law
 
 BLOCK = 128
-"""Tokens a block of the two-level draw: V/128 + 128 noise values a row instead of V."""
+"""Tokens per block of the two-level draw: V/128 + 128 noise values per row instead of V."""
 
 _WITHIN = 1 << 32
 """Counters of the draw within a block start here; those of the draw of a block start at 0."""
@@ -28,11 +28,11 @@ FAINTEST = -80.0
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One token a row. The log-probabilities are float64, and not finite where the logits were not."""
+    """One token per row. The log-probabilities are float64, and not finite where the logits were not."""
 
     tokens: Tensor
     logprobs: Tensor
-    """Under the proposal: after temperature, top-k, top-p and min-p. With a law, as that has it, nothing taken off."""
+    """Under the proposal: after temperature, top-k, top-p and min-p. With a law: under it, nothing taken off."""
     target_logprobs: Tensor
     """Under the logits as the model gave them."""
 
@@ -42,9 +42,9 @@ def draw(
 ) -> Draw:
     """Draw one token for every row of `logits` (rows, vocabulary).
 
-    `keys` and `steps` are int64, one a row; `keys_tensor` makes keys. At temperature 0 the likeliest token is
-    taken, the lowest id among equals, and its log-probability is 0. `laws` are the rows' own, None being the proposal;
-    where any is given, all is reckoned in float64, since laws live on what a sure token leaves over.
+    `keys` and `steps` are int64, one per row; `keys_tensor` makes keys. At temperature 0 the likeliest token is
+    taken, the lowest id among equals, and its log-probability is 0. `laws` has a law per row, None for the proposal;
+    where any is given, all is computed in float64, since laws depend on the mass that a near-certain token leaves.
     """
     logits = logits.float()
     raw_blocks = _block_lse(logits)
@@ -111,7 +111,7 @@ def _gumbel_max(logits: Tensor, blocks: Tensor, states: Tensor) -> Tensor:
 
 
 def _by_laws(proposal: Tensor, laws: Sequence[Law | None]) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities as the laws have them, and the same with what was taken off taken off.
+    """Return log-probabilities under the laws, before and after mass is taken off.
 
     A known token has its law's probability; the others share the law's rest in proportion to the proposal. So what is
     known stays as it was, though logits differ in their last bits from batch to batch.
@@ -154,7 +154,7 @@ def _block_lse(logits: Tensor) -> Tensor:
 
 
 def _outside_nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Return what is not in the smallest set of likeliest tokens whose mass reaches `top_p`."""
+    """Return the tokens outside the smallest set of likeliest tokens whose mass reaches `top_p`."""
     ordered = _descending(logits)
     probabilities = ordered.double().softmax(-1)
     mass_before = probabilities.cumsum(-1).sub_(probabilities)
@@ -182,9 +182,9 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _shift(values: Tensor, places: int) -> Tensor:
+def _shift(values: Tensor, num_bits: int) -> Tensor:
     """Shift right filling with zeros; int64 tensors shift in copies of the sign."""
-    return (values >> places) & ((1 << (64 - places)) - 1)
+    return (values >> num_bits) & ((1 << (64 - num_bits)) - 1)
 
 
 # splitmix64 (Steele, Lea and Flood 2014); int64 products wrap, so they have the bits of unsigned ones.

@@ -1,4 +1,4 @@
-"""The generator that plays answers from a script: dry runs without a model, and tests.
+"""The generator that answers from a script: for dry runs without a model, and for tests.
 
 A whole run, several rounds of it, works on a laptop in seconds, with the accounting of a real one. Knows
 nothing about torch or models; a tokenizer is used where the policy's folder has one, else UTF-8 bytes are tokens.
@@ -17,7 +17,7 @@ from rsft_cluster.generators.base import Completion, Decoding, Prompt, Refusal
 from rsft_cluster.policies.spec import PolicySpec
 
 NUM_WRONG = 9
-"""Different wrong answers to a prompt whose reference is a whole number."""
+"""Number of different wrong answers to a prompt whose reference is a whole number."""
 
 
 class ScriptedGenerator:
@@ -26,7 +26,7 @@ class ScriptedGenerator:
     `answers` is a JSONL file of {"prompt": text, "completions": [text, ...]}, the prompt being the content of the
     last message; each candidate's key picks one. Without it a candidate gives the reference with probability
     `accuracy`, decided by its key, and a wrong answer otherwise. `delay_s` passes per prompt, as on a GPU.
-    Temperature, truncation and stop settings have nothing to act on here; max_tokens holds.
+    Temperature, truncation and stop settings have no effect; max_tokens does.
     """
 
     def __init__(

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 INCOMPLETE = "\ufffd"
-"""What a tokenizer decodes the first bytes of an unfinished character to."""
+"""The text that a tokenizer decodes the first bytes of an unfinished character to."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """What ends a completion."""
+    """The tokens and strings that end a completion."""
 
     end_token_ids: frozenset[int]
     strings: tuple[str, ...]

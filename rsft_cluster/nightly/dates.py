@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from rsft_cluster.config import NightlyConfig
 
 GRACE = timedelta(hours=1)
-"""A start so much before its time belongs to the night that it is early for: clocks differ."""
+"""A start this much before its time belongs to the night that it is early for: clocks differ."""
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 

@@ -11,7 +11,7 @@ from rsft_cluster.errors import OutOfTimeError
 
 @contextmanager
 def at_most(hours: float | None) -> Iterator[None]:
-    """Raise OutOfTimeError in the block once it has taken so long; only the main thread can be stopped so."""
+    """Raise OutOfTimeError in the block once it has taken `hours`; has no effect outside the main thread."""
     if hours is None or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError, DivergedError, NothingAcceptedError, RsftError
 from rsft_cluster.nightly.dates import missed
-from rsft_cluster.nightly.intake import mark_seen, stored_prompts, take
+from rsft_cluster.nightly.intake import ingest, mark_seen, stored_prompts
 from rsft_cluster.nightly.limits import at_most
 from rsft_cluster.nightly.notices import notify
 from rsft_cluster.nightly.records import NightPlan, NightRecord, record_of, records
@@ -26,7 +26,7 @@ from rsft_cluster.store import Store
 from rsft_cluster.store.layout import NightLayout, RunLayout
 
 MAX_STARTS = 3
-"""An earlier night that was started so often without coming to its end is given up."""
+"""Starts after which an earlier night that never came to its end is given up."""
 EXIT_CODES = {"nothing_accepted": NothingAcceptedError.exit_code, "diverged": DivergedError.exit_code}
 
 
@@ -62,33 +62,33 @@ def nightly(
     trust_remote_code: bool = False,
     import_paths: tuple[str, ...] = (),
 ) -> NightRecord:
-    """Do the night of a date, after what is left of earlier ones; return its record. One that is over stays as it is.
+    """Run the night of a date, after unfinished earlier ones; return its record. A night that is over stays as it is.
 
     Raises AlreadyRunningError while another process is at a night of this config, ConfigError where a plain run lies
-    in its folder; whatever else stops a night leaves it unfinished, to be gone on with at the next start.
+    in its folder; whatever else stops a night leaves it unfinished, to be resumed at the next start.
     """
     store = open_store(config)
     if store.folders(RunLayout(store).rounds.path):
         raise ConfigError(f"{store.uri}: holds a run of `rsft run`; give the nights a `run` name of their own")
     with hold(store) as lease:
         nights = _Nights(config, store, lease, listener, trust_remote_code, import_paths)
-        found = record_of(store, str(tonight))
-        if found is not None:
-            listener.note(f"{store.uri}: the night of {tonight} is over ({found.outcome}): {found.reason}")
-            return found
+        record = record_of(store, str(tonight))
+        if record is not None:
+            listener.note(f"{store.uri}: the night of {tonight} is over ({record.outcome}): {record.reason}")
+            return record
         _begin(nights)
         try:
             with at_most(config.nightly.max_hours):
                 for earlier in _unfinished(store, tonight):
-                    _settle(nights, earlier)
-                return _do(nights, str(tonight))
+                    _finish_or_abandon(nights, earlier)
+                return _run_night(nights, str(tonight))
         except RsftError as error:
             notify(config.nightly, {"date": str(tonight), "outcome": "failed", "reason": str(error)}, listener)
             raise
 
 
 def _begin(nights: _Nights) -> None:
-    """Note the config of the newest night, and before the first one, the policy that they start from."""
+    """Store the config of the newest night and, before the first one, the policy that the nights start from."""
     nights.store.write(nights.layout.config, nights.config.model_dump_json(indent=1).encode())
     entries = nights.log.entries()
     if not entries:
@@ -108,41 +108,41 @@ def _unfinished(store: Store, tonight: date) -> list[str]:
     return [night.name for night in begun if night.name < str(tonight) and not store.exists(night.record)]
 
 
-def _settle(nights: _Nights, night: str) -> None:
+def _finish_or_abandon(nights: _Nights, night: str) -> None:
     """Finish an earlier night, or give it up."""
     store, layout = nights.store, nights.layout.night(night)
     num_starts, plan = len(store.files(layout.starts)), store.find_record(layout.plan, NightPlan)
     if plan is None:  # it took nothing yet
         store.delete_folder(layout.path)
         return
-    why = ""
+    reason = ""
     if nights.config.nightly.unfinished == "abandon":
-        why = "it was cut off, and nightly.unfinished is abandon"
+        reason = "it was cut off, and nightly.unfinished is abandon"
     elif num_starts >= MAX_STARTS:
-        why = f"it was started {num_starts} times and never came to its end"
+        reason = f"it was started {num_starts} times and never came to its end"
     elif plan.policy.digest != nights.current.digest:
-        why = f"it began from {plan.policy.name}, and {nights.current.name} is current now"
-    if not why:
+        reason = f"it began from {plan.policy.name}, and {nights.current.name} is current now"
+    if not reason:
         try:
-            _do(nights, night)
-        except (NothingAcceptedError, DivergedError) as error:  # on record, and no reason to leave tonight out
+            _run_night(nights, night)
+        except (NothingAcceptedError, DivergedError) as error:  # recorded, and no reason to skip tonight
             nights.listener.note(f"{night}: {error}")
         except ConfigError as error:
-            why = f"it cannot be gone on with: {error}"
+            reason = f"it cannot be gone on with: {error}"
         else:
             return
-    if why:
-        _close(nights, _told(nights, night, "abandoned", why, plan), 0.0)
+    if reason:
+        _close(nights, _night_record(nights, night, "abandoned", reason, plan), 0.0)
 
 
-def _do(nights: _Nights, night: str) -> NightRecord:
+def _run_night(nights: _Nights, night: str) -> NightRecord:
     store, layout, start = nights.store, nights.layout.night(night), time.monotonic()
     plan = _plan(nights, layout)
-    wanted = nights.config.nightly.min_prompts
-    if plan.taken.num_prompts < wanted:
-        told = _nothing_new(plan, wanted)
+    min_prompts = nights.config.nightly.min_prompts
+    if plan.taken.num_prompts < min_prompts:
+        reason = _nothing_new(plan, min_prompts)
         store.delete_folder(layout.path)  # its prompts wait for the next
-        return _close(nights, _told(nights, night, "nothing_new", told, plan), 0.0)
+        return _close(nights, _night_record(nights, night, "nothing_new", reason, plan), 0.0)
     store.create(layout.start(nights.lease.epoch), b"{}")
     try:
         rounds = run_rounds(
@@ -154,11 +154,11 @@ def _do(nights: _Nights, night: str) -> NightRecord:
     except (NothingAcceptedError, DivergedError) as error:
         outcome = "nothing_accepted" if isinstance(error, NothingAcceptedError) else "diverged"
         mark_seen(store, night, plan.taken)
-        _close(nights, _told(nights, night, outcome, str(error), plan), time.monotonic() - start)
+        _close(nights, _night_record(nights, night, outcome, str(error), plan), time.monotonic() - start)
         raise
-    outcome, reason = _hand_on(nights, layout)
+    outcome, reason = _promote(nights, layout)
     mark_seen(store, night, plan.taken)
-    record = _told(nights, night, outcome, reason, plan, rounds)
+    record = _night_record(nights, night, outcome, reason, plan, rounds)
     return _close(nights, record, time.monotonic() - start)
 
 
@@ -167,14 +167,14 @@ def _plan(nights: _Nights, night: NightLayout) -> NightPlan:
     if not store.exists(night.plan):
         over = [date.fromisoformat(record.date) for record in records(store)]
         left_out = missed(nights.config.nightly, max(over, default=None), date.fromisoformat(night.name))
-        taken = take(nights.config, night)
+        taken = ingest(nights.config, night)
         plan = NightPlan(policy=nights.current, taken=taken, missed=tuple(str(day) for day in left_out))
         nights.lease.publish(night.plan, plan)
     return store.read_record(night.plan, NightPlan)
 
 
 def config_of_night(config: RunConfig, store: Store, night: str, plan: NightPlan) -> RunConfig:
-    """Return the config of a night's own run: from the current policy, on the prompts taken, with draws of its own."""
+    """Return the config of a night's run: from the current policy, on the prompts taken, with a seed of its own."""
     policy = {"model": plan.policy.uri, "revision": plan.policy.revision, "adapter": plan.policy.adapter}
     return config.model_copy(
         update={
@@ -187,8 +187,8 @@ def config_of_night(config: RunConfig, store: Store, night: str, plan: NightPlan
     )
 
 
-def _hand_on(nights: _Nights, night: NightLayout) -> tuple[str, str]:
-    """Make what the night promoted current, unless that was done before; return the outcome and why."""
+def _promote(nights: _Nights, night: NightLayout) -> tuple[str, str]:
+    """Make the policy that the night promoted current, unless it is already; return the outcome and the reason."""
     entry = PromotionLog(night.run()).entries()[-1]
     if entry.policy.name == BASE:
         return "kept", entry.reason
@@ -198,14 +198,14 @@ def _hand_on(nights: _Nights, night: NightLayout) -> tuple[str, str]:
     return "promoted", entry.reason
 
 
-def _nothing_new(plan: NightPlan, wanted: int) -> str:
-    found = (
+def _nothing_new(plan: NightPlan, min_prompts: int) -> str:
+    supply = (
         f"{plan.taken.num_prompts} prompts that no earlier night took" if plan.taken.num_prompts else "no new prompt"
     )
-    return f"{found}, nightly.min_prompts is {wanted}; {plan.taken.num_seen:,} were taken before"
+    return f"{supply}, nightly.min_prompts is {min_prompts}; {plan.taken.num_seen:,} were taken before"
 
 
-def _told(
+def _night_record(
     nights: _Nights, night: str, outcome: str, reason: str, plan: NightPlan, rounds: Sequence[RoundSummary] = ()
 ) -> NightRecord:
     known = {r.round: r for r in rounds or summaries(nights.layout.night(night).run())}
@@ -228,7 +228,7 @@ def _told(
 
 
 def _close(nights: _Nights, record: NightRecord, seconds: float) -> NightRecord:
-    """Put the night's record, tell of it, and clear what is old."""
+    """Publish the night's record, send the notice, and prune old nights."""
     record = record.model_copy(update={"hours": round(seconds / 3600, 3)})
     nights.lease.publish(nights.layout.night(record.date).record, record)
     nights.listener.note(f"{record.date}: {record.outcome}: {record.reason}")

@@ -1,4 +1,4 @@
-"""Telling somebody how a night ended. What goes wrong with that is said, and costs the night nothing."""
+"""Notices of how a night ended. A notice that fails is reported, and costs the night nothing."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from rsft_cluster.config import NightlyConfig
 from rsft_cluster.progress import Listener
 
 WEBHOOK = "RSFT_WEBHOOK_URL"
-"""Where the address stands: it often holds a secret, so it is no part of a config, and never printed."""
+"""The environment variable with the address: it often holds a secret, so it is not in a config, and never printed."""
 COMMAND_TIMEOUT_S = 60
 WEBHOOK_TIMEOUT_S = 15
 
 
-def notify(config: NightlyConfig, told: Mapping[str, object], listener: Listener) -> None:
-    """Give the record to the command and the web hook that are named, if any."""
-    payload = json.dumps(told, ensure_ascii=False).encode()
+def notify(config: NightlyConfig, record: Mapping[str, object], listener: Listener) -> None:
+    """Give a night's record to the command and the web hook that are configured, if any."""
+    payload = json.dumps(record, ensure_ascii=False).encode()
     if config.notify:
         try:
             subprocess.run(  # noqa: S603 the user's own command, without a shell
@@ -42,8 +42,8 @@ def _post(url: str, payload: bytes) -> None:
 
 def _why(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        return f"exit code {error.returncode}" + (f": {said[-1]}" if said else "")
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return f"exit code {error.returncode}" + (f": {lines[-1]}" if lines else "")
     if isinstance(error, subprocess.TimeoutExpired):
         return f"took over {error.timeout:g} s"
     code = getattr(error, "code", None)

@@ -1,4 +1,4 @@
-"""Records of nights: what one takes and begins from, what became of it, and where that stands."""
+"""Records of nights: what a night takes and begins from, and what became of it."""
 
 from typing import Literal
 
@@ -26,7 +26,7 @@ class NightPlan(Record):
     policy: PolicyRef
     taken: Taken
     missed: tuple[str, ...] = ()
-    """Dates before it on which there was to be a night and none began."""
+    """Earlier dates on which a night was due and none began."""
 
 
 class NightRecord(Record):

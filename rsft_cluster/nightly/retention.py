@@ -1,4 +1,4 @@
-"""What of old nights is kept: everything of the newest, of the others their records and models to roll back to."""
+"""What is kept of old nights: everything of the newest, records and models to roll back to of the others."""
 
 from collections.abc import Sequence
 

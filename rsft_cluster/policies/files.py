@@ -1,4 +1,4 @@
-"""What a model folder says of itself, read without an engine: parameters, context, tokenizer, chat template.
+"""The facts about a model that its folder holds, read without an engine: parameters, context, tokenizer, chat template.
 
 Weights are not loaded, only the headers of their files. Raises ConfigError, naming the file, for what is missing or
 cannot be read.
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from safetensors import safe_open
@@ -41,31 +41,37 @@ class ModelFiles:
 
     @cached_property
     def num_parameters(self) -> int:
-        """Parameters in all weight files."""
+        """Number of parameters in all weight files."""
         return sum(_num_parameters(path) for path in sorted(self.folder.glob("*.safetensors")))
 
     @cached_property
     def num_context_tokens(self) -> int | None:
-        """Positions that the model has, None where its config does not say."""
+        """Number of positions of the model; None where its config does not set it."""
         config = self._json("config.json")
-        found = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
-        return next((int(v) for v in found if v), None)
+        limits = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+        return next((int(limit) for limit in limits if limit), None)
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """The type to load the weights in: bfloat16 where they are stored so, float32 for all others."""
+        config = self._json("config.json")
+        return "bfloat16" if config.get("dtype", config.get("torch_dtype")) == "bfloat16" else "float32"
 
     @property
     def has_code(self) -> bool:
-        """Whether Python code comes with the model, to be run by whoever trusts it."""
+        """True if Python code comes with the model, to be run only if trusted."""
         return "auto_map" in self._json("config.json")
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template."""
+        """True if the tokenizer has a chat template."""
         if (self.folder / "chat_template.jinja").exists() or (self.folder / "chat_template.json").exists():
             return True
         return bool(self._json("tokenizer_config.json").get("chat_template"))
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The fast tokenizer, None where the folder has only what it can be made from."""
+        """The fast tokenizer; None where the folder holds only files to make one from."""
         path = self.folder / "tokenizer.json"
         if not path.exists():
             return None
@@ -77,10 +83,10 @@ class ModelFiles:
         if not path.exists():
             return {}
         with _reading(path):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(fields, dict):
                 raise TypeError("expected a JSON object")
-            return found
+            return fields
 
 
 def check_template(path: Path) -> None:

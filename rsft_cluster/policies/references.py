@@ -1,6 +1,7 @@
-"""Which model is meant, exactly: policy references with digests over their files.
+"""Policy references, which identify a model exactly by digests over its files.
 
-A folder is known by the bytes of its weights and tokenizer; a hub id by its commit, resolved once. No model is loaded.
+A folder is identified by the bytes of its weights and tokenizer, a hub id by its commit, resolved once. No model
+is loaded.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ CHUNK_BYTES = 1 << 22
 
 
 def is_folder(model: str) -> bool:
-    """Say whether a policy's `model` is a folder or URI, not a hub id."""
+    """Return whether a policy's `model` is a folder or URI, not a hub id."""
     return "://" in model or model.startswith("/")
 
 
@@ -39,11 +40,11 @@ def base_policy(config: PolicyConfig) -> PolicyRef:
     check_adapter(config)
     if is_folder(config.model):
         check_folder(config.model)
-        found = PolicyRef(name=BASE, uri=config.model, adapter=config.adapter, digest="")
+        reference = PolicyRef(name=BASE, uri=config.model, adapter=config.adapter, digest="")
     else:
         revision = config.revision or _resolve(config.model)
-        found = PolicyRef(name=BASE, uri=config.model, revision=revision, adapter=config.adapter, digest="")
-    return found.model_copy(update={"digest": _digest(found)})
+        reference = PolicyRef(name=BASE, uri=config.model, revision=revision, adapter=config.adapter, digest="")
+    return reference.model_copy(update={"digest": _digest(reference)})
 
 
 def check_adapter(config: PolicyConfig) -> None:
@@ -92,12 +93,12 @@ def folder_digest(uri: str) -> str:
 
 
 def verify(policy: PolicyRef) -> None:
-    """Raise StoreError when a policy's files are not what its reference says."""
-    found = _digest(policy)
-    if found != policy.digest:
+    """Raise StoreError when the digest of a policy's files is not that of its reference."""
+    actual = _digest(policy)
+    if actual != policy.digest:
         raise StoreError(
             f"{policy.uri}: these are not the weights of {policy.name}: "
-            f"digest {found[:12]}, recorded {policy.digest[:12]}"
+            f"digest {actual[:12]}, recorded {policy.digest[:12]}"
         )
 
 
@@ -126,7 +127,7 @@ def master_of(policy: PolicyRef) -> str | None:
 def policy_spec(
     policy: PolicyRef, config: PolicyConfig, *, trust_remote_code: bool, threads: int, gpu: bool
 ) -> PolicySpec:
-    """Return how a worker loads a policy."""
+    """Return the policy as a worker loads it."""
     template = config.chat_template
     return PolicySpec(
         model=policy.uri,
@@ -143,15 +144,15 @@ def policy_spec(
 
 
 def _digest(policy: PolicyRef) -> str:
-    """Return what a reference's digest must be, by the files that are there."""
+    """Return the digest of the files that a reference names."""
     model = folder_digest(policy.uri) if is_folder(policy.uri) else digest(policy.uri, policy.revision)
     return model if policy.adapter is None else digest(model, folder_digest(policy.adapter))
 
 
 def _files(uri: str) -> list[pafs.FileInfo]:
     filesystem, path = open_uri(uri)
-    found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    return [f for f in found if f.type == pafs.FileType.File]
+    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return [f for f in infos if f.type == pafs.FileType.File]
 
 
 def _resolve(model: str) -> str:

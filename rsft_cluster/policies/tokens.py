@@ -1,4 +1,4 @@
-"""Messages to token ids and back: what the policy reads, and what ends its answers.
+"""Messages to token ids and back, and the tokens that end an answer.
 
 A chat template is applied exactly once and its text tokenised exactly once, so a prompt starts with at most one
 beginning-of-sequence token. This module knows nothing about sampling and loads no weights.
@@ -18,7 +18,7 @@ RAW = "raw"
 
 
 class UnencodablePromptError(ConfigError):
-    """One prompt cannot be put to the policy; others may be."""
+    """A prompt cannot be encoded for the policy; others may be."""
 
 
 def load_tokenizer(policy: PolicySpec) -> PreTrainedTokenizerBase:
@@ -87,7 +87,7 @@ def added_token_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) ->
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return a filler for unused positions: the pad token, else the end token, else 0.
 
-    Padding is told from text by length and never by value, so that a policy may well draw this id.
+    Padding is recognised by length and never by value, so a policy may well draw this id.
     """
     pad, end = _special_id(tokenizer.pad_token_id), _special_id(tokenizer.eos_token_id)
     return next(token for token in (pad, end, 0) if token is not None)
@@ -128,7 +128,7 @@ def _with_one_bos(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> l
 
 
 def _special_id(token: Any) -> int | None:
-    """Return a special token's id as what it is; transformers types it as anything."""
+    """Return a special token's id as an int; transformers types it as anything."""
     return None if token is None else int(token)
 
 

@@ -1,4 +1,4 @@
-"""Where prompts come from: files -> PROMPT batches and a record of every line that could not be used.
+"""Prompts: files -> PROMPT batches, and a record of every line that could not be used.
 
 A prompt source is a function `(prompts: PromptsConfig, on_bad, **params) -> Iterator[pa.RecordBatch]` of
 `schemas.PROMPT`. It yields at least every few thousand lines, an empty batch where all were bad, and calls

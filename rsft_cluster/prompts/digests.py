@@ -16,7 +16,7 @@ def digests_of(ids: Sequence[str]) -> npt.NDArray[np.bytes_]:
 
 
 class DigestSet:
-    """A growing set of 16-byte digests, asked and filled a batch at a time."""
+    """A growing set of 16-byte digests, queried and filled a batch at a time."""
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
@@ -25,11 +25,11 @@ class DigestSet:
         return sum(len(run.digests) for run in self._runs)
 
     def add(self, digests: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-        """Add digests (dtype S16); return for each whether it is the first of its kind."""
+        """Add digests (dtype S16); return for each whether it is the first one with its value."""
         distinct, first = np.unique(digests, return_index=True)
-        asked, known = _Run(distinct, _heads(distinct)), np.zeros(len(distinct), dtype=bool)
+        queried, known = _Run(distinct, _heads(distinct)), np.zeros(len(distinct), dtype=bool)
         for run in self._runs:
-            known |= run.holds(asked)
+            known |= run.contains(queried)
         self._keep(distinct[~known])
         is_first = np.zeros(len(digests), dtype=bool)
         is_first[first[~known]] = True
@@ -50,16 +50,16 @@ class _Run(NamedTuple):
     digests: npt.NDArray[np.bytes_]
     heads: npt.NDArray[np.uint64]
 
-    def holds(self, asked: "_Run") -> npt.NDArray[np.bool_]:
-        """Return which of the digests asked for are among these."""
+    def contains(self, queried: "_Run") -> npt.NDArray[np.bool_]:
+        """Return which of the queried digests are among these."""
         last = len(self.digests) - 1
-        at = np.minimum(np.searchsorted(self.heads, asked.heads), last)
-        found = self.digests[at] == asked.digests
+        indices = np.minimum(np.searchsorted(self.heads, queried.heads), last)
+        present = self.digests[indices] == queried.digests
         # Where another digest has the same first half, it may be one of the next.
-        unclear = np.flatnonzero((self.heads[at] == asked.heads) & ~found)
-        at = np.minimum(np.searchsorted(self.digests, asked.digests[unclear]), last)
-        found[unclear] = self.digests[at] == asked.digests[unclear]
-        return found
+        unclear = np.flatnonzero((self.heads[indices] == queried.heads) & ~present)
+        indices = np.minimum(np.searchsorted(self.digests, queried.digests[unclear]), last)
+        present[unclear] = self.digests[indices] == queried.digests[unclear]
+        return present
 
 
 def _heads(digests: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:

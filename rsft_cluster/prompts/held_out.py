@@ -1,4 +1,4 @@
-"""Which prompts are held out: a policy must not be trained on what it is evaluated on."""
+"""The held-out prompts: a policy must not be trained on what it is evaluated on."""
 
 from collections.abc import Iterable
 
@@ -10,8 +10,8 @@ from rsft_cluster.schemas import message_digests
 class HeldOut:
     """The messages of the held-out prompts, whatever their references and attributes.
 
-    How a prompt ends is compared first, by its hash in this process: ten million digests take ten seconds, and hardly
-    any prompt needs one.
+    The last message of a prompt is compared first, by its hash in this process: ten million digests take ten seconds,
+    and hardly any prompt needs one.
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
@@ -23,12 +23,12 @@ class HeldOut:
             self._digests.update(message_digests(messages))
 
     def first_of(self, messages: pa.ListArray) -> int | None:
-        """Return where a column of messages first has a held-out prompt; None where it has none."""
+        """Return the index of the first held-out prompt in a column of messages; None where there is none."""
         if not self._digests:
             return None
-        alike = [place for place, text in enumerate(_endings(messages)) if hash(text) in self._endings]
-        found = message_digests(messages.take(pa.array(alike, pa.int64())))
-        return next((place for place, each in zip(alike, found, strict=True) if each in self._digests), None)
+        candidates = [i for i, text in enumerate(_endings(messages)) if hash(text) in self._endings]
+        digests = message_digests(messages.take(pa.array(candidates, pa.int64())))
+        return next((i for i, digest in zip(candidates, digests, strict=True) if digest in self._digests), None)
 
 
 def _endings(messages: pa.ListArray) -> list[str | None]:

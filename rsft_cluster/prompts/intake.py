@@ -1,6 +1,6 @@
-"""What a run takes in: the batches of its prompt source, each prompt once, bad lines counted and limited.
+"""The intake of a run: the batches of its prompt source, each prompt once, bad lines counted and limited.
 
-Where decisions have to be fair, each is put under every combination of protected values on the way. Knows the contract
+Where decisions have to be fair, each prompt is repeated for every combination of protected values. Knows the contract
 of a source and nothing of files. It holds one batch, and 24 bytes for each prompt seen.
 """
 
@@ -18,14 +18,14 @@ from rsft_cluster.prompts.swaps import bad_line, complaint, swapped
 from rsft_cluster.schemas import PROMPT, conform, prompt_id
 
 _EARLY = 100
-"""So many bad lines are enough evidence to stop in the middle of a file."""
+"""More bad lines than this are enough evidence to stop in the middle of a file."""
 
 
 class Intake(Iterator[pa.RecordBatch]):
     """An iterator over batches of distinct prompts, in the order of the source, that counts as it goes.
 
     Once exhausted, num_lines = num_prompts + num_duplicates + num_bad, unless a limit left prompts unused; where each
-    prompt was put under n combinations of protected values, num_prompts / n stands there instead. The limit counts
+    prompt was repeated for n combinations of protected values, num_prompts / n takes its place. The limit counts
     prompts of the source.
     """
 
@@ -58,8 +58,8 @@ class Intake(Iterator[pa.RecordBatch]):
     def _read(self) -> Iterator[pa.RecordBatch]:
         left = self._config.limit
         source = bind(self._config.source, "prompt_sources", num_leading=2)
-        for given in source(self._config, self._note):
-            batch = self._usable(_conforming(given, self._config.source.use))
+        for source_batch in source(self._config, self._note):
+            batch = self._usable(_conforming(source_batch, self._config.source.use))
             self.num_lines += batch.num_rows
             if self.num_bad > _EARLY:
                 self._check_rate()
@@ -140,14 +140,14 @@ def read_prompts(
     """Return the distinct prompts of a config's source, as an iterator that counts.
 
     `on_bad` is called for each bad line when it is met; `quarantine` is where it keeps them, for messages. `fairness`
-    asks for protected values, or puts them in. Raises ConfigError when more than `max_bad_rate` of the lines are bad,
+    requires protected values, or inserts them. Raises ConfigError when more than `max_bad_rate` of the lines are bad,
     or no prompt is left.
     """
     return Intake(config, on_bad=on_bad, quarantine=quarantine, fairness=fairness)
 
 
 def _conforming(batch: pa.RecordBatch, use: str) -> pa.RecordBatch:
-    """Hold a source to its contract; checking the first id of a batch finds a wrong recipe for ids."""
+    """Return the batch as PROMPT rows; checking the id of the first one reveals a wrong recipe for ids."""
     if not isinstance(batch, pa.RecordBatch):
         raise PluginError(f"prompt source {use}: yields a {type(batch).__name__}; expected a pyarrow.RecordBatch")
     try:

@@ -1,7 +1,7 @@
 """A strict reader of JSON lines: bytes in, one `Row` or one `BadLine` for every line that is not empty.
 
-Python's json takes NaN, 1e999, the last of duplicate keys and lone surrogates without a word; each of these
-would change a prompt silently or fail much later, so each is refused here, with its reason.
+Python's json silently accepts NaN, 1e999, the last of duplicate keys and lone surrogates; each of these would change a
+prompt or fail much later, so each is refused here, with its reason.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD]")
 
 
 def read_jsonl(stream: BinaryIO, *, file: str) -> Iterator[Row | BadLine]:
-    """Yield what every line holds. A line ends with LF; a byte order mark may begin the file.
+    """Yield a row or a bad line for every line. A line ends with LF; a byte order mark may begin the file.
 
     Memory stays below a few `MAX_LINE_BYTES`, however long a line is.
     """
@@ -71,7 +71,7 @@ def parse_object(raw: bytes) -> dict[str, object]:
 
 
 def kind(value: object) -> str:
-    """Return what a JSON value is, in words."""
+    """Return the type of a JSON value, in words."""
     if isinstance(value, bool):
         return "a boolean"
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""From the fields of a source row to a prompt: which column means what, and what is refused.
+"""From the fields of a source row to a prompt, or to the reason why it is refused.
 
 Text is taken byte for byte: nothing is stripped, normalised or cut.
 """
@@ -18,7 +18,7 @@ _NONE: Final[dict[str, str]] = {}
 
 
 class MappedPrompt(NamedTuple):
-    """The content of a prompt, and the id that its source gave it."""
+    """The content of a prompt, and its id in the source."""
 
     prompt_id: str
     messages: list[dict[str, str]]
@@ -62,9 +62,9 @@ class ColumnMapping:
 
     def _messages(self, row: Row) -> list[dict[str, str]]:
         columns = self._columns
-        given = _find(row.fields, columns.messages)
-        if given is not _MISSING and given is not None:
-            return self._with_system(_checked(given, columns.messages))
+        value = _find(row.fields, columns.messages)
+        if value is not _MISSING and value is not None:
+            return self._with_system(_checked(value, columns.messages))
         text = _find(row.fields, columns.prompt)
         if text is _MISSING:
             raise Refused(
@@ -89,14 +89,14 @@ def _find(fields: Mapping[str, object], name: str) -> object:
     """Return a field by its name, or along its dots; below a null everything is null."""
     if name in fields:
         return fields[name]
-    found: object = fields
+    value: object = fields
     for part in name.split("."):
-        if found is None:
+        if value is None:
             return None
-        if not isinstance(found, Mapping) or part not in found:
+        if not isinstance(value, Mapping) or part not in value:
             return _MISSING
-        found = found[part]
-    return found
+        value = value[part]
+    return value
 
 
 def _text(row: Row, name: str, *, boolean: bool = False) -> str | None:

@@ -60,13 +60,13 @@ def _refuse_extensions(schema: pa.Schema, file: str) -> None:
 
 def _extension(field: pa.Field) -> str | None:
     # A type that this process does not know is read as its storage; only the metadata tells.
-    named = (field.metadata or {}).get(b"ARROW:extension:name")
-    if named is not None:
-        return named.decode("utf-8", "replace")
+    declared = (field.metadata or {}).get(b"ARROW:extension:name")
+    if declared is not None:
+        return declared.decode("utf-8", "replace")
     if isinstance(field.type, pa.BaseExtensionType):
         return field.type.extension_name
-    found = (_extension(field.type.field(i)) for i in range(field.type.num_fields))
-    return next((name for name in found if name), None)
+    nested = (_extension(field.type.field(i)) for i in range(field.type.num_fields))
+    return next((name for name in nested if name), None)
 
 
 def _check_types(schema: pa.Schema, names: Sequence[str], file: str) -> None:

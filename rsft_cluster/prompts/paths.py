@@ -26,7 +26,7 @@ _GLOB = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """A file to read, and the name by which messages and `source` call it."""
+    """A file to read, and its name in messages and in `source`."""
 
     name: str
     path: str
@@ -37,13 +37,13 @@ def find_files(paths: Sequence[str]) -> list[PromptFile]:
     """Return the files that the paths name, each once, sorted by name.
 
     A folder gives all JSONL and Parquet files below it but for those under names that begin with `.` or `_`,
-    which writers use for what is not finished. In a glob `*` stays within a folder and `**` does not.
+    which writers use for unfinished files. In a glob `*` stays within a folder and `**` does not.
     Raises ConfigError naming the path that gives nothing.
     """
     if not paths:
         raise ConfigError("prompts.paths is empty; name at least one JSONL or Parquet file, folder or glob")
-    found = {file.name: file for path in paths for file in _expand(path)}
-    return [found[name] for name in sorted(found)]
+    files = {file.name: file for path in paths for file in _expand(path)}
+    return [files[name] for name in sorted(files)]
 
 
 def _expand(pattern: str) -> list[PromptFile]:
@@ -68,7 +68,7 @@ def _complaint(names: Sequence[str]) -> str:
 
 
 def _locate(pattern: str) -> tuple[fs.FileSystem, str, str, str]:
-    """Return file system, what to put before its paths in names, a path, and the glob below that path."""
+    """Return the file system, a prefix of its paths in names, a path, and the glob below that path."""
     scheme, separator, _ = pattern.partition("://")
     if not separator:
         path = str(Path(pattern).expanduser().absolute())
@@ -87,10 +87,10 @@ def _locate(pattern: str) -> tuple[fs.FileSystem, str, str, str]:
 
 def _split_glob(path: str) -> tuple[str, str]:
     """Cut a path before the first part that holds a wildcard."""
-    found = _GLOB.search(path)
-    if not found:
+    wildcard = _GLOB.search(path)
+    if not wildcard:
         return path, ""
-    cut = path.rindex("/", 0, found.start())
+    cut = path.rindex("/", 0, wildcard.start())
     return path[:cut] or "/", path[cut + 1 :]
 
 
@@ -102,11 +102,11 @@ def _names(filesystem: fs.FileSystem, base: str, tail: str) -> Iterator[str]:
         deep = not tail or "/" in tail or "**" in tail
         for entry in filesystem.get_file_info(fs.FileSelector(base, recursive=deep)):
             parts = entry.path.removeprefix(base).strip("/").split("/")
-            if entry.type == fs.FileType.File and _wanted(parts, tail):
+            if entry.type == fs.FileType.File and _is_selected(parts, tail):
                 yield entry.path
 
 
-def _wanted(parts: Sequence[str], tail: str) -> bool:
+def _is_selected(parts: Sequence[str], tail: str) -> bool:
     if not tail:
         return not any(part.startswith((".", "_")) for part in parts)
     return _matches(parts, tail.split("/"))

@@ -1,6 +1,6 @@
-"""What readers of files hand on: a `Row` of fields, or a `BadLine` with the reason why there is none.
+"""The results of reading files: a `Row` of fields, or a `BadLine` with the reason why there is none.
 
-`Refused` carries a reason from where it is found to where the line is known. No file format is known here.
+`Refused` carries a reason from where it arises to where the line is known. No file format is known here.
 """
 
 import base64
@@ -14,7 +14,7 @@ MAX_LINE_BYTES = 16 << 20
 """No prompt needs a longer line, and a file without line ends must not fill the memory."""
 
 MAX_KEPT_BYTES = 4096
-"""How much of a bad line its record keeps; the digest covers all of it."""
+"""Bytes of a bad line that its record keeps; the digest covers all of it."""
 
 
 class Refused(Exception):
@@ -25,32 +25,32 @@ class Row(NamedTuple):
     """One row of a source file."""
 
     line: int
-    """From 1; for Parquet the number of the row."""
+    """Number of the line, from 1; for Parquet of the row."""
     byte_offset: int | None
-    """Where the line begins in the uncompressed file; None for Parquet."""
+    """Offset of the line in the uncompressed file; None for Parquet."""
     raw: bytes | None
     """The line without its line end; None for Parquet."""
     fields: Mapping[str, object]
     keys: Iterable[str]
-    """What the row offers, for messages; `fields` may hold only the part that was asked for."""
+    """Names of all fields of the row, for messages; `fields` may hold only the requested ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that cannot become a prompt: where it stands, why, and what it begins with."""
+    """A line that cannot become a prompt: its place, the reason, and its beginning."""
 
     file: str
     line: int
     byte_offset: int | None
     reason: str
     sha256: str
-    """Of the whole line without its line end."""
+    """Digest of the whole line without its line end."""
     content: str
     """Base64 of at most 4 KiB from the line's beginning."""
 
     @classmethod
     def of_bytes(cls, raw: bytes, *, file: str, line: int, byte_offset: int | None, reason: str) -> "BadLine":
-        """Return the record of a line whose bytes are at hand."""
+        """Return the record of a line, given its bytes."""
         return cls(file, line, byte_offset, reason, hashlib.sha256(raw).hexdigest(), beginning(raw))
 
     @classmethod
@@ -67,7 +67,7 @@ class BadLine:
 
 
 def beginning(raw: bytes) -> str:
-    """Return what a `BadLine` keeps of a line."""
+    """Return the part of a line that a `BadLine` keeps."""
     return base64.b64encode(raw[:MAX_KEPT_BYTES]).decode()
 
 

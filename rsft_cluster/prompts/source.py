@@ -22,10 +22,10 @@ from rsft_cluster.prompts.source_ids import SourceIds
 from rsft_cluster.schemas import MESSAGES, PROMPT
 
 BATCH_ROWS = 4096
-"""Lines a batch stands for, bad ones counted."""
+"""Lines per batch, bad ones included."""
 
 BATCH_CHARACTERS = 16 << 20
-"""Text a batch holds, but for its last prompt."""
+"""Characters of text per batch, but for its last prompt."""
 
 _NONE: list[tuple[str, str]] = []
 
@@ -37,12 +37,12 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
     but not their content.
     """
     mapping = ColumnMapping(prompts)
-    found = find_files(prompts.paths)
-    ids = _OwnIds(found, mapping)
+    sources = find_files(prompts.paths)
+    ids = _OwnIds(sources, mapping)
     pending = _Pending()
     num_lines = 0
     num_characters = 0
-    for index, file in enumerate(found):
+    for index, file in enumerate(sources):
         for row in read_rows(file, mapping.names):
             prompt = row if isinstance(row, BadLine) else _prompt(row, mapping, file.name)
             num_lines += 1
@@ -61,7 +61,7 @@ def files(prompts: PromptsConfig, on_bad: Callable[[BadLine], None]) -> Iterator
 
 
 def read_rows(file: PromptFile, names: Sequence[str]) -> Iterator[Row | BadLine]:
-    """Yield a file's rows; whatever the file system or the format says against it becomes a ConfigError."""
+    """Yield a file's rows; an error of the file system or the format becomes a ConfigError."""
     rows = _open(file, names)
     line = 0
     while True:
@@ -97,7 +97,7 @@ def _prompt(row: Row, mapping: ColumnMapping, file: str) -> MappedPrompt | BadLi
 
 
 def prompt_row(prompt: MappedPrompt, file: str, line: int) -> dict[str, object]:
-    """Return the row of PROMPT, given where it stands."""
+    """Return the row of PROMPT for a prompt from this line of a file."""
     return {
         "prompt_id": prompt.prompt_id,
         "messages": prompt.messages,
@@ -108,7 +108,7 @@ def prompt_row(prompt: MappedPrompt, file: str, line: int) -> dict[str, object]:
 
 
 class _Pending:
-    """Prompts on their way into a batch of PROMPT, built by column: ten million rows of dictionaries take minutes."""
+    """Prompts on their way into a batch of PROMPT, built by column: ten million dictionaries take minutes."""
 
     def __init__(self) -> None:
         self._prompts: list[MappedPrompt] = []
@@ -116,7 +116,7 @@ class _Pending:
         self._lines: list[int] = []
 
     def add(self, prompt: MappedPrompt, file: str, line: int) -> None:
-        """Add a prompt, given where it stands."""
+        """Add a prompt from this line of a file."""
         self._prompts.append(prompt)
         self._files.append(file)
         self._lines.append(line)
@@ -145,7 +145,7 @@ class _Pending:
 
 
 class _OwnIds:
-    """The sources' own ids: which prompt each stands for."""
+    """The ids of the source, and the prompt that each stands for."""
 
     def __init__(self, files: Sequence[PromptFile], mapping: ColumnMapping) -> None:
         self._files = files
@@ -154,31 +154,31 @@ class _OwnIds:
         self._pending: list[tuple[str, str, int, int]] = []
 
     def add(self, prompt: MappedPrompt, *, file: int, line: int) -> None:
-        """Note a prompt's source id, if it has one."""
+        """Record a prompt's source id, if it has one."""
         if prompt.source_id is not None:
             self._pending.append((prompt.source_id, prompt.prompt_id, file, line))
 
     def check(self) -> None:
-        """Raise ConfigError if an id that was noted stands for another prompt than before."""
+        """Raise ConfigError if a recorded id stands for another prompt than before."""
         if not self._pending:
             return
-        ids = b"".join([blake2b(own.encode(), digest_size=8).digest() for own, *_ in self._pending])
+        ids = b"".join([blake2b(source_id.encode(), digest_size=8).digest() for source_id, *_ in self._pending])
         contents = bytes.fromhex("".join([prompt[:16] for _, prompt, *_ in self._pending]))
         clashes = self._seen.clashes(np.frombuffer(ids, np.uint64), np.frombuffer(contents, np.uint64))
         for i in np.flatnonzero(clashes):
-            self._check_one(*self._pending[i])
+            self._check_clash(*self._pending[i])
         self._pending = []
 
-    def _check_one(self, own: str, prompt: str, file: int, line: int) -> None:
-        """Look again at an id that seems to stand for two prompts: read on from the beginning to its first one."""
+    def _check_clash(self, own_id: str, prompt: str, file: int, line: int) -> None:
+        """Check an id that seems to stand for two prompts, reading from the beginning to its first one."""
         for known in self._files:
             for row in read_rows(known, self._mapping.names):
                 first = row if isinstance(row, BadLine) else _prompt(row, self._mapping, known.name)
-                if isinstance(first, BadLine) or first.source_id != own:
+                if isinstance(first, BadLine) or first.source_id != own_id:
                     continue
                 if first.prompt_id == prompt:
                     return
                 raise ConfigError(
-                    f"{self._files[file].name}:{line}: the id {own[:80]!r} also stands at {known.name}:{row.line}, "
+                    f"{self._files[file].name}:{line}: the id {own_id[:80]!r} also stands at {known.name}:{row.line}, "
                     "with other content; give each prompt an id of its own, or leave columns.id unset"
                 )

@@ -1,7 +1,7 @@
 """The ids that sources give their prompts: each may stand for one content only. 16 bytes an id.
 
 Half a digest of each id and of each content is kept. That finds every id that stands for two contents, and hardly ever
-one that does not: whoever asks looks again at the few that are found.
+one that does not: the caller checks again the few that are found.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ Numbers = npt.NDArray[np.uint64]
 
 
 class SourceIds:
-    """A growing map from ids to contents, both as 64-bit digests, asked and filled a batch at a time."""
+    """A growing map from ids to contents, both as 64-bit digests, queried and filled a batch at a time."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[Numbers, Numbers]] = []
@@ -19,16 +19,16 @@ class SourceIds:
 
     def clashes(self, ids: Numbers, contents: Numbers) -> npt.NDArray[np.bool_]:
         """Add ids with their contents; return which of them stood for another content before, or do in this batch."""
-        distinct, first, which = np.unique(ids, return_index=True, return_inverse=True)
-        meant = contents[first]
+        distinct, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+        known = contents[first]
         is_new = np.ones(len(distinct), dtype=bool)
         for known_ids, known_contents in self._runs:
-            at = np.minimum(np.searchsorted(known_ids, distinct), len(known_ids) - 1)
-            is_there = known_ids[at] == distinct
-            meant = np.where(is_there & is_new, known_contents[at], meant)
-            is_new &= ~is_there
-        self._keep(distinct[is_new], meant[is_new])
-        return meant[which] != contents
+            indices = np.minimum(np.searchsorted(known_ids, distinct), len(known_ids) - 1)
+            is_known = known_ids[indices] == distinct
+            known = np.where(is_known & is_new, known_contents[indices], known)
+            is_new &= ~is_known
+        self._keep(distinct[is_new], known[is_new])
+        return known[inverse] != contents
 
     def _keep(self, ids: Numbers, contents: Numbers) -> None:
         if not len(ids):

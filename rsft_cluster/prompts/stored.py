@@ -1,4 +1,4 @@
-"""A prompt source for prompts that stand in a store already, as PROMPT rows: what a night took."""
+"""A prompt source for prompts that are already in a store, as PROMPT rows, such as those of a night."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,7 +14,7 @@ def stored(
 ) -> Iterator[pa.RecordBatch]:
     """Read the Parquet file of PROMPT rows at `uri`, its page checksums verified.
 
-    `content` is a digest over the prompts, so that other ones make another run.
+    `content` is a digest over the prompts, so that other prompts make another run.
     """
     del content
     folder, _, name = uri.rpartition("/")

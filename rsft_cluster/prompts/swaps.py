@@ -1,7 +1,7 @@
 """One prompt for every combination of protected values, from a prompt that holds `{gender}` where the value stands.
 
-What cannot be expanded is refused with its reason, like a bad line. The prompts that come of one share the attribute
-SWAP_GROUP, the id of the one they came from, and keep its reference, its other attributes and its place.
+A prompt that cannot be expanded is refused with its reason, like a bad line. The prompts made of one share the
+attribute SWAP_GROUP, the id of the original, and keep its reference, its other attributes and its source.
 """
 
 import json
@@ -17,7 +17,7 @@ from rsft_cluster.schemas import PROMPT, SWAP_GROUP, prompt_id, rows_to_table
 
 
 def complaint(row: Mapping[str, Any], fairness: FairnessConfig) -> str | None:
-    """Return why a PROMPT row is of no use where decisions have to be fair; None where it is."""
+    """Return why a PROMPT row is unusable where decisions have to be fair; None where it is usable."""
     attributes = dict(row["attributes"])
     if fairness.cells == "equalised_odds" and fairness.merit not in attributes:
         return f"it has no attribute {fairness.merit!r}, which fairness.merit needs for equalised odds"
@@ -30,7 +30,7 @@ def complaint(row: Mapping[str, Any], fairness: FairnessConfig) -> str | None:
 
 
 def bad_line(row: Mapping[str, Any], reason: str) -> BadLine:
-    """Return the record of a prompt that is of no use; its content is that of the prompt, as JSON."""
+    """Return the record of an unusable prompt; its content is the messages, as JSON."""
     raw = json.dumps(row["messages"], ensure_ascii=False).encode()
     source = row["source"]
     return BadLine.of_bytes(raw, file=source["file"], line=source["line"], byte_offset=None, reason=reason)
@@ -49,16 +49,16 @@ def _unswappable(
     for name in fairness.protected:
         if not any(f"{{{name}}}" in message["content"] for message in messages):
             return f"it holds no {{{name}}}, where fairness.swaps puts the values of fairness.protected.{name}"
-    given = [name for name in (*fairness.protected, SWAP_GROUP) if name in attributes]
-    if given:
-        return f"it has an attribute {given[0]!r}, which fairness.swaps sets; leave it out of the columns"
+    present = [name for name in (*fairness.protected, SWAP_GROUP) if name in attributes]
+    if present:
+        return f"it has an attribute {present[0]!r}, which fairness.swaps sets; leave it out of the columns"
     return None
 
 
 def _under(row: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, object]:
-    places = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
+    placeholders = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
     messages = [
-        {"role": m["role"], "content": places.sub(lambda found: values[found[0][1:-1]], m["content"])}
+        {"role": m["role"], "content": placeholders.sub(lambda match: values[match[0][1:-1]], m["content"])}
         for m in row["messages"]
     ]
     attributes = {**dict(row["attributes"]), **values, SWAP_GROUP: row["prompt_id"]}

@@ -61,10 +61,10 @@ def _verdict(verdict: dict[str, Any]) -> tuple[Text, Text]:
 
 
 def _title(row: dict[str, Any]) -> str:
-    place = f"{row['source']['file'].rsplit('/', 1)[-1]}:{row['source']['line']}"
+    origin = f"{row['source']['file'].rsplit('/', 1)[-1]}:{row['source']['line']}"
     if "index" not in row:
-        return f"{row['state']} · {place}"
+        return f"{row['state']} · {origin}"
     score = "no score" if row["score"] is None else f"score {row['score']:.3g}"
     chance = f"p {row['acceptance_probability']:.3g}"
     tokens = f"{row['num_tokens']:,} token{'' if row['num_tokens'] == 1 else 's'}"
-    return f"{row['state']} · {place} #{row['index']} · {score} · {chance} · {tokens}"
+    return f"{row['state']} · {origin} #{row['index']} · {score} · {chance} · {tokens}"

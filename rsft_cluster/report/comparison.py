@@ -26,11 +26,11 @@ def comparison_table(rounds: Sequence[RoundSummary]) -> Table:
         if not summary.controls or summary.evaluation is None:
             continue
         table.add_row(str(summary.round), "accepted candidates", *_figures(summary.evaluation))
-        for name, found in summary.controls.items():
-            table.add_row("", NAMES.get(name, name), *_figures(found))
+        for name, evaluation in summary.controls.items():
+            table.add_row("", NAMES.get(name, name), *_figures(evaluation))
     return table
 
 
-def _figures(found: Evaluation) -> list[str]:
-    values = (found.greedy_accuracy, found.pass_at_1, found.pass_at_k, found.entropy, found.distinct_2, found.self_bleu)
+def _figures(e: Evaluation) -> list[str]:
+    values = (e.greedy_accuracy, e.pass_at_1, e.pass_at_k, e.entropy, e.distinct_2, e.self_bleu)
     return [f"{value:.3f}" for value in values]

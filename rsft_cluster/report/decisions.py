@@ -19,7 +19,7 @@ STEPS = {
     "num_within_caps": "within the caps",
     "num_accepted": "accepted",
 }
-"""The funnel's counts, in order, and how they are told."""
+"""The funnel's counts, in order, and their labels."""
 BAR_WIDTH = 24
 NUM_REASONS = 8
 

@@ -33,17 +33,17 @@ def _settings(preview: Preview) -> Table:
     table.add_column("setting")
     for name in ("accepted", "of all", "prompts", "coverage", "score", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in preview.forecasts:
+    for forecast in preview.forecasts:
         table.add_row(
-            Text(visible(one.setting) + (" (now)" if one.is_current else "")),
-            f"{one.num_accepted:,}",
-            f"{one.acceptance_rate:.1%}",
-            f"{one.num_prompts_accepted:,}",
-            f"{one.prompt_coverage:.1%}",
-            "" if one.mean_score is None else f"{one.mean_score:.3f}",
-            "" if one.mean_tokens is None else f"{one.mean_tokens:,.1f}",
-            style="bold" if one.is_current else "",
-            end_section=one.is_current,
+            Text(visible(forecast.setting) + (" (now)" if forecast.is_current else "")),
+            f"{forecast.num_accepted:,}",
+            f"{forecast.acceptance_rate:.1%}",
+            f"{forecast.num_prompts_accepted:,}",
+            f"{forecast.prompt_coverage:.1%}",
+            "" if forecast.mean_score is None else f"{forecast.mean_score:.3f}",
+            "" if forecast.mean_tokens is None else f"{forecast.mean_tokens:,.1f}",
+            style="bold" if forecast.is_current else "",
+            end_section=forecast.is_current,
         )
     return table
 

@@ -40,16 +40,16 @@ class Reporter:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[said]}"),
+                TextColumn("{task.fields[words]}"),
                 console=self.console,
                 transient=True,
             )
-            self._bar.add_task(title, total=None, said="")
+            self._bar.add_task(title, total=None, words="")
             self._bar.start()
         last_words = ""
         try:
             yield
-            last_words = self._said()
+            last_words = self._last_words()
         finally:
             if self._bar:
                 self._bar.stop()
@@ -74,14 +74,14 @@ class Reporter:
         if not self._quiet:
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _show(self, said: str, done: int, total: int) -> None:
-        self._words = said
+    def _show(self, words: str, done: int, total: int) -> None:
+        self._words = words
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, said=said)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, words=words)
         elif not self._quiet and time.monotonic() - self._last >= PLAIN_INTERVAL_S:
             self._last = time.monotonic()
-            self.console.print(f"{self._title:<28} {said}", highlight=False)
+            self.console.print(f"{self._title:<28} {words}", highlight=False)
 
-    def _said(self) -> str:
+    def _last_words(self) -> str:
         words, self._words = self._words, ""
         return words

@@ -18,14 +18,14 @@ TIMES = ("mean", "p95", "max", "of all time")
 def show_trust(console: Console, title: str, report: TrustReport) -> None:
     """Print the report."""
     console.print(Text(visible(title), style="bold"), soft_wrap=True)
-    console.print(_table(VERDICTS, [(one, _verdicts(one)) for one in report.constraints]))
+    console.print(_table(VERDICTS, [(trust, _verdicts(trust)) for trust in report.constraints]))
     console.print(
         "late: time-outs; n/a: does not apply to the prompt; alone: rejected by it alone; length: rank correlation "
         "of score and tokens",
         style="dim",
         highlight=False,
     )
-    console.print(_table(TIMES, [(one, _times(one)) for one in report.constraints]))
+    console.print(_table(TIMES, [(trust, _times(trust)) for trust in report.constraints]))
     if report.agreements:
         console.print("agreement: kappa above, share below the diagonal", style="dim", highlight=False)
         console.print(_agreements(report))
@@ -38,30 +38,30 @@ def _table(names: Sequence[str], rows: Sequence[tuple[ConstraintTrust, tuple[str
     table.add_column("constraint", overflow="fold")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for one, figures in rows:
-        table.add_row(Text(visible(one.constraint) + ("" if one.required else " (not required)")), *figures)
+    for trust, figures in rows:
+        table.add_row(Text(visible(trust.constraint) + ("" if trust.required else " (not required)")), *figures)
     return table
 
 
-def _verdicts(one: ConstraintTrust) -> tuple[str, ...]:
-    rho = one.length_correlation
+def _verdicts(trust: ConstraintTrust) -> tuple[str, ...]:
+    rho = trust.length_correlation
     return (
-        "" if one.pass_rate is None else f"{one.pass_rate:.1%}",
-        f"{one.error_rate:.2%}",
-        f"{one.num_timeouts:,}",
-        f"{one.num_inapplicable:,}",
-        f"{one.rejected_alone_rate:.1%}",
+        "" if trust.pass_rate is None else f"{trust.pass_rate:.1%}",
+        f"{trust.error_rate:.2%}",
+        f"{trust.num_timeouts:,}",
+        f"{trust.num_inapplicable:,}",
+        f"{trust.rejected_alone_rate:.1%}",
         "" if rho is None else f"{rho:+.2f}",
     )
 
 
-def _times(one: ConstraintTrust) -> tuple[str, ...]:
-    return (*(_duration(s) for s in (one.mean_s, one.p95_s, one.max_s)), f"{one.time_share:.0%}")
+def _times(trust: ConstraintTrust) -> tuple[str, ...]:
+    return (*(_duration(s) for s in (trust.mean_s, trust.p95_s, trust.max_s)), f"{trust.time_share:.0%}")
 
 
 def _agreements(report: TrustReport) -> Table:
     """Return kappa above the diagonal, raw agreement below it."""
-    names = [one.constraint for one in report.constraints]
+    names = [trust.constraint for trust in report.constraints]
     cells = {}
     for pair in report.agreements:
         cells[pair.first, pair.second] = "" if pair.kappa is None else f"{pair.kappa:.2f}"

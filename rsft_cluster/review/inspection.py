@@ -1,4 +1,4 @@
-"""Looking at what a run sampled and decided: candidates with their verdicts, filtered, from committed files alone."""
+"""What a run sampled and decided: candidates with their verdicts, filtered, read from committed files only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from rsft_cluster.collection.plan import planned_units, read_prompts_of, settled_name, survey
+from rsft_cluster.collection.plan import decided_name, planned_units, read_prompts_of, survey
 from rsft_cluster.collection.seal import counting
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import Commit, FileRef, Manifest, Plan, Unit
@@ -21,7 +21,7 @@ STATES = ("accepted", "rejected", "passed", "failed", "error", "quarantined")
 
 @dataclass(frozen=True)
 class Filter:
-    """Which candidates are wanted; None asks for nothing in particular."""
+    """Criteria that candidates must meet; None is no criterion."""
 
     state: str | None = None
     constraint: str | None = None
@@ -34,7 +34,7 @@ class Filter:
             raise ConfigError(f"--state {self.state}: expected one of {', '.join(STATES)}{_near(self.state, STATES)}")
 
 
-def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = False) -> Iterator[dict[str, Any]]:
+def inspect(store: Store, number: int, criteria: Filter, *, evaluation: bool = False) -> Iterator[dict[str, Any]]:
     """Yield candidates of a round, or of its evaluation, with prompt, verdicts and reason; committed ones only.
 
     Quarantined prompts come as rows without a completion. Raises ConfigError for a round or a constraint that is not
@@ -50,25 +50,24 @@ def inspect(store: Store, number: int, wanted: Filter, *, evaluation: bool = Fal
     for unit, commit in committed_units(folder, plan):
         for row in _rows(store, unit, commit):
             constraints.update(v["constraint"] for v in row.get("verdicts", ()))
-            if _matches(row, wanted):
+            if _matches(row, criteria):
                 yield row
-    if wanted.constraint is not None and constraints and wanted.constraint not in constraints:
-        near = _near(wanted.constraint, constraints)
-        raise ConfigError(f"--constraint {wanted.constraint}: expected one of {', '.join(sorted(constraints))}{near}")
+    if criteria.constraint is not None and constraints and criteria.constraint not in constraints:
+        near = _near(criteria.constraint, constraints)
+        raise ConfigError(f"--constraint {criteria.constraint}: expected one of {', '.join(sorted(constraints))}{near}")
 
 
 def _missing(store: Store, number: int, *, evaluation: bool) -> str:
-    what = "evaluation" if evaluation else "candidates"
+    kind = "evaluation" if evaluation else "candidates"
     rounds = {n: RunLayout(store).round(n) for n in RunLayout(store).round_numbers()}
-    there = [
+    options = [
         f"--round {n}{option}"
         for n, layout in rounds.items()
         for folder, option in ((layout.evaluation, " --evaluation"), (layout, ""))
         if store.exists(folder.plan)
     ]
-    return (
-        f"{store.uri}: round {number} has no {what}; there {'are' if there else 'is'}: {', '.join(there) or 'nothing'}"
-    )
+    known = f"there {'are' if options else 'is'}: {', '.join(options) or 'nothing'}"
+    return f"{store.uri}: round {number} has no {kind}; {known}"
 
 
 def committed_units(folder: RoundLayout | EvaluationLayout, plan: Plan) -> Iterator[tuple[Unit, Commit]]:
@@ -90,7 +89,7 @@ def committed_units(folder: RoundLayout | EvaluationLayout, plan: Plan) -> Itera
         for unit, paths in _committed(part, plan):
             with _undamaged(store, paths[0]):
                 commit = counting(part, paths, listed)
-            scores = settled.get(settled_name(plan, unit), commit.scores)
+            scores = settled.get(decided_name(plan, unit), commit.scores)
             yield unit, commit.model_copy(update={"scores": scores})
 
 
@@ -147,16 +146,16 @@ def _rows(store: Store, unit: Unit, commit: Commit) -> Iterator[dict[str, Any]]:
         }
 
 
-def _matches(row: dict[str, Any], wanted: Filter) -> bool:
-    if wanted.state is not None and wanted.state not in _states_of(row):
+def _matches(row: dict[str, Any], criteria: Filter) -> bool:
+    if criteria.state is not None and criteria.state not in _states_of(row):
         return False
-    if wanted.constraint is not None:
-        verdicts = [v for v in row.get("verdicts", ()) if v["constraint"] == wanted.constraint]
+    if criteria.constraint is not None:
+        verdicts = [v for v in row.get("verdicts", ()) if v["constraint"] == criteria.constraint]
         if not any(v["passed"] is False or v["error"] is not None for v in verdicts):
             return False
-    if wanted.prompt is not None:
+    if criteria.prompt is not None:
         text = "\n".join(m["content"] for m in row["messages"])
-        return row["prompt_id"].startswith(wanted.prompt) or wanted.prompt in text
+        return row["prompt_id"].startswith(criteria.prompt) or criteria.prompt in text
     return True
 
 

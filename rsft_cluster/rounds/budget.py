@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from rsft_cluster.acceptance.selecting import posterior_mean
+from rsft_cluster.acceptance.selection import posterior_mean
 from rsft_cluster.config import BudgetConfig
 
 Counts = NDArray[np.int64]

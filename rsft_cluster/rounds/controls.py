@@ -17,7 +17,8 @@ from rsft_cluster.config import RunConfig
 from rsft_cluster.keys import acceptance_uniform
 from rsft_cluster.progress import Listener
 from rsft_cluster.records import Evaluation, FileRef, Manifest, PolicyRef, TrainingResult
-from rsft_cluster.rounds.stages import accumulated, evaluate_policy, train_policy
+from rsft_cluster.rounds.run_stages import accumulated, evaluate_policy, site_of
+from rsft_cluster.rounds.stages import Examples, train
 from rsft_cluster.runs.run import Run
 from rsft_cluster.runs.summary import RoundSummary
 from rsft_cluster.schemas import ACCEPTED, rows_to_table
@@ -53,11 +54,13 @@ def _arm(run: Run, name: str, number: int, held_out: str, listener: Listener) ->
     arm = replace(control_arm(run, name), config=run.config.model_copy(update={"training": training}))
     initial = _started_from(run, number, challenger)
 
-    def train() -> TrainingResult:
-        examples = _random_files(run, arm, number) if name == "random" else ()
-        return train_policy(arm, number, initial, examples, listener)
+    def trained_arm() -> TrainingResult:
+        accepted = _random_files(run, arm, number) if name == "random" else ()
+        site = site_of(arm, listener)
+        examples, folder = Examples(accepted), arm.round(number)
+        return train(arm.config, number, initial, examples, folder, site, base=run.base, keeps_master=False)
 
-    trained = arm.keep(arm.round(number).training, TrainingResult, train)
+    trained = arm.keep(arm.round(number).training, TrainingResult, trained_arm)
     return evaluate_policy(arm, number, trained.policy, held_out, listener)
 
 

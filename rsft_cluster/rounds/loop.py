@@ -16,11 +16,11 @@ from rsft_cluster.policies.references import base_policy
 from rsft_cluster.progress import Listener
 from rsft_cluster.records import Decision, Evaluation, PolicyRef
 from rsft_cluster.rounds.controls import has_controls, run_controls
-from rsft_cluster.rounds.stages import evaluate_policy, plan_round, sample_round, train_round, with_pilot
+from rsft_cluster.rounds.run_stages import evaluate_policy, plan_round, sample_round, train_round, with_pilot
 from rsft_cluster.rounds.trackers import with_trackers
-from rsft_cluster.runs.fingerprint import claim, fingerprint
+from rsft_cluster.runs.fingerprint import claim_run, fingerprint
 from rsft_cluster.runs.lease import hold
-from rsft_cluster.runs.prompt_sets import take_in
+from rsft_cluster.runs.prompt_sets import ingest_prompts
 from rsft_cluster.runs.run import Run, open_store, round_of
 from rsft_cluster.runs.summary import RoundSummary, summaries, summary
 from rsft_cluster.store.layout import RunLayout
@@ -45,7 +45,7 @@ def run_rounds(
             listener.note(f"{run.store.uri}: all {config.rounds} rounds are done; nothing to do")
             return found
         with connect(config, import_paths):
-            train_path, held_out_path = (i.path for i in take_in(run))
+            train_path, held_out_path = (i.path for i in ingest_prompts(run))
             start(run, held_out_path, listener)
             for number in range(1, config.rounds + 1):
                 # Only the first unfinished round is stopped on the way; those before it are passed over.
@@ -65,7 +65,7 @@ def opened(config: RunConfig, *, trust_remote_code: bool = False) -> Iterator[Ru
         raise ConfigError(f"{store.uri}: holds nights of `rsft nightly`; give the run a `run` name of its own")
     base = base_policy(config.policy)
     with hold(store) as lease:
-        mark = claim(store, fingerprint(config, base))
+        mark = claim_run(store, fingerprint(config, base))
         store.create(RunLayout(store).config, config.model_dump_json(indent=1).encode())
         yield Run(config, store, lease, mark, base, trust_remote_code)
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.decide import Decided
-from rsft_cluster.acceptance.selecting import Flags, Selecting, wanted
+from rsft_cluster.acceptance.selection import Flags, SelectionRules, prompt_goals
 from rsft_cluster.collection.plan import write_plan
-from rsft_cluster.collection.whole_round import SealedWave, decide_waves, load_wave, settle
+from rsft_cluster.collection.whole_round import SealedWave, decide_round, decide_waves, load_wave
 from rsft_cluster.errors import NothingAcceptedError
 from rsft_cluster.progress import Listener
 from rsft_cluster.prompts.stored import write_prompts
@@ -36,7 +36,7 @@ Collect = Callable[[Folder, Plan, Sequence[Totals]], Manifest]
 class _Round:
     run: Run
     plan: Plan
-    how: Selecting
+    selection: SelectionRules
     prompt_ids: pa.Array
     """Of all prompts of the round, in the order of their file."""
 
@@ -50,7 +50,7 @@ class _Round:
         return found.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
 
-def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, listener: Listener) -> Manifest:
+def sample_in_waves(run: Run, plan: Plan, selection: SelectionRules, collect: Collect, listener: Listener) -> Manifest:
     """Sample and judge a round wave by wave, decide it, and return its sealed manifest.
 
     Raises NothingAcceptedError where no prompt is open.
@@ -58,7 +58,7 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, list
     folder = run.round(plan.round)
     if folder.store.exists(folder.manifest):
         return folder.store.read_record(folder.manifest, Manifest)
-    asked = _Round(run, plan, how, _prompt_ids(run, plan))
+    asked = _Round(run, plan, selection, _prompt_ids(run, plan))
     num_asked = np.zeros(len(asked.prompt_ids), dtype=np.int64)
     solved = _solved_before(asked)
     budget, most = run.config.budget, run.config.sampling.num_candidates
@@ -66,7 +66,7 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, list
     allowance = _allowance(run, plan.round)
     waves: list[SealedWave] = []
     while True:
-        found = decide_waves(waves, how)
+        found = decide_waves(waves, selection)
         standing = _standing(asked, waves, found, num_asked, solved)
         wave = next_wave(standing, sized, most=most, allowance=allowance)
         if not wave.num_candidates:
@@ -82,7 +82,7 @@ def sample_in_waves(run: Run, plan: Plan, how: Selecting, collect: Collect, list
         raise NothingAcceptedError(f"round {plan.round}: no prompt is left to ask: {reason}")
     if wave.num_over_budget:
         listener.note(f"round {plan.round}: the budget ends here: {wave.num_over_budget:,} prompts stay open")
-    manifest = settle(folder, waves, found, how, num_prompts=len(asked.prompt_ids))
+    manifest = decide_round(folder, waves, found, selection, num_prompts=len(asked.prompt_ids))
     run.lease.publish(folder.manifest, manifest)
     return folder.store.read_record(folder.manifest, Manifest)
 
@@ -112,7 +112,7 @@ def _one_wave(
         listener.note(f"round {whole.round}, wave {number}: {wave.describe()}")
     planned = run.keep(folder.plan, Plan, plan)
     manifest = collect(folder, planned, [w.manifest.totals for w in before])
-    return load_wave(folder, planned, manifest, asked.how)
+    return load_wave(folder, planned, manifest, asked.selection)
 
 
 def _asks(asked: _Round, begun: Counts, counts: Counts) -> Iterator[pa.RecordBatch]:
@@ -137,8 +137,8 @@ def _standing(
     places = asked.places(scores.column("prompt_id"))
     drawn = scores.column("u").to_numpy() < decided.table.column("acceptance_probability").to_numpy()
     goals = np.full(size, budget.until_accepted if budget.wave_size else NO_GOAL, dtype=np.int64)
-    if asked.how.budget:
-        goals[places] = wanted(scores, drawn, asked.how.budget)
+    if asked.selection.budget:
+        goals[places] = prompt_goals(scores, drawn, asked.selection.budget)
     num_kept = np.bincount(places, weights=decided.table.column("accepted").to_numpy(), minlength=size)
     is_lost = np.zeros(size, dtype=bool)
     is_lost[asked.places(pa.array([p for wave in waves for p in wave.lost], pa.string()))] = True

@@ -38,11 +38,11 @@ def fingerprint(config: RunConfig, policy: PolicyRef) -> dict[str, object]:
     return parts
 
 
-def claim(store: Store, parts: dict[str, object]) -> str:
+def claim_run(store: Store, parts: dict[str, object]) -> str:
     """Record the fingerprint of a fresh run, or check it against that of the run; return its digest.
 
-    A run that planned nothing yet is fresh: what stopped it may have been the very mistake that is mended now. Call
-    with the lease held. Raises ConfigError naming every key that differs.
+    A run that has planned nothing yet is fresh: what stopped it may have been the very mistake that is now mended.
+    Call with the lease held. Raises ConfigError naming every key that differs.
     """
     layout, payload = RunLayout(store), json.dumps(parts, ensure_ascii=False, sort_keys=True, indent=1).encode()
     path = layout.fingerprint
@@ -53,14 +53,18 @@ def claim(store: Store, parts: dict[str, object]) -> str:
         store.write(path, payload)
     recorded = _recorded(store, path)
     current = json.loads(payload)
-    differing = [k for k in sorted(recorded.keys() | current.keys()) if _given(recorded, k) != _given(current, k)]
-    if differing:
+    if differing := differing_keys(recorded, current):
         lines = [f"  {k}: was {_short(recorded.get(k))}, is {_short(current.get(k))}" for k in differing]
         raise ConfigError(
             f"{store.uri}: this run was begun with another configuration; going on would mix two. Put these back, or "
             "give the new configuration a `run` name of its own:\n" + "\n".join(lines)
         )
     return digest(recorded)
+
+
+def differing_keys(recorded: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
+    """Return the keys under which two flat configurations differ, sorted."""
+    return [k for k in sorted(recorded.keys() | current.keys()) if _given(recorded, k) != _given(current, k)]
 
 
 def _given(parts: Mapping[str, object], key: str) -> object:

@@ -23,10 +23,10 @@ from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
 
 TTL_S = 120.0
-"""A holder on another host that has not renewed for so long is taken for dead."""
+"""A holder on another host that has not renewed for this long is taken for dead."""
 RENEW_S = 20.0
 RELEASE_S = 60.0
-"""A store that is away at the end keeps nobody waiting for longer."""
+"""The longest wait for a store that does not answer when the lease is released."""
 LOG = logging.getLogger(__name__)
 
 
@@ -115,32 +115,32 @@ def _renew(lease: Lease, stop: threading.Event) -> None:
 def holder(store: Store) -> str | None:
     """Return who holds the run's lease, in words; None when nobody does."""
     epochs = _epochs(store)
-    found = json.loads(store.read(RunLayout(store).lease_of(epochs[-1]))) if epochs else None
-    return _describe(found) if found and _is_living(found) else None
+    owner = json.loads(store.read(RunLayout(store).lease_of(epochs[-1]))) if epochs else None
+    return _describe(owner) if owner and _is_living(owner) else None
 
 
 def _refuse_living(store: Store, epoch: int) -> None:
-    found = json.loads(store.read(RunLayout(store).lease_of(epoch)))
-    if _is_living(found):
-        raise AlreadyRunningError(f"{store.uri}: already running as {_describe(found)}")
+    owner = json.loads(store.read(RunLayout(store).lease_of(epoch)))
+    if _is_living(owner):
+        raise AlreadyRunningError(f"{store.uri}: already running as {_describe(owner)}")
 
 
-def _is_living(found: dict[str, Any]) -> bool:
-    if found["released"]:
+def _is_living(owner: dict[str, Any]) -> bool:
+    if owner["released"]:
         return False
-    if _is_here(found):
-        return _process_start(found["pid"]) == found["started"]
-    return time.time() - found["renewed"] < TTL_S
+    if _is_here(owner):
+        return _process_start(owner["pid"]) == owner["started"]
+    return time.time() - owner["renewed"] < TTL_S
 
 
-def _is_here(found: dict[str, Any]) -> bool:
-    return found["host"] == socket.gethostname() and found["boot"] == _boot()
+def _is_here(owner: dict[str, Any]) -> bool:
+    return owner["host"] == socket.gethostname() and owner["boot"] == _boot()
 
 
-def _describe(found: dict[str, Any]) -> str:
-    age = max(time.time() - found["renewed"], 0.0)
-    words = f"process {found['pid']} on {found['host']}, last seen {age:.0f} s ago"
-    return words if _is_here(found) else f"{words}; if it is gone, its lease ends in {TTL_S - age:.0f} s"
+def _describe(owner: dict[str, Any]) -> str:
+    age = max(time.time() - owner["renewed"], 0.0)
+    words = f"process {owner['pid']} on {owner['host']}, last seen {age:.0f} s ago"
+    return words if _is_here(owner) else f"{words}; if it is gone, its lease ends in {TTL_S - age:.0f} s"
 
 
 def _boot() -> str:

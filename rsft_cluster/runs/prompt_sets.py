@@ -1,4 +1,4 @@
-"""The prompts of a run, taken in once: training and held-out ones apart, unusable lines aside."""
+"""The prompts of a run, ingested once: training and held-out ones apart, unusable lines in quarantine."""
 
 import hashlib
 import tempfile
@@ -13,36 +13,34 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.prompts import BadLine, read_prompts
 from rsft_cluster.prompts.held_out import HeldOut
 from rsft_cluster.prompts.stored import write_prompts
-from rsft_cluster.records import (
-    PromptSet,
-)
+from rsft_cluster.records import PromptSet
 from rsft_cluster.runs.run import Run
 from rsft_cluster.schemas import PROMPT
 from rsft_cluster.store import Store
 
 
-def take_in(run: Run) -> tuple[PromptSet, PromptSet]:
-    """Read the training and the held-out prompts into the store, once; return what was found.
+def ingest_prompts(run: Run) -> tuple[PromptSet, PromptSet]:
+    """Copy the training and the held-out prompts into the store, once; return both sets.
 
     Raises ConfigError when a held-out prompt also stands among the training prompts.
     """
-    held_out = _take_in(run, "held_out", run.config.evaluation.prompts, HeldOut())
-    return _take_in(run, "train", run.config.prompts, held_out_in(run.store, held_out)), held_out
+    held_out = _ingest(run, "held_out", run.config.evaluation.prompts, HeldOut())
+    return _ingest(run, "train", run.config.prompts, held_out_in(run.store, held_out)), held_out
 
 
 def held_out_in(store: Store, prompts: PromptSet) -> HeldOut:
-    """Return what was taken in as held-out prompts, to hold others against."""
+    """Return the held-out prompts of a run, for comparison with others."""
     return HeldOut(store.read_batches(prompts.path, ["messages"]))
 
 
-def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> PromptSet:
+def _ingest(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> PromptSet:
     layout = run.layout.prompts(name)
 
     def make() -> PromptSet:
-        whole = hashlib.sha256()
-        with quarantine(run.store, layout.quarantine) as (on_bad, where):
-            intake = read_prompts(config, on_bad=on_bad, quarantine=where, fairness=run.config.fairness)
-            batches = watched(intake, whole, held_out)
+        ids_digest = hashlib.sha256()
+        with quarantine(run.store, layout.quarantine) as (on_bad, quarantine_uri):
+            intake = read_prompts(config, on_bad=on_bad, quarantine=quarantine_uri, fairness=run.config.fairness)
+            batches = checked_and_digested(intake, ids_digest, held_out)
             write_prompts(run.store, layout.table, batches, PROMPT, unit_size=run.config.sampling.unit_size)
         return PromptSet(
             path=layout.table,
@@ -50,7 +48,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> P
             num_prompts=intake.num_prompts,
             num_duplicates=intake.num_duplicates,
             num_bad=intake.num_bad,
-            content=whole.hexdigest()[:32],
+            content=ids_digest.hexdigest()[:32],
         )
 
     return run.keep(layout.record, PromptSet, make)
@@ -58,7 +56,7 @@ def _take_in(run: Run, name: str, config: PromptsConfig, held_out: HeldOut) -> P
 
 @contextmanager
 def quarantine(store: Store, path: str) -> Iterator[tuple[Callable[[BadLine], None], str]]:
-    """Yield what to call for each bad line, and where they are to be found; put them there when the block ends."""
+    """Yield what to call for each bad line, and the URI where the lines are put when the block ends."""
     with tempfile.TemporaryFile() as bad:
         try:
             yield lambda line: _append(bad, line), store.uri_of(path)
@@ -72,13 +70,15 @@ def _append(file: IO[bytes], line: BadLine) -> None:
     file.write(line.to_json().encode() + b"\n")
 
 
-def watched(batches: Iterator[pa.RecordBatch], whole: "hashlib._Hash", held_out: HeldOut) -> Iterator[pa.RecordBatch]:
-    """Pass batches of PROMPT on, their ids taken into a digest; ConfigError for one that is held out."""
+def checked_and_digested(
+    batches: Iterator[pa.RecordBatch], ids_digest: "hashlib._Hash", held_out: HeldOut
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of PROMPT, their ids added to a digest; raises ConfigError at a prompt that is held out."""
     for batch in batches:
-        whole.update("".join(batch.column("prompt_id").to_pylist()).encode())
-        place = held_out.first_of(batch.column("messages"))
-        if place is not None:
-            source = batch.column("source")[place].as_py()
+        ids_digest.update("".join(batch.column("prompt_id").to_pylist()).encode())
+        row = held_out.first_of(batch.column("messages"))
+        if row is not None:
+            source = batch.column("source")[row].as_py()
             raise ConfigError(
                 f"{source['file']}:{source['line']}: this prompt also stands among the held-out prompts; a "
                 "policy must not be trained on what it is evaluated on"

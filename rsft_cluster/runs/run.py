@@ -1,7 +1,7 @@
 """A run in the store: what it is made of, which artefacts stand, who may write.
 
 `keep` is the only way in which a round resumes: an artefact that stands is opened, another is made and then put.
-Nothing here needs a cluster; reading a run's state needs this module alone.
+Nothing here needs a cluster; reading a run's state needs only this module.
 """
 
 from collections.abc import Callable

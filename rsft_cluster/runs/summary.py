@@ -53,7 +53,7 @@ class RoundSummary:
             "promoted": self.decision.promoted if self.decision else None,
             "reason": self.decision.reason if self.decision else None,
             "alarms": list(self.decision.alarms) if self.decision else None,
-            "controls": {name: found.pass_at_1 for name, found in self.controls.items()},
+            "controls": {name: control.pass_at_1 for name, control in self.controls.items()},
             "num_waves": self.manifest.num_waves if self.manifest else None,
             "target": self.manifest.rule if self.manifest else None,
             "chosen": self.manifest.chosen if self.manifest else None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from rsft_cluster.errors import StageError
-from rsft_cluster.generators.base import Completion, Decoding, Exhausted, Generator, Prompt, Refusal
+from rsft_cluster.generators.base import Completion, Decoding, Exhausted, Generator, Prompt, Refusal, Remarking
 from rsft_cluster.keys import sampling_key
 from rsft_cluster.policies.references import localised
 from rsft_cluster.policies.spec import PolicySpec
@@ -36,6 +36,11 @@ class UnitSampler:
     def __init__(self, plan: Plan, policy: PolicySpec, generator: Callable[[PolicySpec], Generator]) -> None:
         self._plan = plan
         self._generator = generator(localised(policy))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the generator says about how it decodes."""
+        return tuple(self._generator.remarks) if isinstance(self._generator, Remarking) else ()
 
     def sample(self, units: Sequence[pa.Table]) -> Iterator[tuple[int, SampledUnit]]:
         """Answer the PROMPT rows of units by every pass of the plan; yield each unit as it is finished.

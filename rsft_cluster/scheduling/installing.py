@@ -57,9 +57,9 @@ def _install_units(files: Sequence[File]) -> str:
 def _install_lines(tool: str, run: str, lines: str) -> str:
     """Put a run's lines at the end of the user's table, in place of those it had there."""
     _need(tool)
-    there = subprocess.run([tool, "-l"], capture_output=True, text=True, check=False)  # noqa: S603
-    # An empty table is told with an exit code of 1.
-    text = there.stdout if there.returncode == 0 else ""
+    listing = subprocess.run([tool, "-l"], capture_output=True, text=True, check=False)  # noqa: S603
+    # An empty table ends with exit code 1.
+    text = listing.stdout if listing.returncode == 0 else ""
     begin, end = f"# BEGIN rsft {run}", f"# END rsft {run}"
     kept = re.sub(rf"^{re.escape(begin)}\n.*?^{re.escape(end)}\n", "", text, flags=re.MULTILINE | re.DOTALL)
     if kept and not kept.endswith("\n"):
@@ -69,15 +69,15 @@ def _install_lines(tool: str, run: str, lines: str) -> str:
 
 
 def _need(tool: str) -> str:
-    found = shutil.which(tool)
-    if found is None:
+    path = shutil.which(tool)
+    if path is None:
         raise ConfigError(f"--apply: there is no {tool} on this machine; without --apply the ready files are printed")
-    return found
+    return path
 
 
 def _run(tool: str, *words: str, given: str | None = None) -> None:
     command = [_need(tool), *words]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise StageError(f"--apply: {tool} {' '.join(words)}: {said[-1]}")
+        output = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise StageError(f"--apply: {tool} {' '.join(words)}: {output[-1]}")

@@ -1,4 +1,4 @@
-"""Every way of scheduling by its name, and the ready files that it makes of a config."""
+"""Every kind of schedule by its name, and the ready files that it makes of a config."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ TOKEN_SECRET = "rsft-token"  # noqa: S105 the name of a Secret
 
 def kubernetes(order: Order, kind: str, objects: list[Manifest]) -> list[File]:
     """Return objects as one file; raises ConfigError where Kubernetes would take them and nothing would come of it."""
-    kuberay.check_places(order)
-    found = [f"{made['kind']}: {rule}" for made in objects for rule in broken(made)]
-    if found:
-        raise ConfigError(f"{order.path}: --kind {kind}: {found[0]}")
+    kuberay.check_paths(order)
+    violations = [f"{made['kind']}: {rule}" for made in objects for rule in broken(made)]
+    if violations:
+        raise ConfigError(f"{order.path}: --kind {kind}: {violations[0]}")
     return [File(f"rsft-{order.run}-{kind}.yaml", written(objects))]
 
 

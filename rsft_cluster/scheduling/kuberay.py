@@ -14,10 +14,10 @@ from rsft_cluster.scheduling.order import Kubernetes, Order, cron_schedule
 from rsft_cluster.scheduling.pods import CONFIG_FOLDER, NODE_LOSS, Group, Manifest, container_security, groups, pod
 
 MAX_NAME = 36
-"""Of a RayCronJob, the shortest of all; a RayJob has 47 characters, of which a date takes nine."""
+"""Characters of a RayCronJob's name, the tightest limit; a RayJob has 47, of which a date takes nine."""
 MAX_CONFIG_MAP_BYTES = 1_000_000
 START_S = 3600
-"""A cluster has so long to come up."""
+"""Seconds that a cluster has to come up."""
 AFTER_S = 3600
 """A cluster stays for so long after its job, to be looked at."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -79,7 +79,7 @@ def job_spec(order: Order, night: date | None = None) -> Manifest:
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": AFTER_S,
-        # A failed night is gone on with once, on a new cluster: the run resumes from its store.
+        # A failed night is retried once, on a new cluster: the run resumes from its store.
         "backoffLimit": 1,
         "submitterPodTemplate": _submitter(order.kubernetes),
         "rayClusterSpec": cluster_spec(order, config_map=base_name(order.run)),
@@ -122,7 +122,7 @@ def ray_cluster(order: Order, token: str) -> Manifest:
 
 def cluster_spec(order: Order, config_map: str | None) -> Manifest:
     """Return a cluster: a head that only conducts, and a group of pods for each kind of worker."""
-    to, shared = order.kubernetes, bool(_local_places(order))
+    to, shared = order.kubernetes, bool(_local_paths(order))
     scales = to.queue is None
     spec: Manifest = {
         "rayVersion": version("ray"),
@@ -176,18 +176,18 @@ def _head(to: Kubernetes, config_map: str | None, *, shared: bool, scales: bool)
     return head
 
 
-def check_places(order: Order) -> None:
+def check_paths(order: Order) -> None:
     """Raise ConfigError for a path of the config that pods could not see."""
     mount = order.kubernetes.mount.rstrip("/") + "/"
-    for key, place in _local_places(order).items():
-        if not f"{place}/".startswith(mount):
+    for key, path in _local_paths(order).items():
+        if not f"{path}/".startswith(mount):
             raise ConfigError(
-                f"{order.path}: {key}: {place}: pods see no such path; expected one below {mount} (--mount), where the "
+                f"{order.path}: {key}: {path}: pods see no such path; expected one below {mount} (--mount), where the "
                 "volume claim lies, or a URI"
             )
 
 
-def _local_places(order: Order) -> dict[str, str]:
+def _local_paths(order: Order) -> dict[str, str]:
     """Return the paths that a config names, by key."""
     config: RunConfig = order.config
     named = {
@@ -199,4 +199,4 @@ def _local_places(order: Order) -> dict[str, str]:
         **{f"prompts.paths.{i}": path for i, path in enumerate(config.prompts.paths)},
         **{f"evaluation.prompts.paths.{i}": path for i, path in enumerate(config.evaluation.prompts.paths)},
     }
-    return {key: place for key, place in named.items() if place is not None and "://" not in place}
+    return {key: path for key, path in named.items() if path is not None and "://" not in path}

@@ -41,7 +41,7 @@ class Order:
     path: Path
     """The config's file, absolute."""
     words: tuple[str, ...]
-    """What is said behind `rsft nightly CONFIG`: overrides, --trust-remote-code."""
+    """The words after `rsft nightly CONFIG`: overrides, --trust-remote-code."""
     python: str
     """The interpreter, absolute: schedulers know no virtual environment."""
     folder: Path

@@ -13,7 +13,7 @@ CONFIG_FOLDER = "/etc/rsft"
 USER_ID = 1000
 """The image's user; see deploy/docker/Dockerfile."""
 CPU_POD = 8
-"""CPUs of a pod without a GPU, at most: so many workers share one."""
+"""The most CPUs of a pod without a GPU, and so the most workers that share one."""
 NODE_LOSS = {
     "RAY_grpc_client_keepalive_time_ms": "30000",
     "RAY_grpc_client_keepalive_timeout_ms": "15000",
@@ -107,15 +107,15 @@ def pod(
     if shared:
         volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": to.claim}})
         mounts.append({"name": "shared", "mountPath": to.mount})
-    asked: Manifest = {"cpu": str(size.num_cpus), "memory": size.memory}
+    resources: Manifest = {"cpu": str(size.num_cpus), "memory": size.memory}
     if size.num_gpus:
-        asked["nvidia.com/gpu"] = str(size.num_gpus)
-    said = {"HOME": "/tmp", **(environment or {})}  # noqa: S108 the pod's own
+        resources["nvidia.com/gpu"] = str(size.num_gpus)
+    variables = {"HOME": "/tmp", **(environment or {})}  # noqa: S108 the pod's own
     container: Manifest = {
         "name": name,
         "image": to.image,
-        "env": [{"name": key, "value": value} for key, value in said.items()],
-        "resources": {"requests": dict(asked), "limits": dict(asked)},
+        "env": [{"name": key, "value": value} for key, value in variables.items()],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
         "securityContext": container_security(),
         "volumeMounts": mounts,
     }

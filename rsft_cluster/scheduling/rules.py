@@ -145,8 +145,8 @@ def _authentication(spec: Manifest) -> Iterator[str]:
     if (spec.get("authOptions") or {}).get("mode") != "token":
         yield "authOptions.mode: expected token: an open Ray runs whatever anybody sends it"
         return
-    found = re.match(r"(\d+)\.(\d+)", str(spec.get("rayVersion", "")))
-    if not found or tuple(map(int, found.groups())) < MIN_TOKEN_VERSION:
+    version = re.match(r"(\d+)\.(\d+)", str(spec.get("rayVersion", "")))
+    if not version or tuple(map(int, version.groups())) < MIN_TOKEN_VERSION:
         yield f"authOptions: needs a rayVersion of at least 2.52, found {spec.get('rayVersion')!r}"
 
 

@@ -9,7 +9,7 @@ from rsft_cluster.scheduling import cron
 from rsft_cluster.scheduling.order import File, Order
 
 CPUS_A_NODE, GPUS_A_NODE = 32, 8
-"""What a node is taken to have at most, when nodes are counted. Sites differ: the lines are there to be edited."""
+"""The largest node that is assumed when nodes are counted. Sites differ: the lines are there to be edited."""
 SCRIPT = Path(__file__).with_name("rsft.sbatch")
 
 
@@ -23,14 +23,14 @@ def batch(order: Order) -> list[File]:
 
 def _script(order: Order) -> str:
     head, directives, body = _parts(SCRIPT.read_text(encoding="utf-8"))
-    said = {
+    variables = {
         "RSFT_COMMAND": "nightly",
         "RSFT_CONFIG": str(order.path),
         "RSFT_VENV": _venv(order.python),
         "RSFT_OPTIONS": shlex.join([*order.words, "--quiet"]),
     }
-    exports = [f"{key}=${{{key}:-{shlex.quote(value)}}}" for key, value in said.items() if value]
-    exports.append("export " + " ".join(said))
+    exports = [f"{key}=${{{key}:-{shlex.quote(value)}}}" for key, value in variables.items() if value]
+    exports.append("export " + " ".join(variables))
     return "\n".join([*head, *_size(order), *directives, *exports, *body]) + "\n"
 
 
@@ -44,15 +44,15 @@ def _parts(text: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def _size(order: Order) -> list[str]:
-    wanted, nightly = needs(order.config), order.config.nightly
-    nodes = max(1, math.ceil(wanted.num_gpus / GPUS_A_NODE), math.ceil(wanted.num_cpus / CPUS_A_NODE))
-    gpus = math.ceil(wanted.num_gpus / nodes)
+    required, nightly = needs(order.config), order.config.nightly
+    nodes = max(1, math.ceil(required.num_gpus / GPUS_A_NODE), math.ceil(required.num_cpus / CPUS_A_NODE))
+    gpus = math.ceil(required.num_gpus / nodes)
     return [
         f"#SBATCH --job-name=rsft-{order.run}",
         # One night at a time: a job that finds another one of its name waits for it.
         "#SBATCH --dependency=singleton",
         f"#SBATCH --nodes={nodes}",
-        f"#SBATCH --cpus-per-task={math.ceil(wanted.num_cpus / nodes)}",
+        f"#SBATCH --cpus-per-task={math.ceil(required.num_cpus / nodes)}",
         *([f"#SBATCH --gpus-per-node={gpus}"] if gpus else []),
         f"#SBATCH --time={math.ceil((nightly.max_hours or 8) * 60)}",
         f"#SBATCH --output=rsft-{order.run}-%j.log",

@@ -27,9 +27,9 @@ TIMEOUT_S = 30
 
 
 def night_of(job: str, at: str, now: datetime) -> date:
-    """Return the night that a CronJob's job was due for, which its name says in minutes; that of now without."""
-    found = re.fullmatch(r".*-(\d{8,})", job)
-    due = datetime.fromtimestamp(int(found[1]) * 60, UTC) if found else now
+    """Return the night of a CronJob's job, whose name ends in the minute it was due; of any other, that of `now`."""
+    minutes = re.fullmatch(r".*-(\d{8,})", job)
+    due = datetime.fromtimestamp(int(minutes[1]) * 60, UTC) if minutes else now
     return logical_date(NightlyConfig(at=at), due)
 
 
@@ -79,12 +79,13 @@ class Api:
         except urllib.error.HTTPError as error:
             if error.code == 409:
                 raise FileExistsError(path) from error
-            raise StageError(f"the cluster's API answers {method} {path} with {error.code}: {_said(error)}") from error
+            reason = f"{error.code}: {_reason(error)}"
+            raise StageError(f"the cluster's API answers {method} {path} with {reason}") from error
         except (OSError, ValueError) as error:
             raise StageError(f"the cluster's API cannot be reached: {error}") from error
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _reason(error: urllib.error.HTTPError) -> str:
     text = error.read().decode(errors="replace")
     try:
         return str(json.loads(text)["message"])
@@ -109,10 +110,10 @@ def main() -> None:
     """Start the night of the template that the command line names."""
     try:
         template = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        said, code = start(template, Api(), datetime.now(UTC)), 0
+        message, code = start(template, Api(), datetime.now(UTC)), 0
     except RsftError as error:
-        said, code = f"error: {error}", error.exit_code
-    sys.stderr.write(f"{said}\n")
+        message, code = f"error: {error}", error.exit_code
+    sys.stderr.write(f"{message}\n")
     sys.exit(code)
 
 

@@ -29,25 +29,25 @@ OTHER_SOURCES = (
 VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "SERVICE_ACCOUNT", "HOME", "HTTP", "http", "NO_PROXY", "no_proxy")
 """What clients read of an environment, by its beginning."""
 REREAD_S = 300.0
-"""Profile files are read again so often: keys that last for hours are replaced there."""
+"""Seconds between two readings of the profile files: keys that last for hours are replaced there."""
 
 
 def client(bucket: str, num_retries: int) -> ObjectStore:
-    """Return a client of a bucket that tries a request so many times more by itself.
+    """Return a client of a bucket that retries a request `num_retries` times by itself.
 
-    Clients are made once for an environment: making one takes tens of milliseconds, and it keeps its connections. A
-    process that was forked from one that used a client can use none: the threads behind it were not forked.
+    One client is made per environment: making it takes tens of milliseconds, and it keeps its connections. A process
+    forked from one that used a client cannot use it: the threads behind it were not forked.
     """
-    said = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(VARIABLES)))
+    settings = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(VARIABLES)))
     try:
-        return _client(bucket, num_retries, REQUEST_S, said)
+        return _client(bucket, num_retries, REQUEST_S, settings)
     except BaseError as error:
         problem = str(error).partition("\n")[0]
         raise ConfigError(f"{bucket}: the environment does not say how to reach it: {problem}") from error
 
 
 @lru_cache(maxsize=16)
-def _client(bucket: str, num_retries: int, request_s: int, _said: tuple[tuple[str, str], ...]) -> ObjectStore:
+def _client(bucket: str, num_retries: int, request_s: int, _settings: tuple[tuple[str, str], ...]) -> ObjectStore:
     options: Any = {
         "client_options": {
             "allow_http": endpoint().startswith("http://"),
@@ -57,7 +57,7 @@ def _client(bucket: str, num_retries: int, request_s: int, _said: tuple[tuple[st
         "retry_config": {"max_retries": num_retries, "retry_timeout": timedelta(seconds=request_s)},
     }
     if bucket.startswith("s3://") and not any(os.environ.get(name) for name in OTHER_SOURCES):
-        options |= _of_profile()
+        options |= _profile_options()
     return from_url(bucket, **options)
 
 
@@ -66,7 +66,7 @@ def endpoint() -> str:
     return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
 
 
-def _of_profile() -> dict[str, Any]:
+def _profile_options() -> dict[str, Any]:
     """Return what profile files say of credentials and region; nothing where they hold no keys."""
     if _profile_keys() is None:
         return {}
@@ -75,13 +75,13 @@ def _of_profile() -> dict[str, Any]:
 
 
 def _profile_keys() -> "S3Credential | None":
-    found = _section("credentials")
-    if "aws_access_key_id" not in found or "aws_secret_access_key" not in found:
+    keys = _section("credentials")
+    if "aws_access_key_id" not in keys or "aws_secret_access_key" not in keys:
         return None
     return {
-        "access_key_id": found["aws_access_key_id"],
-        "secret_access_key": found["aws_secret_access_key"],
-        "token": found.get("aws_session_token"),
+        "access_key_id": keys["aws_access_key_id"],
+        "secret_access_key": keys["aws_secret_access_key"],
+        "token": keys.get("aws_session_token"),
         "expires_at": datetime.now(UTC) + timedelta(seconds=REREAD_S),
     }
 

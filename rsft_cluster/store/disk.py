@@ -52,8 +52,8 @@ def write_durably(target: Path, payload: bytes, *, exclusive: bool) -> bool:
 def _link(aside: Path, target: Path) -> bool:
     """Link to a file under another name if that is free; return whether it was.
 
-    A reply that NFS loses makes it ask again, and find the name taken by itself. Nobody else knows the file: a second
-    link to it is ours.
+    When NFS loses a reply it asks again, and finds the name taken by itself. No other process knows the file: a second
+    link to it is this process's own.
     """
     try:
         once_more(lambda: os.link(aside, target))

@@ -1,4 +1,4 @@
-"""An object store as a filesystem of pyarrow, for who streams tables, copies models or keeps checkpoints.
+"""An object store as a filesystem of pyarrow: for streamed tables, copied models and kept checkpoints.
 
 Paths are `bucket/key`. Folders are what keys have in common; making one does nothing. Every request is one of
 `Objects`, and so is tried again until a deadline.
@@ -13,24 +13,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rsft_cluster.config.uris import place_of
+from rsft_cluster.config.uris import parse_uri
 from rsft_cluster.store.objects import CHUNK_BYTES, Objects
 from rsft_cluster.store.retrying import timeout_s
 
 READ_AHEAD_BYTES = 64 << 10
-"""Of a file that is read here and there, like Parquet; one that is read on and on is read in whole chunks."""
+"""Read ahead in a file that is read at random, like Parquet; one read from its start to its end comes in chunks."""
 
 
 def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a URI or local path, and the path on it.
 
-    Raises ConfigError for a URI that names no place, or holds what only the environment may hold.
+    Raises ConfigError for a URI that names no bucket, or holds what only the environment may hold.
     """
-    place = place_of(uri)
-    if place.bucket is None:
-        return pafs.LocalFileSystem(), place.path
-    filesystem = ObjectFilesystem(Objects(place.bucket, timeout_s()))
-    return pafs.PyFileSystem(filesystem), f"{filesystem.root}/{place.path}".rstrip("/")
+    parsed = parse_uri(uri)
+    if parsed.bucket is None:
+        return pafs.LocalFileSystem(), parsed.path
+    filesystem = ObjectFilesystem(Objects(parsed.bucket, timeout_s()))
+    return pafs.PyFileSystem(filesystem), f"{filesystem.root}/{parsed.path}".rstrip("/")
 
 
 class ObjectFilesystem(pafs.FileSystemHandler):
@@ -58,7 +58,7 @@ class ObjectFilesystem(pafs.FileSystemHandler):
         return path
 
     def get_file_info(self, paths: Sequence[str]) -> list[pafs.FileInfo]:
-        """Say what is there under each path."""
+        """Return what lies under each path."""
         return [self._info(path) for path in paths]
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
@@ -119,16 +119,16 @@ class ObjectFilesystem(pafs.FileSystemHandler):
         raise OSError(f"{self.objects.uri_of(self._key(path))}: an object store cannot append to a file")
 
     def _open(self, path: str, read_ahead: int) -> pa.NativeFile:
-        found = self.objects.find(self._key(path))
-        if found is None:
+        info = self.objects.find(self._key(path))
+        if info is None:
             raise FileNotFoundError(f"{self.objects.uri_of(self._key(path))}: there is no such file")
-        return pa.PythonFile(_Download(self.objects, found.key, found.size, read_ahead), mode="r")
+        return pa.PythonFile(_Download(self.objects, info.key, info.size, read_ahead), mode="r")
 
     def _info(self, path: str) -> pafs.FileInfo:
         key = self._key(path)
-        found = self.objects.find(key) if key else None
-        if found is not None:
-            return _file(path, found.size, found.modified)
+        info = self.objects.find(key) if key else None
+        if info is not None:
+            return _file(path, info.size, info.modified)
         kind = pafs.FileType.Directory if self.objects.has_folder(key) else pafs.FileType.NotFound
         return pafs.FileInfo(path, kind)
 
@@ -144,7 +144,7 @@ class _Download(io.RawIOBase):
 
     def __init__(self, objects: Objects, key: str, size: int, read_ahead: int) -> None:
         self._objects, self._key, self._size, self._read_ahead = objects, key, size, read_ahead
-        self._place, self._start, self._block = 0, 0, b""
+        self._position, self._start, self._block = 0, 0, b""
 
     def readable(self) -> bool:
         return True
@@ -153,29 +153,29 @@ class _Download(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = max(0, base + offset)
-        return self._place
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._place + size, self._size)
+        end = self._size if size is None or size < 0 else min(self._position + size, self._size)
         parts = []
-        while self._place < end:
-            if not self._start <= self._place < self._start + len(self._block):
+        while self._position < end:
+            if not self._start <= self._position < self._start + len(self._block):
                 self._fetch(end)
-            part = self._block[self._place - self._start : end - self._start]
+            part = self._block[self._position - self._start : end - self._start]
             parts.append(part)
-            self._place += len(part)
+            self._position += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _fetch(self, end: int) -> None:
-        """Read the block at the current place: what is asked for, some more, and no more than one request may move."""
-        wanted = min(max(end - self._place, self._read_ahead), CHUNK_BYTES)
-        until = min(self._place + wanted, self._size)
-        self._start, self._block = self._place, self._objects.read_range(self._key, self._place, until)
+        """Read the block at the current position, with some read-ahead, and no more than one request may move."""
+        num_bytes = min(max(end - self._position, self._read_ahead), CHUNK_BYTES)
+        until = min(self._position + num_bytes, self._size)
+        self._start, self._block = self._position, self._objects.read_range(self._key, self._position, until)
 
 
 class _Upload(io.RawIOBase):

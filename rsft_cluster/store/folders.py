@@ -1,4 +1,4 @@
-"""Whole folders between this machine and wherever they lie: models, in the main."""
+"""Whole folders, models above all, copied between this machine and a store."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from rsft_cluster.config.uris import place_of
+from rsft_cluster.config.uris import parse_uri
 from rsft_cluster.store.disk import copy_durably
 from rsft_cluster.store.filesystem import open_uri
 from rsft_cluster.store.objects import Objects
@@ -49,10 +49,10 @@ def localise(uri: str, *, without: str | None = None) -> Path:
 
 def upload_folder(local: Path, uri: str) -> None:
     """Copy a local folder's files below `uri`, each whole or not at all."""
-    place = place_of(uri)
-    objects = Objects(place.bucket, timeout_s()) if place.bucket else None
+    parsed = parse_uri(uri)
+    objects = Objects(parsed.bucket, timeout_s()) if parsed.bucket else None
     for file in sorted(p for p in local.rglob("*") if p.is_file()):
-        target = f"{place.path}/{file.relative_to(local).as_posix()}"
+        target = f"{parsed.path}/{file.relative_to(local).as_posix()}"
         if objects is None:
             copy_durably(file, Path(target))
         else:

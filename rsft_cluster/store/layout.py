@@ -43,7 +43,24 @@ class _Layout:
         return self.path.rpartition("/")[2]
 
 
-class Folder(_Layout):
+class _UnitsLayout(_Layout):
+    commits = _Below("commits")
+    """The folder of finished units."""
+
+    def commit(self, name: str, *, is_faulty: bool = False) -> str:
+        """Return the record of a finished unit; one with too many errors counts only for whoever made it."""
+        return self.at("commits", f"{name}{'.faulty' if is_faulty else ''}.json")
+
+    def is_faulty(self, commit: str) -> bool:
+        """Return whether a path is that of a commit with too many errors."""
+        return commit.endswith(".faulty.json")
+
+    def table(self, part: str, name: str) -> str:
+        """Return the Parquet file of a unit's `candidates`, `judged` or decided `scores`, or `accepted` samples."""
+        return self.at(part, f"{name}.parquet")
+
+
+class Folder(_UnitsLayout):
     """A collection: the candidates of a round, a wave, a pilot or an evaluation, unit by unit."""
 
     units = _Below("plan/units.parquet")
@@ -56,8 +73,6 @@ class Folder(_Layout):
     """The folder of attempts at units that were begun."""
     splits = _Below("splits")
     """The folder of units that are done in halves."""
-    commits = _Below("commits")
-    """The folder of finished attempts."""
 
     def attempt(self, name: str) -> str:
         """Return the mark of an attempt, put before its work."""
@@ -70,14 +85,6 @@ class Folder(_Layout):
     def split(self, unit: str) -> str:
         """Return the mark of a unit that is done in halves."""
         return self.at("splits", f"{unit}.json")
-
-    def commit(self, name: str) -> str:
-        """Return the record of a finished attempt, which vouches for its tables."""
-        return self.at("commits", f"{name}.json")
-
-    def table(self, part: str, name: str) -> str:
-        """Return the Parquet file of an attempt's `candidates`, `scores` or `accepted` samples."""
-        return self.at(part, f"{name}.parquet")
 
 
 class WaveLayout(Folder):
@@ -98,43 +105,24 @@ class EvaluationLayout(Folder):
     """A row a prompt: what the promotion rule compares."""
 
 
-class _NamedLayout(_Layout):
-    settings = _Below("settings.json")
-    """The Settings that the name stands for, put by whoever comes first."""
-
-
-class ScoringLayout(_NamedLayout):
+class ScoringLayout(_UnitsLayout):
     """Another scoring of a sealed round's candidates."""
 
+    settings = _Below("settings.json")
+    """The Settings that the name stands for, put by whoever comes first."""
     record = _Below("scoring.json")
     """The Scoring, written last."""
     judged = _Below("judged")
-    """The folder of undecided scores, deleted once the record stands."""
-    commits = _Below("commits")
-    """The folder of units that are judged, deleted once the record stands."""
-
-    def commit(self, unit: str, *, is_faulty: bool = False) -> str:
-        """Return the record of a judged unit; whoever starts again judges a faulty one anew."""
-        return self.at("commits", f"{unit}{'.faulty' if is_faulty else ''}.json")
-
-    def is_faulty(self, commit: str) -> bool:
-        """Return whether a path is that of a faulty commit."""
-        return commit.endswith(".faulty.json")
-
-    def table(self, part: str, name: str) -> str:
-        """Return a Parquet file of `judged`, or of the decided `scores`."""
-        return self.at(part, f"{name}.parquet")
+    """The folder of undecided scores; deleted, as the commits are, once the record stands."""
 
 
-class DecisionSetLayout(_NamedLayout):
+class DecisionSetLayout(_UnitsLayout):
     """Another decision on a sealed round's candidates."""
 
+    settings = _Below("settings.json")
+    """The Settings that the name stands for, put by whoever comes first."""
     record = _Below("decision.json")
     """The DecisionSet, written last."""
-
-    def accepted(self, unit: str, start: int) -> str:
-        """Return the accepted samples of a unit's rows from `start` on."""
-        return self.at("accepted", f"{unit}.{start:06d}.parquet")
 
 
 class RoundLayout(Folder):

@@ -1,8 +1,8 @@
 """The objects of one bucket, by their keys. Every call is tried again until a deadline, and safe to try again.
 
-A reply that is lost leaves it open what was done. Reading, listing, replacing and deleting come to the same when they
-are done twice. A put-if-absent does not: it carries a mark of its own, by which it is known again when the key turns
-out to be taken.
+A reply that is lost leaves it open what was done. Reading, listing, replacing and deleting have the same effect when
+they are done twice. A put-if-absent does not: it carries a mark, by which it recognises its own object when the key
+turns out to be taken.
 """
 
 import uuid
@@ -21,15 +21,15 @@ from rsft_cluster.store.retrying import patiently
 
 T = TypeVar("T")
 CHUNK_BYTES = 8 << 20
-"""The most that one request moves: it has to be done within REQUEST_S."""
+"""The most bytes that one request moves: it has to be done within REQUEST_S."""
 KEYS_AT_ONCE = 1000
 MARK = "rsft-put"
 INNER_RETRIES = 2
-"""Of the client itself, where a call is of many requests: parts of a large object, pages of a listing."""
+"""Retries by the client itself, where a call makes many requests: parts of a large object, pages of a listing."""
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectInfo:
     """An object that is there."""
 
     key: str
@@ -38,28 +38,28 @@ class Found:
 
 
 class Objects:
-    """A bucket, by its URI. Every failure is a StoreError that names the object."""
+    """The objects of a bucket, given by its URI. Every failure is a StoreError that names the object."""
 
     def __init__(self, bucket: str, timeout_s: float) -> None:
         self.bucket = bucket
         self.timeout_s = timeout_s
         self._client = client(bucket, INNER_RETRIES)
-        # Its every error is one request's: none is lost in a retry of the client's own.
+        # Each of its errors is that of one request: none is lost in a retry of its own.
         self._exact = client(bucket, 0)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel without connections or credentials: whoever takes it has an environment of its own."""
+        """Pickle without connections or credentials: the process that unpickles has an environment of its own."""
         return (Objects, (self.bucket, self.timeout_s))
 
     def uri_of(self, key: str) -> str:
         """Return the URI of an object."""
         return f"{self.bucket}/{key}"
 
-    def find(self, key: str) -> Found | None:
+    def find(self, key: str) -> ObjectInfo | None:
         """Return what is there under a key, None if nothing is."""
 
-        def attempt() -> Found | None:
-            return self._or_absent(lambda: _found(obstore.head(self._client, key)))
+        def attempt() -> ObjectInfo | None:
+            return self._or_absent(lambda: _info(obstore.head(self._client, key)))
 
         return self._patiently(attempt, key)
 
@@ -67,17 +67,19 @@ class Objects:
         """Say whether there are objects below a key."""
         return self._patiently(lambda: any(obstore.list(self._client, key or None, chunk_size=1)), key)
 
-    def listed(self, key: str, *, recursive: bool) -> tuple[list[Found], list[str]]:
+    def listed(self, key: str, *, recursive: bool) -> tuple[list[ObjectInfo], list[str]]:
         """Return the objects and the folders below a key: in it, or at any depth."""
 
-        def attempt() -> tuple[list[Found], list[str]]:
+        def attempt() -> tuple[list[ObjectInfo], list[str]]:
             if recursive:
-                found = [_found(m) for chunk in obstore.list(self._client, key or None, chunk_size=1000) for m in chunk]
-                folders = _parents(found, key)
-                return _without_markers(found, {*folders, key}), sorted(folders)
+                objects = [
+                    _info(m) for chunk in obstore.list(self._client, key or None, chunk_size=1000) for m in chunk
+                ]
+                folders = _parents(objects, key)
+                return _without_markers(objects, {*folders, key}), sorted(folders)
             both = obstore.list_with_delimiter(self._client, key or None)
             folders = sorted(both["common_prefixes"])
-            return _without_markers([_found(m) for m in both["objects"]], {*folders, key}), folders
+            return _without_markers([_info(m) for m in both["objects"]], {*folders, key}), folders
 
         return self._patiently(attempt, key)
 
@@ -89,17 +91,18 @@ class Objects:
             size = answer.meta["size"]
             return bytes(answer.bytes()) if size <= CHUNK_BYTES else size
 
-        found = self._patiently(attempt, key)
-        if isinstance(found, bytes):
-            return found
-        return b"".join(self.read_range(key, s, min(s + CHUNK_BYTES, found)) for s in range(0, found, CHUNK_BYTES))
+        content = self._patiently(attempt, key)
+        if isinstance(content, bytes):
+            return content
+        size = content
+        return b"".join(self.read_range(key, s, min(s + CHUNK_BYTES, size)) for s in range(0, size, CHUNK_BYTES))
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Return the bytes from `start` up to `end` of an object that has them."""
-        found = self._patiently(lambda: bytes(obstore.get_range(self._client, key, start=start, end=end)), key)
-        if len(found) != end - start:
+        content = self._patiently(lambda: bytes(obstore.get_range(self._client, key, start=start, end=end)), key)
+        if len(content) != end - start:
             raise StoreError(f"{self.uri_of(key)}: was replaced by something shorter while it was read")
-        return found
+        return content
 
     def write(self, key: str, payload: bytes | Path) -> None:
         """Put an object, of bytes or of a file's, replacing what is there; it appears whole or not at all."""
@@ -114,12 +117,12 @@ class Objects:
             try:
                 obstore.put(self._exact, key, payload, mode="create", attributes={MARK: mark}, use_multipart=False)
             except AlreadyExistsError as error:
-                there = self._marked(key)
-                if there is None:
-                    # Two puts under way at once may be told so, and both come to nothing.
+                existing = self._marked(key)
+                if existing is None:
+                    # Two puts under way at once may both be refused, and neither be done.
                     raise ConnectionError("another put was under way") from error
-                # A store that keeps no marks is asked by the bytes.
-                return there[0] == mark or (is_open and there == (None, payload))
+                # In a store that keeps no marks, the bytes tell.
+                return existing[0] == mark or (is_open and existing == (None, payload))
             except BaseError:
                 is_open = True
                 raise
@@ -153,20 +156,20 @@ class Objects:
         return patiently(attempt, self.uri_of(key), self.timeout_s)
 
 
-def _found(meta: Any) -> Found:
-    return Found(meta["path"], meta["size"], meta["last_modified"])
+def _info(meta: Any) -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
 
 
-def _without_markers(found: Sequence[Found], folders: Collection[str]) -> list[Found]:
+def _without_markers(objects: Sequence[ObjectInfo], folders: Collection[str]) -> list[ObjectInfo]:
     """Leave out the empty objects by which consoles and some tools mark folders."""
-    return sorted((f for f in found if f.size or f.key not in folders), key=lambda f: f.key)
+    return sorted((f for f in objects if f.size or f.key not in folders), key=lambda f: f.key)
 
 
-def _parents(found: Sequence[Found], root: str) -> set[str]:
-    """Return the folders between objects and the one that they were found in."""
+def _parents(objects: Sequence[ObjectInfo], root: str) -> set[str]:
+    """Return the folders between objects and `root`, below which they lie."""
     folders: set[str] = set()
-    for f in found:
-        folder = f.key.rpartition("/")[0]
+    for info in objects:
+        folder = info.key.rpartition("/")[0]
         while len(folder) > len(root) and folder not in folders:
             folders.add(folder)
             folder = folder.rpartition("/")[0]

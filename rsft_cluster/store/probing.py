@@ -1,4 +1,4 @@
-"""Can runs be kept here? Asked before anything else, so that what is wrong is said at once and in full."""
+"""Whether runs can be kept in a store; checked before anything else, so that a mistake is reported in full at once."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rsft_cluster.config.uris import place_of, shown
+from rsft_cluster.config.uris import parse_uri, shown
 from rsft_cluster.errors import StoreError
 from rsft_cluster.store.clients import endpoint
 from rsft_cluster.store.retrying import Trouble, diagnose
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from rsft_cluster.store.store import Store
 
 START_S = 60.0
-"""A store that is not there when a run starts is more often misspelt than away: it is asked for no longer."""
+"""A store that does not answer when a run starts is more often misspelt than away: it is not tried for longer."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def probe(store: "Store") -> None:
-    """Create a file twice, read and delete it; raises StoreError that says what of it cannot be done, and why."""
+    """Create a file twice, read and delete it; raises StoreError that says which step failed, and why."""
     path = f".probe-{uuid.uuid4().hex}"
     step = "created"
     try:
         first, second = store.create(path, b"1"), store.create(path, b"2")
         step = "read"
-        found = store.read(path)
+        content = store.read(path)
         step = "deleted"
         store.delete(path)
     except StoreError as error:
         raise StoreError(f"{store.uri}: {_why(store, path, step, error)}") from error.__cause__
-    if (first, second, found) != (True, False, b"1"):
+    if (first, second, content) != (True, False, b"1"):
         raise StoreError(f"{store.uri}: {_UNSAFE}")
 
 
@@ -44,39 +44,39 @@ _UNSAFE = (
 
 def _why(store: "Store", path: str, step: str, error: StoreError) -> str:
     cause = error.__cause__
-    bucket = place_of(store.uri).bucket
+    bucket = parse_uri(store.uri).bucket
     if not isinstance(cause, Exception):
         return str(error)
-    return _of_disk(step, cause) if bucket is None else _of_bucket(store, bucket, path, step, diagnose(cause))
+    return _disk_problem(step, cause) if bucket is None else _bucket_problem(store, bucket, path, step, diagnose(cause))
 
 
-def _of_bucket(store: "Store", bucket: str, path: str, step: str, trouble: Trouble) -> str:
+def _bucket_problem(store: "Store", bucket: str, path: str, step: str, trouble: Trouble) -> str:
     if trouble.kind == "absent" and step == "created":
         return f"there is no bucket {bucket}; create it, or name another"
     if trouble.kind == "denied":
-        return _of_rights(store, step, trouble)
+        return _rights_problem(store, step, trouble)
     if trouble.kind in ("refused", "unsupported") and step == "created" and _can_be_replaced(store, path):
         return f"{_UNSAFE} ({trouble.says})"
     if trouble.kind == "away":
-        asked = f"; asked {shown(endpoint())}, by AWS_ENDPOINT_URL" if endpoint() and "s3:" in store.uri else ""
-        return f"{trouble.says}, for {store.timeout_s:.0f} s{asked}"
+        address = f"; asked {shown(endpoint())}, by AWS_ENDPOINT_URL" if endpoint() and "s3:" in store.uri else ""
+        return f"{trouble.says}, for {store.timeout_s:.0f} s{address}"
     return trouble.says
 
 
-def _of_disk(step: str, cause: Exception) -> str:
+def _disk_problem(step: str, cause: Exception) -> str:
     number = cause.errno if isinstance(cause, OSError) else None
-    said = os.strerror(number) if number else str(cause)
+    reason = os.strerror(number) if number else str(cause)
     if number in FULL:
-        return f"the disk is full ({said}); make room, or name a folder elsewhere"
+        return f"the disk is full ({reason}); make room, or name a folder elsewhere"
     problem = (
-        f"cannot be written to ({said})" if step == "created" else f"a file can be created and not {step} ({said})"
+        f"cannot be written to ({reason})" if step == "created" else f"a file can be created and not {step} ({reason})"
     )
     if number in READ_ONLY:
         return f"{problem}; expected a folder that this user may write to, here and on every node"
     return f"{problem}; expected a folder or URI that every node may write to"
 
 
-def _of_rights(store: "Store", step: str, trouble: Trouble) -> str:
+def _rights_problem(store: "Store", step: str, trouble: Trouble) -> str:
     """Tell credentials that may only read from those that may do nothing."""
     if step != "created":
         return f"a file can be created and not {step}: {trouble.says}"

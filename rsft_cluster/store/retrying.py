@@ -1,6 +1,6 @@
-"""How long a remote store is asked again, and what its refusals mean.
+"""How long requests to a remote store are retried, and what its refusals mean.
 
-What may get better is asked again, with jitter, until a total deadline: 5xx, 429, time-outs, connections that break.
+What may get better is retried, with jitter, until a total deadline: 5xx, 429, time-outs, connections that break.
 What cannot get better fails at once. Types of errors decide where the client has one; it has one type for all else,
 whose text holds the HTTP status. Texts that say nothing known are taken for a store that is away for a moment.
 """
@@ -31,15 +31,15 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 
 TIMEOUT_VARIABLE = "RSFT_STORE_TIMEOUT_S"
-"""The environment says how stores are reached: endpoint, region, credentials, and for how long they are asked."""
+"""The environment decides how stores are reached: endpoint, region, credentials, and how long requests are retried."""
 TIMEOUT_S = 900.0
 REQUEST_S = 60
-"""One request of at most CHUNK_BYTES must be answered in so many seconds."""
+"""The most seconds that a request of at most CHUNK_BYTES may take."""
 CONNECT_S = 10
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 20.0
 TELLING_WAIT_S = 5.0
-"""A wait that may be so long is worth a line in the log."""
+"""A wait that may take this long is worth a line in the log."""
 
 Kind = Literal["absent", "denied", "no credentials", "unsupported", "full", "refused", "away"]
 
@@ -65,7 +65,7 @@ _SIGNS = {
     "IncompleteMessage": "the connection broke",
     "ConnectionReset": "the connection broke",
 }
-"""For messages alone."""
+"""Words for messages, by what the client's details hold."""
 _KINDS: dict[int, Kind] = {401: "denied", 403: "denied", 404: "absent", 501: "unsupported", 507: "full"}
 
 
@@ -87,12 +87,12 @@ def timeout_s() -> float:
     """Return for how long an operation is tried again; raises ConfigError for a setting that is no such number."""
     text = os.environ.get(TIMEOUT_VARIABLE, "")
     try:
-        found = float(text) if text else TIMEOUT_S
+        seconds = float(text) if text else TIMEOUT_S
     except ValueError:
-        found = -1.0
-    if not 0 <= found < float("inf"):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
         raise ConfigError(f"{TIMEOUT_VARIABLE}: {text!r} is no number of seconds; expected one like 900")
-    return found
+    return seconds
 
 
 def patiently(attempt: Callable[[], T], uri: str, timeout_s: float) -> T:
@@ -124,10 +124,10 @@ def diagnose(error: Exception) -> Trouble:
     """Return what an error of a remote store means."""
     whole = str(error)
     first = without_userinfo(whole.split("\n\nDebug source", 1)[0])
-    found = _STATUS.search(first)
-    status = int(found[1]) if found else None
-    named = _CODE.search(whole)
-    code = named[1] if named else None
+    status_match = _STATUS.search(first)
+    status = int(status_match[1]) if status_match else None
+    code_match = _CODE.search(whole)
+    code = code_match[1] if code_match else None
     kind = _kind(error, first, status, code)
     return Trouble(kind, _says(kind, status, code, first, whole), status)
 

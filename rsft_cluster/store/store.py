@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rsft_cluster.config.uris import join_uri, place_of
+from rsft_cluster.config.uris import join_uri, parse_uri
 from rsft_cluster.errors import StoreError
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.schemas import conform
@@ -29,28 +29,28 @@ from rsft_cluster.store.retrying import timeout_s
 
 R = TypeVar("R", bound=Record)
 TOGETHER = b"rsft_rows_together"
-"""Metadata of a Parquet file whose row groups are multiples of so many rows."""
+"""Metadata key of a Parquet file: its row groups hold multiples of this number of rows."""
 MAX_GROUP_BYTES = 8 << 20
-"""A row group of several lots takes no more of Arrow memory than this: who wants one lot reads the group."""
+"""The most Arrow memory that a row group of several lots takes: reading one lot reads the group."""
 
 
 class Store:
     """One folder of artefacts. Paths are relative to it; every failure is a StoreError naming the file.
 
-    A remote one is asked again until RSFT_STORE_TIMEOUT_S is over, or for as long as is said here.
+    Requests to a remote one are retried until RSFT_STORE_TIMEOUT_S, or `timeout`, is over.
     """
 
     def __init__(self, uri: str, *, timeout: float | None = None) -> None:
-        place = place_of(uri)
+        parsed = parse_uri(uri)
         self.uri = uri
         self._objects: Objects | None = None
-        self._prefix = place.path
-        if place.bucket is None:
-            self.filesystem, self.root = pafs.LocalFileSystem(), place.path
+        self._prefix = parsed.path
+        if parsed.bucket is None:
+            self.filesystem, self.root = pafs.LocalFileSystem(), parsed.path
         else:
-            self._objects = Objects(place.bucket, timeout_s() if timeout is None else timeout)
+            self._objects = Objects(parsed.bucket, timeout_s() if timeout is None else timeout)
             handler = ObjectFilesystem(self._objects)
-            self.filesystem, self.root = pafs.PyFileSystem(handler), f"{handler.root}/{place.path}".rstrip("/")
+            self.filesystem, self.root = pafs.PyFileSystem(handler), f"{handler.root}/{parsed.path}".rstrip("/")
         self._last_footer: tuple[tuple[str, int, int], pq.FileMetaData] | None = None
         self._last_group: tuple[tuple[str, int, int, int], pa.Table] | None = None
 
@@ -60,7 +60,7 @@ class Store:
 
     @property
     def timeout_s(self) -> float:
-        """For how long a remote store is asked again."""
+        """For how long requests to a remote store are retried."""
         return self._objects.timeout_s if self._objects else 0.0
 
     def probe(self) -> None:
@@ -68,7 +68,7 @@ class Store:
         probe(self.within(START_S))
 
     def within(self, seconds: float) -> "Store":
-        """Return the same store, asked for no longer than so: for what is of no use when it comes later."""
+        """Return the same store with a shorter timeout, for what is of no use when it comes later."""
         return Store(self.uri, timeout=min(seconds, timeout_s()))
 
     def exists(self, path: str) -> bool:
@@ -80,16 +80,16 @@ class Store:
         """Return the files of a folder, sorted, relative to the store; empty if there is no such folder."""
         with self._explaining(folder):
             selector = pafs.FileSelector(self._full(folder), allow_not_found=True, recursive=recursive)
-            found = self.filesystem.get_file_info(selector)
-        files = (f.path for f in found if f.type == pafs.FileType.File)
+            infos = self.filesystem.get_file_info(selector)
+        files = (f.path for f in infos if f.type == pafs.FileType.File)
         return sorted(os.path.relpath(p, self.root) for p in files if "/.aside-" not in p)
 
     def folders(self, folder: str) -> list[str]:
         """Return the folders in a folder, sorted, relative to the store; empty if there is no such folder."""
         with self._explaining(folder):
             selector = pafs.FileSelector(self._full(folder), allow_not_found=True)
-            found = self.filesystem.get_file_info(selector)
-        return sorted(os.path.relpath(f.path, self.root) for f in found if f.type == pafs.FileType.Directory)
+            infos = self.filesystem.get_file_info(selector)
+        return sorted(os.path.relpath(f.path, self.root) for f in infos if f.type == pafs.FileType.Directory)
 
     def size(self, path: str) -> int | None:
         """Return the size of a file in bytes, None if there is none."""
@@ -126,7 +126,7 @@ class Store:
     def create(self, path: str, payload: bytes) -> bool:
         """Put a file if there is none; return whether this call put it. Atomic between processes.
 
-        A reply that is lost on the way changes nothing: the one that put the file knows it.
+        A reply that is lost on the way changes nothing: the caller that put the file is told so.
         """
         with self._explaining(path):
             if self._objects:
@@ -156,10 +156,10 @@ class Store:
     def read_table(self, ref: FileRef, columns: list[str] | None = None) -> pa.Table:
         """Read a file that a record vouches for; raises StoreError when it is not those bytes."""
         payload = self.read(ref.path)
-        found = hashlib.sha256(payload).hexdigest()
-        if found != ref.sha256:
+        sha256 = hashlib.sha256(payload).hexdigest()
+        if sha256 != ref.sha256:
             raise StoreError(
-                f"{self.uri_of(ref.path)}: damaged: {len(payload)} bytes with sha256 {found[:12]}, "
+                f"{self.uri_of(ref.path)}: damaged: {len(payload)} bytes with sha256 {sha256[:12]}, "
                 f"recorded were {ref.num_bytes} with {ref.sha256[:12]}"
             )
         return pq.read_table(pa.BufferReader(payload), columns=columns, page_checksum_verification=True)

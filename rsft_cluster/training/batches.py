@@ -173,10 +173,11 @@ def examples_digest(examples: Sequence[Example]) -> str:
     return state.hexdigest()[:32]
 
 
-def read_columns(uri: str, columns: Sequence[str], *, what: str) -> pa.Table:
+def read_columns(uri: str, columns: Sequence[str], *, what: str, optional: Sequence[str] = ()) -> pa.Table:
     """Read some columns of a Parquet file; one of them may be part of a nested one (`verdicts.list.element.passed`).
 
-    Raises StoreError where the file cannot be read, or is not one of `what`.
+    `optional` names columns of text that files of earlier versions do not have: null there. Raises StoreError where the
+    file cannot be read, or is not one of `what`.
     """
     filesystem, path = open_uri(uri)
     try:
@@ -184,6 +185,9 @@ def read_columns(uri: str, columns: Sequence[str], *, what: str) -> pa.Table:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{uri}: {what} cannot be read: {error}") from error
+    for name in optional:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
     missing = [c for c in columns if c.split(".")[0] not in table.column_names]
     if missing:
         raise StoreError(f"{uri}: columns {missing} are missing; it is not a file of {what}")
@@ -200,7 +204,7 @@ def ragged(column: pa.ChunkedArray) -> Iterator[TokenIds]:
 
 
 def _accepted_rows(uri: str) -> Iterator[dict[str, Any]]:
-    table = read_columns(uri, COLUMNS, what="accepted examples")
+    table = read_columns(uri, COLUMNS, what="accepted examples", optional=("finish_reason",))
     narrow = table.select(["candidate_id", "prompt_id", "round", "finish_reason", "weight"]).to_pylist()
     prompts, completions = ragged(table["prompt_token_ids"]), ragged(table["token_ids"])
     for row, prompt, completion in zip(narrow, prompts, completions, strict=True):

@@ -32,7 +32,7 @@ def undisturbed(project) -> list[dict]:
     return accepted(project / "runs" / "undisturbed")
 
 
-def _collect_here(work: Work, _sampling: object, _cluster: object, _report: object, _earlier: Sequence[Totals] = ()):
+def _collect_here(work: Work, *_: object, earlier: Sequence[Totals], units_a_pass: int):
     folder = work.open()
     folder.store.create(folder.manifest, Collection(work, folder).finish().to_json())
     return folder.store.read_record(folder.manifest, Manifest)

@@ -11,9 +11,9 @@ import ray
 from collecting import collection
 from test_sequence_models import llama
 
-from rsft_cluster.collection.actors import as_candidates
 from rsft_cluster.collection.pipeline import run_pass
 from rsft_cluster.collection.plan import read_prompts_of
+from rsft_cluster.collection.score_table import as_candidates
 from rsft_cluster.config import Constraint, SamplingConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate, Verdict
 from rsft_cluster.constraints.models.reward_model import RewardModel

@@ -18,5 +18,5 @@ THRESHOLDS = (0.25, 0.5, 0.75, 0.9, 1.0)
     previews=lambda _params, _num: [{"rule": "threshold", "params": {"min_score": score}} for score in THRESHOLDS],
 )
 def all_passed(judged: pa.Table) -> pa.ChunkedArray:
-    """Return 1 for what passed and 0 for the rest."""
+    """Return 1 for candidates that passed and 0 for the rest."""
     return passed(judged).cast(pa.float64())

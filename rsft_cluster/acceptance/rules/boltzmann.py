@@ -26,6 +26,6 @@ def boltzmann(
     beta: Annotated[float, Field(gt=0, allow_inf_nan=False)],
     cap: Annotated[float, Field(ge=0, le=1)] = 1.0,
 ) -> pa.Array:
-    """Return exp((min(score, cap) - cap) / beta) for what passed and 0 for the rest."""
+    """Return exp((min(score, cap) - cap) / beta) for candidates that passed and 0 for the rest."""
     excess = np.minimum(scores(judged).to_numpy(), cap) - cap
     return tilted(excess / beta, passed(judged).to_numpy())

@@ -1,4 +1,4 @@
-"""`boltzmann_supremum`: `boltzmann` where no bound of the score is known but what the candidates themselves show.
+"""`boltzmann_supremum`: `boltzmann` with the candidates' own best score in place of a known bound.
 
 Probability C(x,y) exp((r - r_max(x)) / beta) with r_max the best passing score among the prompt's whole group. The
 empirical supremum of Caffo, Booth and Davison (2002): the target of `boltzmann` with cap 1, asymptotically in K, and

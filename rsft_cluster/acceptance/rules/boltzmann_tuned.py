@@ -1,4 +1,4 @@
-"""`boltzmann_tuned`: `boltzmann` with the beta that gives a wanted acceptance rate, or a wanted distance.
+"""`boltzmann_tuned`: `boltzmann` with the beta that gives a chosen acceptance rate, or a chosen distance.
 
 Of the round's passing candidates, a share `acceptance_rate` is kept in expectation; or beta is the smallest at which
 the target lies at most `max_kl` nats from the passing proposal, on average over prompts, KL(pi* || q C / Z) estimated
@@ -19,7 +19,7 @@ from rsft_cluster.acceptance.group_arrays import codes
 from rsft_cluster.errors import ConfigError
 
 SMALLEST, LARGEST = 1e-4, 1e4
-"""Bounds of beta: below, the best score alone is kept; above, whatever passed."""
+"""Bounds of beta: below, only the best score is kept; above, everything that passed."""
 STEPS = 60
 
 
@@ -39,14 +39,14 @@ def boltzmann_tuned(
     max_kl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None,
     cap: Annotated[float, Field(ge=0, le=1)] = 1.0,
 ) -> Chosen:
-    """Return the probabilities at the beta that was asked for, and the beta. Exactly one of the two aims is given."""
+    """Return the probabilities at the beta that meets the aim, and that beta. Exactly one of the two aims is given."""
     if (acceptance_rate is None) == (max_kl is None):
         raise ConfigError("boltzmann_tuned: give either acceptance_rate or max_kl")
     keep = passed(judged).to_numpy()
     excess = np.minimum(scores(judged).to_numpy(), cap) - cap
     if not keep.any():
         return Chosen(tilted(excess, keep))
-    # In an order of their own, so that sums round alike however the rows stand.
+    # Sorted, so that sums round alike whatever the order of the rows.
     groups, weights = codes(judged, "prompt_id")[keep], excess[keep]
     order = np.lexsort((weights, groups)) if max_kl is not None else np.argsort(weights)
     groups, weights = groups[order], weights[order]

@@ -16,5 +16,5 @@ from rsft_cluster.acceptance.base import rule
     rejects=False,
 )
 def everything(judged: pa.Table) -> pa.ChunkedArray:
-    """Return 1 for whatever has a verdict."""
+    """Return 1 for every candidate that has a verdict."""
     return judged.column("passed").is_valid().cast(pa.float64())

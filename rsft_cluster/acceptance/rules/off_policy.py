@@ -1,12 +1,12 @@
-"""`off_policy`: keep what passed so that it follows the policy itself, though it was sampled hotter.
+"""`off_policy`: keep what passed so that it follows the policy itself, though sampled at a higher temperature.
 
-With p the policy at temperature 1 and q what was drawn from, log w = log p(y) - log q(y) + r / beta, and the
+With p the policy at temperature 1 and q the sampled distribution, log w = log p(y) - log q(y) + r / beta, and the
 probability is C(x,y) min(1, w / M), log M = `log_bound`. Target, exactly: p(y|x) C(x,y) exp(r / beta) / Z(x) where
 w <= M; what weighs more counts as M, so the target is q C min(w, M) / Z, which is stated in the manifest. Weights of
 answers grow with their length: this is for short answers and temperatures close to 1.
 
 A temperature below 1 is refused: p/q is then unbounded in the length of an answer. So are top-p, top-k and min-p: what
-they cut off can never be drawn, and no weight brings it back.
+they cut off is never drawn, and no weight brings it back.
 """
 
 from typing import Annotated
@@ -31,7 +31,7 @@ def covers_policy(sampling: SamplingConfig) -> str | None:
 
 
 def log_weights(judged: pa.Table, beta: float | None) -> NDArray[np.float64]:
-    """Return log p - log q + r / beta for every row, without the last where beta is None."""
+    """Return log p - log q + r / beta for every row, without the last term where beta is None."""
     ratio = judged.column("target_logprob").to_numpy() - judged.column("logprob").to_numpy()
     return ratio if beta is None else ratio + scores(judged).to_numpy() / beta
 
@@ -53,5 +53,5 @@ def off_policy(
     log_bound: Annotated[float, Field(allow_inf_nan=False)],
     beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None,
 ) -> pa.Array:
-    """Return min(1, exp(log w - log_bound)) for what passed and 0 for the rest."""
+    """Return min(1, exp(log w - log_bound)) for candidates that passed and 0 for the rest."""
     return tilted(log_weights(judged, beta) - log_bound, passed(judged).to_numpy())

@@ -41,12 +41,12 @@ def rso_compat(
 
 
 def _loop(score: NDArray[np.float64], u: NDArray[np.float64], beta: float, num_kept: int) -> NDArray[np.int64]:
-    left = np.arange(len(score))
+    pool = np.arange(len(score))
     taken: list[int] = []
     sweep = 0
-    while len(left) and len(taken) < num_kept:  # ends: the best one left is taken for sure
-        bound = float(score[left].max())
-        drawn = [i for i in left.tolist() if repeated_uniform(u[i], sweep) < np.exp((score[i] - bound) / beta)]
+    while len(pool) and len(taken) < num_kept:  # ends: the best one left is taken for sure
+        bound = float(score[pool].max())
+        drawn = [i for i in pool.tolist() if repeated_uniform(u[i], sweep) < np.exp((score[i] - bound) / beta)]
         taken += drawn[: num_kept - len(taken)]
-        left, sweep = np.setdiff1d(left, taken), sweep + 1
+        pool, sweep = np.setdiff1d(pool, taken), sweep + 1
     return np.array(taken, dtype=np.int64)

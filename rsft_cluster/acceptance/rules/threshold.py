@@ -20,6 +20,6 @@ from rsft_cluster.acceptance.base import among, passed, rule, scores
     previews=among("min_score", (0.25, 0.5, 0.75, 0.9, 1.0)),
 )
 def threshold(judged: pa.Table, *, min_score: Annotated[float, Field(ge=0, le=1)]) -> pa.Array:
-    """Return 1 for what passed and scored at least `min_score`."""
+    """Return 1 for candidates that passed and scored at least `min_score`."""
     kept = passed(judged).to_numpy() & (scores(judged).to_numpy() >= min_score)
     return pa.array(kept.astype(np.float64))

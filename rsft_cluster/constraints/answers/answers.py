@@ -1,6 +1,6 @@
-"""What the last answer of a text is, and the number it is: shared by the constraints that compare with a reference.
+"""The number that an answer is: shared by the constraints that compare with a reference.
 
-Places of answers are found in linear time, numbers are read exactly, as fractions; what cannot be read for certain
+Numbers are read in linear time and exactly, as fractions; what cannot be read for certain
 (digits within a word, dates, versions, commas that group no thousands) is no number.
 """
 
@@ -8,14 +8,16 @@ import unicodedata
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import regex
 from pydantic import Field
 
+from rsft_cluster.constraints.answers.arithmetic import is_false
+from rsft_cluster.constraints.answers.qualifiers import qualified, qualified_in_clause
 from rsft_cluster.constraints.text._text import shown
 
-Extract = Literal["auto", "hash", "boxed", "phrase", "number", "whole"]
+DecimalMark = Literal["point", "comma"]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _LONGEST_NUMBER = 400
@@ -30,36 +32,35 @@ _NUMBER = regex.compile(
     (?> (?: (?<==\s?)(?P<sign>-)\s | (?<![A-Za-z0-9_)\]}])(?P<sign>[-+]) )?   # a sign, no minus between two terms
         (?:[A-Z]{0,3}[$€£¥₹]\s?)? (?P<inner_sign>[-+])?
         (?:(?P<units>[0-9]+)\s(?=[0-9]+\s?/\s?[0-9]))?      # the 1 of 1 1/2
-        (?P<digits>[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)
+        (?P<digits>[0-9]{1,3}(?:[ '][0-9]{3})+(?![ ']?[0-9])(?:\.[0-9]+)?
+          |[0-9]+(?:,[0-9]+)*(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)
         (?P<exponent>[eE][-+]?[0-9]{1,3}(?![0-9]))?
         (?:\s?/\s?(?P<divisor>[0-9]+(?:,[0-9]+)*))?
     )
-    (?! [0-9] | [.,/][0-9] | [eE][-+]?[0-9] | \s?\^ )
+    (?! [0-9] | [.,/][0-9] | [eE][-+]?[0-9] | \s?\^ | \s?(?:折|成(?![为了立])) )
     (?: \s?(?P<percent>%|percent\b) | \s?(?P<scale>thousand|million|billion|trillion)\b
       | (?P<scale>k)\b | \s?(?P<scale>万亿|[万亿]|千(?![克米瓦卡])) )?
     """,
     regex.VERBOSE | regex.IGNORECASE,
 )
+_GROUPING = str.maketrans("", "", ", '")
 _GROUPED = regex.compile(r"[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
 _UNIT = regex.compile(r"(?!(?:st|nd|rd|th)\b|:)(?:\s*+(?:[^\s\d]|(?<=\^)\d)++){0,3}+\s*")
 
-_HASH = regex.compile(r"####\s*")
-_PHRASE = regex.compile(
-    r"(?:\banswer\W{0,4}?(?:\s+is\b\s*[:=]?|\s*[:=])|答案\s*(?:应?[是为]\s*:?|:))[\s*]*", regex.IGNORECASE
-)
-_BRACE = regex.compile(r"(?P<box>\\boxed\s*)?\{|\}")
 _CHOICE = regex.compile(r"\((\w)\)")
-_SENTENCE_END = regex.compile(r"\n|[。!?;]|\.(?=\s|$)")
 _LATEX = [
     (regex.compile(r"(?<=\d)\s*(?=\\[dt]?frac)"), " "),
     (regex.compile(r"\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))"), r"\1\3/\2\4"),
     (regex.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}"), r" \1"),
     (regex.compile(r"\{,\}|\\,(?=\d{3})"), ","),
+    (regex.compile(r"(?<=\d,?)\\!\s*(?=,?\d)"), ""),
     (regex.compile(r"\\([$%])"), r"\1"),
 ]
 _BEFORE_FRACTION = regex.compile("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])")
 _SUPERSCRIPT = regex.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 _DASHES = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2044": "/"})
+_SIGN_WORD = regex.compile(r"(?<![\d)\]}]\s*)(?:\b(?:negative|minus)\s+|负\s?)(?=[$€£¥]?\.?\d)", regex.IGNORECASE)
+_DECIMAL_COMMA = regex.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+|\d+)(?:,(\d+))?(?![\d,]|\.\d)")
 _LEADING_MINUS = regex.compile(r"^\W*?-\s+(?=[0-9.$€£¥₹])")
 EDGES = " \t\n*`'\"“”‘’$"
 _STOPS = ".,;:!?。、"
@@ -98,52 +99,17 @@ class Number:
         return any(abs(value - wanted.value) <= margin.around(wanted.value) for value in values)
 
 
-class Answer(NamedTuple):
-    """The text of an answer, and in words where it was found."""
-
-    text: str
-    source: str
-
-
-def _after_hash(text: str) -> Answer | None:
-    found = _last(_HASH, text)
-    return Answer(text[found.end() :].split("\n", 1)[0].strip(), "after ####") if found else None
-
-
-def _in_box(text: str) -> Answer | None:
-    """Return the content of the last box whose braces close, in one pass over the braces."""
-    openings: list[regex.Match[str]] = []
-    last = (-1, -1)
-    for brace in _BRACE.finditer(text):
-        if brace.group() != "}":
-            openings.append(brace)
-        elif openings and (opening := openings.pop())["box"] is not None:
-            last = max(last, (opening.end(), brace.start()))
-    return Answer(text[slice(*last)].strip(), "in \\boxed") if last[0] >= 0 else None
-
-
-def _after_phrase(text: str) -> Answer | None:
-    found = _last(_PHRASE, text)
-    if found is None:
-        return None
-    return Answer(_SENTENCE_END.split(text[found.end() :], maxsplit=1)[0].strip(), "after the answer phrase")
-
-
-MARKERS = {"hash": _after_hash, "boxed": _in_box, "phrase": _after_phrase}
-MARKS = {"hash": "####", "boxed": "closed \\boxed{...}", "phrase": '"answer is" or "answer:"'}
-
-
-def marked(text: str) -> Answer | None:
-    """Return the answer that is marked as such: after ####, or else boxed, or else after the answer phrase."""
-    return next((answer for find in MARKERS.values() if (answer := find(text)) is not None), None)
-
-
 def plain(text: str) -> str:
     """Return the text in one way of writing: as `unified`, and the LaTeX around numbers taken off."""
     text = unified(text)
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
-    return text
+    return _SIGN_WORD.sub("-", text)
+
+
+def with_decimal_point(text: str) -> str:
+    """Return a text that writes 1.000,5 with its numbers as 1000.5."""
+    return _DECIMAL_COMMA.sub(lambda found: found[1].replace(".", "") + (f".{found[2]}" if found[2] else ""), text)
 
 
 def unified(text: str) -> str:
@@ -166,15 +132,31 @@ def after_equals(answer: str) -> str:
 
 
 def single_number(answer: str) -> Number | None:
-    """Return the number of an answer, after its last equals sign; None where there is none, or several."""
+    """Return the number of an answer, after its last equals sign; None where there is none, or several.
+
+    What stands after the last sign of an equation that is false, like 4 = 5, is none.
+    """
     found = list(_NUMBER.finditer(after_equals(answer)))
-    return _read(found[0]) if len(found) == 1 else None
+    return _read(found[0]) if len(found) == 1 and not is_false(answer) else None
+
+
+def claimed_number(answer: str) -> Number | None:
+    """Return the single number of an answer, None where its words make it another one or none: not 7, half of 7."""
+    number = single_number(answer)
+    if number is None:
+        return None
+    side = after_equals(answer)
+    start = side.find(number.text)
+    before = answer.rpartition("=")[0] + side[:start]
+    return None if qualified(before, side[start + len(number.text) :]) else number
 
 
 def last_number(text: str) -> Number | None:
-    """Return the last number of a text."""
+    """Return the last number of a text, None where its clause makes it another one or none."""
     found = _last(_NUMBER, text)
-    return _read(found) if found else None
+    if found is None or qualified_in_clause(text, found.start(), found.end()):
+        return None
+    return _read(found)
 
 
 def _last(pattern: regex.Pattern[str], text: str) -> regex.Match[str] | None:
@@ -195,7 +177,7 @@ def _read(found: regex.Match[str]) -> Number | None:
     parts = [found["digits"], found["divisor"] or "1"]
     if len(found.group()) > _LONGEST_NUMBER or any("," in p and not _GROUPED.fullmatch(p) for p in parts):
         return None
-    digits, divisor = (part.replace(",", "") for part in parts)
+    digits, divisor = (part.translate(_GROUPING) for part in parts)
     if int(divisor) == 0:
         return None
     value = Fraction(digits + (found["exponent"] or "")) / int(divisor) + int(found["units"] or 0)

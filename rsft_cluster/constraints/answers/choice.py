@@ -6,8 +6,8 @@ What it picks is told by the first of these that it has:
 3. options that follow "answer is", "answer:", "choose", 答案是, 选 and their like;
 4. options set off from the text: (B), **B**, "B." where the text begins, B alone on its line;
 5. options anywhere, as whole words; single letters only in the case that the options have.
-Options joined to it ("B or C") are picked, too. Several different ones there are no answer, and one that is denied is
-none ("not B", 不选B).
+Options joined to it ("B or C") are picked, too. Several different ones there are no answer, and one that is denied or
+called wrong is none ("not B", "B is wrong", 不选B). What is thought before the answer does not count.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +16,26 @@ from unicodedata import normalize
 import regex
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import answer_of, no_answer
 from rsft_cluster.constraints.text._text import UNSPACED, shown
 from rsft_cluster.errors import ConfigError
 
 _EDGES = " \t\r\n*_`'\"“”‘’「」()[]{}<>.,:;!?。、$"
-_DENIED = r"(?<!\b(?:not|never|cannot)\s(?:to\s|be\s)?|n['’]t\s|[不未没非别](?:应该|应|该|能|会|要|是|选)?)"
+_DENIED = (
+    r"(?<!(?:\b(?:not|never|cannot)|n['’]t)\s(?:to\s|be\s|(?:think|believe)\s(?:that\s|it\sis\s|it['’]s\s)?)?(?:option\s)?"
+    r"|\b(?:rul(?:e[sd]?|ing)\sout|eliminat(?:es?|ed|ing)|exclud(?:es?|ed|ing)|reject(?:s|ed)?|discard(?:s|ed)?|except|(?:any|every)thing\sbut|all\sbut|without"
+    r"|neither|nor|instead\sof|rather\sthan|unlike)\s(?:for\s)?(?:option\s|choice\s)?"
+    r"|[不未没非别](?:应该|应|该|能|会|要|是|选)?|排除(?:选项)?|除了(?:选项)?|并非)"
+)
+_WRONG = regex.compile(
+    r"[\s*_`'\"”’」)\]}]*+(?:,\s*)?(?:(?:is|was|are|seems|looks|would\sbe|must\sbe|can\sbe|could\sbe|has\sto\sbe|being)\s"
+    r"(?:also\s|clearly\s|obviously\s|definitely\s|therefore\s|thus\s|just\s|simply\s|the\s|an?\s|my\sfirst\s)*+"
+    r"(?:wrong|incorrect|false|invalid|impossible|mistaken|out\b|untrue|ruled\sout|eliminated|excluded|rejected|inaccurate|"
+    r"not\b(?!\s(?:wrong|incorrect|false|only|just)))|(?:is|are|was|does|do|can|could|would)n['’]t\b"
+    r"(?!\s(?:wrong|incorrect|false|only|just))|(?:cannot|does\snot|do\snot|can\snot|fails?|contradicts?)\b"
+    r"|(?:选项|项)?\s?(?:明显|显然|肯定|也|都|就)*(?:是|为)?(?:错|不对|不正确|不成立|不符|不是|不选|不可能|有误|无关|排除|除外|被排除))",
+    regex.IGNORECASE,
+)
 _OPENING = regex.compile(r"[\s*_`'\"“”‘’「(\[{$]*+(?:(?:option\s|选项|\\text\s?\{)[\s*_(]*+)?", regex.IGNORECASE)
 _JOINT = regex.compile(r"[\s*_`'\"”’」)\]}]*+(?:[,/、&]|和|或者?|\bor\b|\band\b)(?:\s?(?:or|and)\b)?", regex.IGNORECASE)
 _PLACES = {
@@ -57,7 +72,10 @@ class Choice:
         wanted = self._options.get(_folded(candidate.reference))
         if wanted is None:
             raise ValueError(f"the reference {shown(candidate.reference)} is none of {list(self._options.values())}")
-        picked, place = self._picked(normalize("NFKC", candidate.completion))
+        answer = answer_of(candidate)
+        if answer is None:
+            return no_answer()
+        picked, place = self._picked(normalize("NFKC", answer))
         if not picked:
             return Verdict.of(False, f"none of {', '.join(self._options.values())} picked")
         if len(picked) > 1:
@@ -80,7 +98,8 @@ class Choice:
         for start in place.finditer(text):
             position = max(position, start.end())
             while (opening := _OPENING.match(text, position)) and (option := self._option.match(text, opening.end())):
-                yield self._options[_folded(option.group())]
+                if not _WRONG.match(text, option.end()):
+                    yield self._options[_folded(option.group())]
                 joint = _JOINT.match(text, option.end())
                 position = joint.end() if joint else option.end()
                 if joint is None:
@@ -119,6 +138,12 @@ CASES = (
     Case(Candidate("The answer is A. No, the answer is B.", reference="B"), passes=False),
     Case(Candidate("I do not know.", reference="B"), passes=False),
     Case(Candidate("不选B，选C", reference="B"), passes=False),
+    Case(Candidate("A and C are out; **B** is right.", reference="B"), passes=True),
+    Case(Candidate("I can rule out A. It isn't C. So it must be B.", reference="B"), passes=True),
+    Case(Candidate("A选项不对，选B", reference="B"), passes=True),
+    Case(Candidate("(B) does not fit.", reference="B"), passes=False),
+    Case(Candidate("<think>B. The answer is B.</think>The answer is C.", reference="B"), passes=False),
+    Case(Candidate("<think>The answer is B.", reference="B"), passes=False),
     Case(Candidate("We approve it.", reference="approve"), passes=True, params={"options": ["approve", "deny"]}),
     Case(
         Candidate("We do not approve it.", reference="approve"), passes=False, params={"options": ["approve", "deny"]}

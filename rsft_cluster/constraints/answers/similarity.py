@@ -9,12 +9,15 @@ characters. Words are single characters in Chinese and Japanese; case does not c
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
+from unicodedata import normalize
 
 from pydantic import Field
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._text import folded_words, words
 
 Method = Literal["token_f1", "rouge_l", "chrf", "edit"]
@@ -26,27 +29,32 @@ _CHRF_BETA = 2
 class Similarity:
     """Pass completions whose similarity to the reference is `at_least` so much; the similarity is the score.
 
-    A missing reference, or one without words, is an error.
+    A missing reference, or one without words, is an error. Judged is one `part` of the completion: the answer, the
+    thinking, or all.
     """
 
-    def __init__(self, *, at_least: Annotated[float, Field(gt=0, le=1)], method: Method = "rouge_l") -> None:
+    def __init__(
+        self, *, at_least: Annotated[float, Field(gt=0, le=1)], method: Method = "rouge_l", part: Part = "answer"
+    ) -> None:
         self._at_least = at_least
         self._method: Method = method
+        self._part: Part = part
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; raises ValueError where a reference is missing."""
-        return [self._judge(candidate) for candidate in candidates]
+        return [judged(one.completion, self._part, partial(self._judge, one)) for one in candidates]
 
-    def _judge(self, candidate: Candidate) -> Verdict:
+    def _judge(self, candidate: Candidate, text: str) -> Verdict:
         if not words(candidate.reference or ""):
             raise ValueError(f"prompt {candidate.prompt_id!r} has no reference to compare with")
-        score = similarity(candidate.completion, candidate.reference or "", self._method)
+        score = similarity(text, candidate.reference or "", self._method)
         passed = score >= self._at_least
         return Verdict(score, passed, f"{self._method} {score:.3f}{'' if passed else f', below {self._at_least:g}'}")
 
 
 def similarity(text: str, reference: str, method: Method) -> float:
-    """Return how like a reference a text is, in [0, 1]; 1 for the same text."""
+    """Return how like a reference a text is, in [0, 1]; 1 for the same text, in whatever form of Unicode."""
+    text, reference = normalize("NFKC", text), normalize("NFKC", reference)
     if method == "chrf":
         return _chrf("".join(text.casefold().split()), "".join(reference.casefold().split()))
     if method == "edit":

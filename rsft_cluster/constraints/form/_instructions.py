@@ -1,18 +1,22 @@
 """The 25 verifiable instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911, table 1), under its ids and arguments.
 
 Each is a function of a text that is not blank, and of arguments by keyword, to whether the text follows. They mean what
-the paper's own checks mean, but for this: a word is what `length` counts, a sentence ends with `.!?` before a space or
-with 。！？, and a line of dashes is no bullet. Relations are also "at most" and "exactly".
+the paper's own checks mean, but for this: a word is what `length` counts, where a sentence ends says `_sentences`, and
+a line of dashes is no bullet. Full-width letters and digits count as narrow ones. Relations are also "at most" and
+"exactly".
 """
 
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
+from unicodedata import category, normalize
+from unicodedata import name as name_of
 
 import regex
 from pydantic import Field, ValidationError, validate_call
 
+from rsft_cluster.constraints.form._sentences import count_sentences
 from rsft_cluster.constraints.text._languages import LANGUAGES, languages
 from rsft_cluster.constraints.text._lexicon import Folded, Lexicon
 from rsft_cluster.constraints.text._text import words
@@ -26,17 +30,24 @@ Relation = Literal["at least", "less than", "at most", "exactly"]
 _RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "at least": operator.ge, "less than": operator.lt, "at most": operator.le, "exactly": operator.eq,
 }  # fmt: skip
-_SENTENCE_END = regex.compile(
-    r"(?<!\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e|\p{Lu})|^[ \t]*\d{1,3})[.!?]++[\"'”’)\]]*+(?=\s|$)|[。！？]++",
-    regex.MULTILINE,
-)
-_LETTER = regex.compile(r"[\p{L}\p{N}]")
 _PLACEHOLDER = regex.compile(r"\[[^\[\]\n]*+\]")
 _BULLET = regex.compile(r"^[ \t]*+(?:\*(?!\*)|-(?!-))", regex.MULTILINE)
 _HIGHLIGHT = regex.compile(r"\*\*([^\n*]*+)\*\*|\*([^\n*]*+)\*")
 _TITLE = regex.compile(r"<<([^\n<>]*+)>>")
 _FENCE = regex.compile(r"```(?:json)?|```", regex.IGNORECASE)
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟″＂", '"') | dict.fromkeys("‘’‚‛′＇", "'"))
+_CLOSING_QUOTES = "\"'”’»›」』﹂﹄〞"
+_QUOTED = frozenset(('""', "“”", "„“", "„”", "””", "«»", "»«", "‹›", "「」", "『』", "﹁﹂", "﹃﹄", "〝〞", "＂＂"))
+_FULL_WIDTH = str.maketrans(
+    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "！，．：；？＂＇｛｝"}
+)
+"""Letters, digits and brackets; marks that end a sentence or a clause keep their Chinese form."""
+_COMMAS = frozenset(c for c in map(chr, range(0x10000)) if category(c) == "Po" and name_of(c, "").endswith("COMMA"))
+"""Of every script: the Arabic and the ideographic one, too."""
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+
+_AS_GIVEN = ("detectable_format:json_format",)
+"""Instructions to which full-width characters are others."""
 
 CHECKS: dict[str, Callable[..., bool]] = {}
 """Instruction id -> check."""
@@ -51,14 +62,14 @@ def bind_instruction(instruction: Mapping[str, Any]) -> tuple[str, Check]:
 
     Raises InstructionError; arguments are tried on a text, so a check that is returned does not raise.
     """
-    arguments = {name: value for name, value in instruction.items() if value is not None and name != "id"}
+    arguments = {name: _plain(value) for name, value in instruction.items() if value is not None and name != "id"}
     name = instruction.get("id")
     if name not in CHECKS:
         raise InstructionError(f"no instruction has the id {name!r}; there are {', '.join(CHECKS)}")
     check = CHECKS[name]
 
     def bound(text: str) -> bool:
-        return check(text, **arguments)
+        return check(text if name in _AS_GIVEN else _plain(text), **arguments)
 
     try:
         bound("x")
@@ -80,12 +91,12 @@ def _instruction(name: str) -> Callable[[Callable[..., bool]], Callable[..., boo
 
 @_instruction("keywords:existence")
 def _keywords(text: str, *, keywords: Texts) -> bool:
-    return all(keyword.casefold() in text.casefold() for keyword in keywords)
+    return all(_folded(keyword) in _folded(text) for keyword in keywords)
 
 
 @_instruction("keywords:frequency")
 def _keyword_frequency(text: str, *, keyword: Text, frequency: Count, relation: Relation) -> bool:
-    return _RELATIONS[relation](text.casefold().count(keyword.casefold()), frequency)
+    return _RELATIONS[relation](_folded(text).count(_folded(keyword)), frequency)
 
 
 @_instruction("keywords:forbidden_words")
@@ -114,8 +125,7 @@ def _response_language(text: str, *, language: str) -> bool:
 
 @_instruction("length_constraints:number_sentences")
 def _num_sentences(text: str, *, num_sentences: Count, relation: Relation) -> bool:
-    num = sum(_LETTER.search(piece) is not None for piece in _SENTENCE_END.split(text))
-    return _RELATIONS[relation](num, num_sentences)
+    return _RELATIONS[relation](count_sentences(text), num_sentences)
 
 
 @_instruction("length_constraints:number_paragraphs")
@@ -147,8 +157,7 @@ def _num_placeholders(text: str, *, num_placeholders: Count) -> bool:
 
 @_instruction("detectable_content:postscript")
 def _postscript(text: str, *, postscript_marker: Text = "P.S.") -> bool:
-    marker = "".join(postscript_marker.casefold().split())
-    return marker in "".join(text.casefold().split())
+    return "".join(_folded(postscript_marker).split()) in "".join(_folded(text).split())
 
 
 @_instruction("detectable_format:number_bullet_lists")
@@ -196,18 +205,19 @@ def _two_responses(text: str) -> bool:
 
 @_instruction("combination:repeat_prompt")
 def _repeat_prompt(text: str, *, prompt_to_repeat: Text) -> bool:
-    return text.strip().casefold().startswith(prompt_to_repeat.strip().casefold())
+    return _folded(text).startswith(_folded(prompt_to_repeat))
 
 
 @_instruction("startend:end_checker")
 def _end(text: str, *, end_phrase: Text) -> bool:
-    return text.strip().strip('"').casefold().endswith(end_phrase.strip().casefold())
+    phrase = _folded(end_phrase)
+    return any(_folded(end).endswith(phrase) for end in (text, text.strip().rstrip(_CLOSING_QUOTES)))
 
 
 @_instruction("startend:quotation")
 def _quotation(text: str) -> bool:
     text = text.strip()
-    return len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("“", "”"))
+    return len(text) > 1 and text[0] + text[-1] in _QUOTED
 
 
 @_instruction("change_case:capital_word_frequency")
@@ -227,7 +237,19 @@ def _english_lowercase(text: str) -> bool:
 
 @_instruction("punctuation:no_comma")
 def _no_comma(text: str) -> bool:
-    return "," not in text and "，" not in text
+    return _COMMAS.isdisjoint(text)
+
+
+def _plain(value: Any) -> Any:
+    """Return texts with narrow letters, digits and brackets for full-width ones."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.translate(_FULL_WIDTH) if isinstance(value, str) else value
+
+
+def _folded(text: str) -> str:
+    """Return a text without regard to case, to spaces around it, to shapes of quotes, and to forms of Unicode."""
+    return normalize("NFC", text.strip().translate(_QUOTES).casefold())
 
 
 def _is_mostly(text: str, language: str) -> bool:

@@ -9,10 +9,12 @@ or, where each prompt has its own, the same list as JSON in an attribute of the 
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
 from rsft_cluster.constraints.form._instructions import Check, InstructionError, bind_instruction
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._languages import load_model
 from rsft_cluster.errors import ConfigError
 
@@ -22,7 +24,7 @@ class Instruction:
 
     Without `instructions` they are read from the `attribute` of each prompt; a prompt without it is an error. With
     `loose` an instruction is followed also if the text without its first line, last line, or asterisks follows it: the
-    paper's loose accuracy.
+    paper's loose accuracy. Judged is one `part` of the completion: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class Instruction:
         instructions: Sequence[Mapping[str, Any]] = (),
         attribute: str = "instructions",
         loose: bool = False,
+        part: Part = "answer",
     ) -> None:
         try:
             self._checks = [bind_instruction(instruction) for instruction in instructions]
         except InstructionError as error:
             raise ConfigError(f"instruction: instructions: {error}") from error
         self._attribute, self._loose = attribute, loose
+        self._part: Part = part
 
     def prepare(self) -> None:
         """Load the language detector, once for all processes."""
@@ -44,11 +48,11 @@ class Instruction:
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; raises ValueError where its prompt has no instructions that can be read."""
-        return [self._judge(candidate) for candidate in candidates]
+        return [judged(one.completion, self._part, partial(self._judge, one)) for one in candidates]
 
-    def _judge(self, candidate: Candidate) -> Verdict:
+    def _judge(self, candidate: Candidate, text: str) -> Verdict:
         checks = self._checks or self._own(candidate)
-        texts = _variants(candidate.completion) if self._loose else [candidate.completion]
+        texts = _variants(text) if self._loose else [text]
         texts = [text for text in texts if text.strip()]
         missed = [name for name, check in checks if not any(map(check, texts))]
         num_followed = len(checks) - len(missed)

@@ -21,6 +21,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.errors import ConfigError
 
 Extract = Literal["whole", "fenced", "first"]
@@ -34,21 +35,27 @@ class JsonSchema:
 
     `extract` says where the JSON stands: the `whole` completion; the first `fenced` block (three
     backquotes); or the `first` object or array in running text, which is the first opening bracket that
-    JSON follows.
+    JSON follows. Judged is one `part` of the completion: the answer, the thinking, or all.
     """
 
     def __init__(
-        self, *, schema: dict[str, Any] | None = None, file: str | None = None, extract: Extract = "whole"
+        self,
+        *,
+        schema: dict[str, Any] | None = None,
+        file: str | None = None,
+        extract: Extract = "whole",
+        part: Part = "answer",
     ) -> None:
         if (schema is None) == (file is None):
             raise ConfigError("json_schema: give the schema or a file, one of the two")
         where = "json_schema" if file is None else f"json_schema: {file}"
         self._validator = _validator(schema if file is None else _read(file), where)
         self._extract = extract
+        self._part: Part = part
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason is the JSON pointer of what does not fit, and why."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, text: str) -> Verdict:
         try:
@@ -134,14 +141,16 @@ def _validator(schema: object, where: str) -> Validator:
         raise ConfigError(f"{where}: a schema is an object, not {type(schema).__name__}")
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        kind.check_schema(schema, format_checker=_FORMATS)  # pyright: ignore[reportCallIssue]
     except jsonschema.SchemaError as error:
         pointer = "".join(f"/{_escaped(part)}" for part in error.absolute_path)
         raise ConfigError(f"{where}: not a valid schema at {pointer or '(root)'}: {error.message}") from error
     resource = Resource.from_contents(schema, default_specification=DRAFT202012)
     registry: Registry = Registry()
     _check_references(resource, registry.resolver_with_root(resource), where)
-    timed = extend(kind, {"pattern": _pattern})
+    timed = extend(
+        kind, {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional}
+    )
     return timed(schema, registry=registry)
 
 
@@ -157,8 +166,42 @@ def _check_references(resource: Resource, resolver: Any, where: str) -> None:
 
 def _pattern(_validator: object, pattern: str, value: object, _schema: object) -> Iterator[jsonschema.ValidationError]:
     """Check `pattern` with a time limit, which jsonschema's own check does not have."""
-    if isinstance(value, str) and not regex.search(pattern, value, timeout=PATTERN_TIMEOUT_S):
+    if isinstance(value, str) and not _matches(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return regex.search(pattern, text, timeout=PATTERN_TIMEOUT_S) is not None
+
+
+def _pattern_properties(
+    validator: Any, patterns: dict[str, Any], value: object, _schema: object
+) -> Iterator[jsonschema.ValidationError]:
+    r"""Check `patternProperties` by the same patterns as `pattern`: jsonschema's own know no classes like \p{L}."""
+    if isinstance(value, dict):
+        for pattern, part in patterns.items():
+            for name in value:
+                if _matches(pattern, name):
+                    yield from validator.descend(value[name], part, path=name, schema_path=pattern)
+
+
+def _additional(
+    validator: Any, allowed: object, value: object, schema: dict[str, Any]
+) -> Iterator[jsonschema.ValidationError]:
+    """Check `additionalProperties`: those that neither `properties` nor `patternProperties` speak of."""
+    if not isinstance(value, dict):
+        return
+    patterns = schema.get("patternProperties", {})
+    others = [
+        name
+        for name in value
+        if name not in schema.get("properties", {}) and not any(_matches(pattern, name) for pattern in patterns)
+    ]
+    if allowed is False and others:
+        yield jsonschema.ValidationError(f"Additional properties are not allowed ({', '.join(map(repr, others))})")
+    if isinstance(allowed, dict):
+        for name in others:
+            yield from validator.descend(value[name], allowed, path=name)
 
 
 def _escaped(part: object) -> str:
@@ -172,6 +215,16 @@ def _read(path: str) -> object:
         raise ConfigError(f"json_schema: file {path!r} cannot be read: {error}") from error
 
 
+def _is_pattern(value: object) -> bool:
+    if isinstance(value, str):
+        regex.compile(value)
+    return True
+
+
+_FORMATS = jsonschema.FormatChecker(formats=())
+_FORMATS.checks("regex", raises=regex.error)(_is_pattern)
+_NAMES = {"patternProperties": {r"^\p{L}+$": {"type": "integer"}}, "additionalProperties": False}
+
 _NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
 
 CASES = (
@@ -180,4 +233,7 @@ CASES = (
     Case(Candidate('{"name": "Ada"'), passes=False, params={"schema": _NAMED}),
     Case(Candidate('给：\n```\n{"name": "Ada"}\n```'), passes=True, params={"schema": _NAMED, "extract": "fenced"}),
     Case(Candidate('It is {"name": "Ada"}.'), passes=True, params={"schema": _NAMED, "extract": "first"}),
+    Case(Candidate('{"größe": 1}'), passes=True, params={"schema": _NAMES}),
+    Case(Candidate('{"größe": "1"}'), passes=False, params={"schema": _NAMES}),
+    Case(Candidate('{"größe 2": 1}'), passes=False, params={"schema": _NAMES}),
 )

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._text import words
 from rsft_cluster.errors import ConfigError
 
@@ -19,16 +20,29 @@ Unit = Literal["tokens", "words", "characters"]
 
 
 class Length:
-    """Passes candidates of at least `min` and at most `max` units; both ends are included."""
+    """Passes candidates of at least `min` and at most `max` units; both ends are included.
 
-    def __init__(self, *, min: Count = 0, max: Count | None = None, unit: Unit = "tokens") -> None:
+    Words and characters are those of one `part` of the completion, the answer by default; tokens those of all.
+    """
+
+    def __init__(
+        self, *, min: Count = 0, max: Count | None = None, unit: Unit = "tokens", part: Part | None = None
+    ) -> None:
         if max is not None and min > max:
             raise ConfigError(f"length: min {min} is above max {max}, so nothing can pass")
+        if unit == "tokens" and part not in (None, "all"):
+            raise ConfigError(f"length: tokens are counted of the whole completion; part {part} goes with other units")
         self._min, self._max, self._unit = min, max, unit
+        self._part: Part = part or "answer"
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason gives the count."""
-        return [self._one(_count(candidate, self._unit)) for candidate in candidates]
+        if self._unit == "tokens":
+            return [self._one(candidate.num_tokens) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._counted) for candidate in candidates]
+
+    def _counted(self, text: str) -> Verdict:
+        return self._one(len(words(text)) if self._unit == "words" else len(text))
 
     def _one(self, count: int) -> Verdict:
         if count < self._min:
@@ -36,14 +50,6 @@ class Length:
         if self._max is not None and count > self._max:
             return Verdict.of(False, f"{count} {self._unit}, more than {self._max}")
         return Verdict.of(True, f"{count} {self._unit}")
-
-
-def _count(candidate: Candidate, unit: str) -> int:
-    if unit == "tokens":
-        return candidate.num_tokens
-    if unit == "words":
-        return len(words(candidate.completion))
-    return len(candidate.completion)
 
 
 CASES = (

@@ -1,7 +1,8 @@
-"""From what a judge wrote to what it said.
+"""From the text of a judge to its answer.
 
-An answer bears the question's nonce, so a score that stands in the judged text, and that the judge quotes, is none of
-its own. What cannot be read, is cut off, or says two things raises: it is asked for again, and is never a score.
+An answer bears the question's nonce, so a score that stands in the judged text, and that the judge quotes, is not taken
+for its own. An answer that cannot be read, is cut off, or is ambiguous raises: it is asked for again, and is never a
+score.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any, Literal
 MAX_REASON = 200
 """Characters of the judge's own reason."""
 _MAX_OBJECTS = 64
-"""Braces, the first one and those from the end, at which an object is looked for."""
+"""Opening braces, the first and then from the last on, at which an object is looked for."""
 _END_OF_THOUGHT = re.compile(r"</think(?:ing)?\s*>", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think(?:ing)?\s*>", re.IGNORECASE)
 
@@ -22,12 +23,12 @@ AnswerAs = Literal["json", "line"]
 
 
 class UnreadableError(ValueError):
-    """An answer that says nothing which was asked for."""
+    """An answer without the value that was asked for."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge said, and why."""
+    """The answer of a judge as a number, and its reason."""
 
     value: float
     reason: str
@@ -35,64 +36,64 @@ class Answer:
 
 @dataclass(frozen=True)
 class Form:
-    """What is asked for: under which key, in words, and how it becomes a number."""
+    """The form of an answer: its key, the values in words, and how a value becomes a number."""
 
     key: str
-    wanted: str
-    value: Callable[[object], float]
+    expected: str
+    parse: Callable[[object], float]
     """Raises UnreadableError."""
 
 
 def numeric(low: float, high: float) -> Form:
     """Return the form of a number on a scale."""
-    wanted = f"a number from {low:g} to {high:g}"
+    expected = f"a number from {low:g} to {high:g}"
 
-    def value(said: object) -> float:
+    def parse(value: object) -> float:
         try:
-            number = math.nan if isinstance(said, bool) else float(said)  # type: ignore[arg-type]
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not low <= number <= high:
-            raise UnreadableError(f"the score is {str(said)[:50]!r}, not {wanted}")
+            raise UnreadableError(f"the score is {str(value)[:50]!r}, not {expected}")
         return number
 
-    return Form("score", wanted, value)
+    return Form("score", expected, parse)
 
 
 def choice(key: str, values: Mapping[str, float]) -> Form:
     """Return the form of one of several words."""
-    wanted = " or ".join(filter(None, [", ".join([*values][:-1]), [*values][-1]]))
-    lowered = {word.lower(): value for word, value in values.items()}
+    expected = " or ".join(filter(None, [", ".join([*values][:-1]), [*values][-1]]))
+    numbers = {word.lower(): number for word, number in values.items()}
 
-    def value(said: object) -> float:
-        found = lowered.get(str(said).strip().lower())
-        if found is None:
-            raise UnreadableError(f"the {key} is {str(said)[:50]!r}, not {wanted}")
-        return found
+    def parse(value: object) -> float:
+        number = numbers.get(str(value).strip().lower())
+        if number is None:
+            raise UnreadableError(f"the {key} is {str(value)[:50]!r}, not {expected}")
+        return number
 
-    return Form(key, wanted, value)
+    return Form(key, expected, parse)
 
 
-def asked(form: Form, nonce: str, answer_as: AnswerAs) -> str:
-    """Return the sentence that asks for an answer in a form."""
+def format_instruction(form: Form, nonce: str, answer_as: AnswerAs) -> str:
+    """Return the instruction that asks for an answer in a form."""
     if answer_as == "line":
         return (
             f"First give your reason in one or two sentences. Then end with exactly one line of this shape, where "
-            f"... is {form.wanted}:\n{form.key.capitalize()} {nonce}: ..."
+            f"... is {form.expected}:\n{form.key.capitalize()} {nonce}: ..."
         )
     return (
-        f"Answer with one JSON object and nothing else, where {form.key} is {form.wanted}:\n"
+        f"Answer with one JSON object and nothing else, where {form.key} is {form.expected}:\n"
         f'{{"id": "{nonce}", "reason": "one or two sentences", "{form.key}": ...}}'
     )
 
 
 def read(text: str, form: Form, nonce: str) -> Answer:
-    """Return what an answer says; raises UnreadableError where that is nothing, or more than one thing."""
+    """Return the answer in a text; raises UnreadableError where there is none, or more than one."""
     text = without_thoughts(text)
-    said = [*_objects(text, form.key, nonce), *_lines(text, form.key, nonce)]
-    if not said:
+    values = [*_objects(text, form.key, nonce), *_lines(text, form.key, nonce)]
+    if not values:
         raise UnreadableError(f"there is no {form.key} with the id {nonce}")
-    answers = [Answer(form.value(value), " ".join(reason.split())[:MAX_REASON]) for value, reason in said]
+    answers = [Answer(form.parse(value), " ".join(reason.split())[:MAX_REASON]) for value, reason in values]
     if len({answer.value for answer in answers}) > 1:
         raise UnreadableError(f"there are several: {form.key} {' and '.join(f'{a.value:g}' for a in answers[:4])}")
     return answers[0]
@@ -108,22 +109,22 @@ def without_thoughts(text: str) -> str:
 
 def _objects(text: str, key: str, nonce: str) -> Iterator[tuple[object, str]]:
     """Yield value and reason of each JSON object with the nonce."""
-    for found in _parsed(text):
-        if isinstance(found, dict) and str(found.get("id")).strip() == nonce and key in found:
-            reason = found.get("reason", "")
-            yield found[key], reason if isinstance(reason, str) else ""
+    for parsed in _parsed(text):
+        if isinstance(parsed, dict) and str(parsed.get("id")).strip() == nonce and key in parsed:
+            reason = parsed.get("reason", "")
+            yield parsed[key], reason if isinstance(reason, str) else ""
 
 
 def _parsed(text: str) -> Iterator[Any]:
     decoder = json.JSONDecoder(strict=False)
     first = text.find("{")
-    places = [first] if first >= 0 else []
-    place = len(text)
-    while len(places) < _MAX_OBJECTS and (place := text.rfind("{", first + 1, place)) >= 0:
-        places.append(place)
-    for place in places:
+    starts = [first] if first >= 0 else []
+    start = len(text)
+    while len(starts) < _MAX_OBJECTS and (start := text.rfind("{", first + 1, start)) >= 0:
+        starts.append(start)
+    for start in starts:
         try:
-            yield decoder.raw_decode(text, place)[0]
+            yield decoder.raw_decode(text, start)[0]
         except (ValueError, RecursionError):  # not an object from here on
             continue
 

@@ -1,4 +1,4 @@
-"""Questions put to an endpoint, many at once, each only once; what is the same was answered before."""
+"""Questions to an endpoint, many at once, each only once: equal questions share an answer."""
 
 import asyncio
 import hashlib
@@ -24,13 +24,13 @@ class Asker:
     def __init__(self, endpoint: Endpoint, limits: Limits, cache: Cache) -> None:
         self._endpoint, self._limits, self._cache = endpoint, limits, cache
         self._client = Client(endpoint, limits)
-        self._places = asyncio.Semaphore(limits.max_concurrency)
-        self._under_way: dict[str, asyncio.Task[str]] = {}
+        self._slots = asyncio.Semaphore(limits.max_concurrency)
+        self._pending: dict[str, asyncio.Task[str]] = {}
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run to its end what awaits answers; for callers of any thread."""
+        """Run a coroutine that awaits answers to its end; for callers of any thread."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
         try:
             return future.result()
@@ -39,27 +39,27 @@ class Asker:
             raise
 
     async def answer(self, question: Question) -> Answer:
-        """Return the answer; raises EndpointError, UnreadableError or ConfigError, saying why there is none.
+        """Return the answer; raises EndpointError, UnreadableError or ConfigError, with the reason why there is none.
 
         Equal questions share one task.
         """
         digest = self._digest(question)
-        if digest not in self._under_way:
-            task = asyncio.create_task(self._kept(question, digest))
-            self._under_way[digest] = task
-            task.add_done_callback(lambda _: self._under_way.pop(digest))
-        return question.read(await asyncio.shield(self._under_way[digest]))
+        if digest not in self._pending:
+            task = asyncio.create_task(self._cached(question, digest))
+            self._pending[digest] = task
+            task.add_done_callback(lambda _: self._pending.pop(digest))
+        return question.read(await asyncio.shield(self._pending[digest]))
 
-    async def _kept(self, question: Question, digest: str) -> str:
-        kept = await self._cache.get(digest)
-        if kept is not None:
-            return kept
-        async with self._places:
-            text = await self._asked(question)
+    async def _cached(self, question: Question, digest: str) -> str:
+        cached = await self._cache.get(digest)
+        if cached is not None:
+            return cached
+        async with self._slots:
+            text = await self._ask(question)
         return await self._cache.put(digest, text)
 
-    async def _asked(self, question: Question) -> str:
-        """Return an answer that can be read."""
+    async def _ask(self, question: Question) -> str:
+        """Return the text of an answer that can be read."""
         patience = Patience(self._limits.max_wait_s)
         messages, num_tries = list(question.messages), self._limits.max_unreadable + 1
         problem: UnreadableError | None = None
@@ -76,8 +76,8 @@ class Asker:
         raise UnreadableError(f"no readable answer in {num_tries} tries, the last one: {problem}")
 
     def _digest(self, question: Question) -> str:
-        asked = [self._endpoint.url, self._endpoint.body(question.messages)]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        request = [self._endpoint.url, self._endpoint.body(question.messages)]
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._starting:
@@ -89,7 +89,7 @@ class Asker:
 
 
 def _check_whole(completion: Completion) -> None:
-    """Raise UnreadableError for an answer that is refused or cut off: it may not say what was meant."""
+    """Raise UnreadableError for an answer that is refused or cut off: it may not hold the judge's verdict."""
     if completion.refusal or completion.finish_reason == "content_filter":
         raise UnreadableError(f"the judge refused: {completion.refusal[:200] or 'content filter'}")
     if completion.finish_reason == "length":

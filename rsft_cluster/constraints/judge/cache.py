@@ -1,4 +1,4 @@
-"""Answers that were given before, by the digest of what was asked. The first answer to a question stays its answer."""
+"""Earlier answers, by the digest of the question. The first answer to a question stays its answer."""
 
 import asyncio
 import json
@@ -9,18 +9,18 @@ from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.store import Store
 
 MAX_ANSWERS = 50_000
-"""Kept in memory; those that were used longest ago go first."""
+"""Answers kept in memory; the least recently used ones go first."""
 
 
 class Cache(Protocol):
-    """Where answers are kept."""
+    """A store of answers."""
 
     async def get(self, digest: str) -> str | None:
         """Return the answer, None if there is none."""
         ...
 
     async def put(self, digest: str, answer: str) -> str:
-        """Keep an answer; return the one that is kept, which may be another's that was first."""
+        """Keep an answer; return the one that is kept, which may be an earlier one."""
         ...
 
 

@@ -17,12 +17,12 @@ from rsft_cluster.constraints.judge.endpoint import Endpoint
 from rsft_cluster.constraints.judge.limits import Limits, Window
 
 PASSING_STATUSES = (408, 409, 425, 429)
-"""Beside 5xx: what they say may be otherwise in a while."""
+"""Beside 5xx: failures that may pass."""
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 60.0
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_GIVEN_UP = 8
-"""Questions in a row for which an endpoint was no good: the next ones don't wait for it, until it answers one."""
+"""Questions given up in a row after which the next ones do not wait for the endpoint, until it answers one."""
 _EXCERPT = 300
 
 
@@ -31,7 +31,7 @@ class EndpointError(RuntimeError):
 
 
 class PassingError(EndpointError):
-    """It gave none this time; `retry_after_s` is how long it asked to be left alone."""
+    """The endpoint gave no answer this time; `retry_after_s` is the pause that it asked for."""
 
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
@@ -40,13 +40,13 @@ class PassingError(EndpointError):
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model said."""
+    """The model's reply."""
 
     text: str
     finish_reason: str
     refusal: str
     num_tokens: int | None
-    """Of prompt and answer, where the endpoint says it."""
+    """Tokens of prompt and answer; None where the endpoint does not report them."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Client:
         self._num_given_up = 0
 
     async def complete(self, messages: Sequence[Mapping[str, str]], patience: Patience) -> Completion:
-        """Return the model's answer; raises EndpointError when there is none to be had, saying why."""
+        """Return the model's answer; raises EndpointError, with the reason, when there is none."""
         payload = json.dumps(self._endpoint.body(messages)).encode()
         tokens = sum(len(m["content"]) for m in messages) // 4 + self._endpoint.max_tokens
         num_failures = 0
@@ -79,7 +79,7 @@ class Client:
                 patience.left_s -= monotonic() - start
                 num_failures += 1
                 delay_s = max(backoff_s(num_failures, payload), error.retry_after_s)
-                if problem := self._no_more(num_failures, delay_s, patience):
+                if problem := self._reason_to_give_up(num_failures, delay_s, patience):
                     self._num_given_up += 1
                     raise EndpointError(f"{error} ({problem})") from error
                 if error.retry_after_s:
@@ -92,8 +92,8 @@ class Client:
                 self._window.settle(charge, tokens if completion.num_tokens is None else completion.num_tokens)
                 return completion
 
-    def _no_more(self, num_failures: int, delay_s: float, patience: Patience) -> str:
-        """Return why a failed request is not repeated, nothing where it is."""
+    def _reason_to_give_up(self, num_failures: int, delay_s: float, patience: Patience) -> str:
+        """Return why a failed request is not repeated; empty where it is."""
         if num_failures > self._limits.max_retries:
             return f"after {num_failures} requests, as max_retries says"
         if delay_s >= patience.left_s:
@@ -122,23 +122,23 @@ class Client:
         return _completion(text)
 
     def _failure(self, response: httpx2.Response, text: str) -> EndpointError:
-        status, said = response.status_code, f"HTTP {response.status_code}: {text[:_EXCERPT]}"
+        status, message = response.status_code, f"HTTP {response.status_code}: {text[:_EXCERPT]}"
         if status in PASSING_STATUSES or status >= 500:
-            return PassingError(said, retry_after_s(response.headers.get("Retry-After", ""), datetime.now(UTC)))
+            return PassingError(message, retry_after_s(response.headers.get("Retry-After", ""), datetime.now(UTC)))
         if 300 <= status < 400:
             host = urlsplit(response.headers.get("Location", "")).hostname
             return EndpointError(f"HTTP {status}: redirected to {host or 'another path'}, which base_url should name")
         if status in (401, 403):
-            named = self._endpoint.key_env
-            held = f"the key is what the environment variable {named} holds"
-            said += f" ({held if named else 'no key was sent: endpoint.api_key_env names none'})"
-        return EndpointError(said)
+            variable = self._endpoint.key_env
+            source = f"the key is what the environment variable {variable} holds"
+            message += f" ({source if variable else 'no key was sent: endpoint.api_key_env names none'})"
+        return EndpointError(message)
 
 
 def backoff_s(num_failures: int, payload: bytes) -> float:
-    """Return how long to wait after so many failures: twice as long each time, the upper half of it at random.
+    """Return the seconds to wait after a number of failures: twice as long each time, the upper half of it at random.
 
-    The randomness is of the request's content: repeatable, and different for requests that failed together.
+    The randomness comes from the request's content: repeatable, and different for requests that failed together.
     """
     ceiling = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(num_failures - 1, 30))
     digest = hashlib.sha256(num_failures.to_bytes(4) + payload).digest()
@@ -146,15 +146,15 @@ def backoff_s(num_failures: int, payload: bytes) -> float:
 
 
 def retry_after_s(header: str, now: datetime) -> float:
-    """Return the seconds of a Retry-After header, given as seconds or as a date; 0 where it says neither."""
+    """Return the seconds of a Retry-After header, given as seconds or as a date; 0 where it is neither."""
     try:
         seconds = float(header)
     except ValueError:
         try:
-            at = parsedate_to_datetime(header)
+            date = parsedate_to_datetime(header)
         except ValueError:
             return 0.0
-        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return max(0.0, seconds) if not math.isnan(seconds) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""`Judge`: a language model behind an OpenAI-compatible endpoint judges the completion.
+"""`LanguageModelJudge`: a language model behind an OpenAI-compatible endpoint judges the completion.
 
     use: judge
     params:
@@ -8,13 +8,13 @@
       cache: s3://bucket/judged
 
 or, instead of `rubric`, `pairwise: {}` to compare with the prompt's reference in both orders (position bias: Zheng et
-al. 2023, arXiv:2306.05685). What a judge says is not repeatable, whatever its temperature. With a `cache` that all
-nodes reach it says the same of the same text for ever, and judging again costs nothing; without, each actor remembers
-its own answers.
+al. 2023, arXiv:2306.05685). The verdicts of a model are not repeatable, whatever its temperature. With a `cache` that
+all nodes reach they stay the same for the same text, and judging again costs nothing; without, each actor remembers its
+own answers.
 
 The limits are those of one scoring actor: divide the account's by `scoring.workers`.
 
-It has no inline `CASES`, as judging takes a server: canaries in the config (`scoring.canaries`) do their work.
+It has no inline `CASES`, as judging takes a server: use canaries in the config (`scoring.canaries`) instead.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ from rsft_cluster.constraints.judge.modes import Pairwise, Rubric
 from rsft_cluster.errors import ConfigError
 
 
-class Judge:
+class LanguageModelJudge:
     """Pass completions that the model judges well enough, by a `rubric` or `pairwise`, one of the two.
 
     `answer_as: line` asks for a last line instead of JSON, which small models manage better. `cache` is the folder, an
-    absolute path or a URI, where answers are kept. An answer that cannot be had, or cannot be read, is an error.
+    absolute path or a URI, where answers are kept. A missing or unreadable answer is an error.
     """
 
     isolated = False
@@ -58,11 +58,17 @@ class Judge:
         self._answer_as: AnswerAs = answer_as
         self._asker = Asker(endpoint, limits or Limits(), MemoryCache() if cache is None else FileCache(cache))
         self._again = partial(
-            Judge, endpoint=endpoint, rubric=rubric, pairwise=pairwise, answer_as=answer_as, limits=limits, cache=cache
+            LanguageModelJudge,
+            endpoint=endpoint,
+            rubric=rubric,
+            pairwise=pairwise,
+            answer_as=answer_as,
+            limits=limits,
+            cache=cache,
         )
 
-    def __reduce__(self) -> tuple[partial["Judge"], tuple[()]]:
-        """Pickle the parameters alone: connections and what is remembered stay here."""
+    def __reduce__(self) -> tuple[partial["LanguageModelJudge"], tuple[()]]:
+        """Pickle only the parameters: connections and remembered answers stay here."""
         return self._again, ()
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict | Exception]:
@@ -76,5 +82,5 @@ class Judge:
         try:
             questions = self._mode.questions(candidate, self._answer_as)
             return self._mode.verdict(await asyncio.gather(*map(self._asker.answer, questions)))
-        except Exception as error:  # concerns this candidate alone
+        except Exception as error:  # concerns only this candidate
             return error

@@ -1,6 +1,6 @@
 """The endpoint of a judge: where it is, which model, with which settings; and the key, which only the environment has.
 
-The key is read anew for every request and is kept nowhere. What a server says is shown only after `redacted`.
+The key is read anew for every request and is kept nowhere. The text of a server is shown only after `redacted`.
 """
 
 import os
@@ -38,13 +38,13 @@ class Endpoint(Part):
     max_tokens: int = Field(default=1024, ge=1)
     """Length of an answer, thinking included."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the endpoint calls it."""
+    """The endpoint's name for this limit."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """More fields of the request, such as reasoning_effort or seed."""
 
     @property
     def url(self) -> str:
-        """Return where requests go."""
+        """Return the URL that requests go to."""
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
     @property
@@ -93,7 +93,7 @@ class Endpoint(Part):
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def redacted(self, text: str) -> str:
-        """Return what a server said, without the key."""
+        """Return the text of a server without the key."""
         key = self._key()
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
 
@@ -102,7 +102,7 @@ class Endpoint(Part):
 
 
 def _is_local(host: str) -> bool:
-    """Say whether a host is this machine or in a private network, by its name alone."""
+    """Return whether a host is this machine or in a private network, judged only by its name."""
     try:
         return ip_address(host).is_private
     except ValueError:

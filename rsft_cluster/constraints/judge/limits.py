@@ -1,4 +1,4 @@
-"""How much one scoring actor may ask of an endpoint, and the sliding window that holds it to that."""
+"""Limits of one scoring actor's requests to an endpoint, and the sliding window that enforces them."""
 
 import asyncio
 from collections import deque
@@ -40,14 +40,14 @@ class Limits(Part):
 
 @dataclass(eq=False)
 class Charge:
-    """What one request takes of the limits, from when it was sent."""
+    """One request's use of the limits, from when it was sent."""
 
     time: float
     tokens: int
 
 
 class Window:
-    """A log of the requests of the last PERIOD_S seconds. Turns are given in the order in which they are asked for."""
+    """A log of the requests of the last PERIOD_S seconds. Turns are given in the order of the requests for them."""
 
     def __init__(self, limits: Limits) -> None:
         self._requests = limits.requests_per_minute
@@ -58,7 +58,7 @@ class Window:
         self._changed = asyncio.Event()
 
     async def turn(self, tokens: int) -> Charge:
-        """Wait until a request with so many tokens is within the limits, and charge it.
+        """Wait until a request with this many tokens is within the limits, and charge it.
 
         Raises ValueError for one that no wait makes fit.
         """
@@ -73,7 +73,7 @@ class Window:
             return self.charge(tokens, monotonic())
 
     def wait_s(self, tokens: int, now: float) -> float:
-        """Return for how long a request does not fit; 0 where it fits now."""
+        """Return the seconds until a request fits; 0 where it fits now."""
         while self._charges and self._charges[0].time + PERIOD_S <= now:
             self._charges.popleft()
         until = self._paused_until
@@ -100,5 +100,5 @@ class Window:
         self._changed.set()
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long: the endpoint asked for it."""
+        """Send nothing for a while, as the endpoint asked."""
         self._paused_until = max(self._paused_until, monotonic() + seconds)

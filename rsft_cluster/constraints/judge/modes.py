@@ -1,4 +1,4 @@
-"""The two ways to judge: by a rubric, or against another answer."""
+"""The two modes of judging: by a rubric, or against another answer."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Rubric(Part):
         return self
 
     def questions(self, candidate: Candidate, answer_as: AnswerAs) -> list[Question]:
-        """Return what is asked of a candidate; raises LookupError without a reference where one is shown."""
+        """Return the question about a candidate; raises LookupError without a reference where one is shown."""
         shown = {"prompt": conversation(candidate)}
         if self.with_reference:
             shown["reference"] = _reference(candidate)
@@ -54,11 +54,11 @@ class Rubric(Part):
         """Return the verdict of the answer."""
         (answer,) = answers
         if self.scale == "yes_no":
-            return Verdict.of(answer.value == 1.0, _because("yes" if answer.value else "no", answers))
+            return Verdict.of(answer.value == 1.0, _with_reason("yes" if answer.value else "no", answers))
         low, high = self.scale
         passed = self.at_least is not None and answer.value >= self.at_least
-        said = f"{answer.value:g} on {low:g} to {high:g}, at least {self.at_least:g} asked"
-        return Verdict((answer.value - low) / (high - low), passed, _because(said, answers))
+        summary = f"{answer.value:g} on {low:g} to {high:g}, at least {self.at_least:g} asked"
+        return Verdict((answer.value - low) / (high - low), passed, _with_reason(summary, answers))
 
 
 class Pairwise(Part):
@@ -75,7 +75,7 @@ class Pairwise(Part):
     ties_pass: bool = False
 
     def questions(self, candidate: Candidate, answer_as: AnswerAs) -> list[Question]:
-        """Return what is asked of a candidate, it being first and second; raises LookupError without a baseline."""
+        """Return two questions, with the candidate first and second; raises LookupError without a baseline."""
         if self.baseline is not None and self.baseline not in candidate.attributes:
             raise LookupError(f"the prompt has no attribute {self.baseline!r}, which pairwise.baseline names")
         other = _reference(candidate) if self.baseline is None else candidate.attributes[self.baseline]
@@ -90,11 +90,11 @@ class Pairwise(Part):
         """Return the verdict of the answers to both orders."""
         forwards, swapped = answers
         if forwards.value == -swapped.value != 0:
-            said = "better in both orders" if forwards.value > 0 else "worse in both orders"
-            return Verdict.of(forwards.value > 0, _because(said, answers))
+            summary = "better in both orders" if forwards.value > 0 else "worse in both orders"
+            return Verdict.of(forwards.value > 0, _with_reason(summary, answers))
         first, second = _ORDERS[forwards.value], _ORDERS[-swapped.value]
-        said = "a tie" if forwards.value == swapped.value == 0 else f"orders disagree: {first}, swapped {second}"
-        return Verdict(0.5, self.ties_pass, _because(said, answers))
+        summary = "a tie" if forwards.value == swapped.value == 0 else f"orders disagree: {first}, swapped {second}"
+        return Verdict(0.5, self.ties_pass, _with_reason(summary, answers))
 
 
 def _reference(candidate: Candidate) -> str:
@@ -103,6 +103,6 @@ def _reference(candidate: Candidate) -> str:
     return candidate.reference
 
 
-def _because(said: str, answers: Sequence[Answer]) -> str:
+def _with_reason(summary: str, answers: Sequence[Answer]) -> str:
     reason = next((a.reason for a in answers if a.reason), "")
-    return f"{said}: {reason}" if reason else said
+    return f"{summary}: {reason}" if reason else summary

@@ -24,6 +24,7 @@ from sympy.core.relational import Relational
 
 from rsft_cluster.constraints.answers.answers import Margin
 from rsft_cluster.constraints.mathematics.notation import UnreadableError, as_latex
+from rsft_cluster.constraints.mathematics.real_sets import Piece, of_relations, united, without_points
 
 DIGITS = 40
 """Digits in which values agree."""
@@ -35,6 +36,9 @@ _MAX_BITS = 4096
 """Of any number that an expression may have for a value or a part; 2^4096 has 1,234 digits."""
 _MAX_SYMBOLS = 12
 _NUM_POINTS = 4
+
+_ROUNDED = Margin.of(0, 0.005)
+"""How far the sides of a chain like 1/3 = 0.333 may lie apart."""
 
 _KINDS = {"tuple": sympy.Tuple, "union": sympy.Union, "set": sympy.FiniteSet, "relations": sympy.And}
 _NORMALIZED = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none", equations=False)
@@ -86,6 +90,8 @@ def equal(found: Any, wanted: Any, margin: Margin) -> bool:
 
 def _structured(found: Any) -> Any:
     """Return the parser's object with Collections for what has parts; raises UnreadableError where it is too large."""
+    if isinstance(found, sympy.MatrixExpr) and found.is_MatrixExpr and not isinstance(found, sympy.MatrixBase):
+        found = found.doit()  # a sum or a product of matrices
     if isinstance(found, sympy.Eq) and isinstance(found.rhs, sympy.Set):
         found = found.rhs  # x in S
     match found:
@@ -113,9 +119,19 @@ def _exact(expression: Any) -> Any:
     _check_size(expression)
     replaced: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in expression.atoms(sympy.Float)}
     replaced |= {symbol: sympy.I for symbol in expression.free_symbols if str(symbol) == "i"}
+    expression = expression.replace(_is_odd_root, _real_root)
     replaced |= {whole: whole.args[0] for whole in expression.atoms(sympy.UnevaluatedExpr)}
     replaced |= {call: sympy.Symbol(str(call), real=True) for call in expression.atoms(AppliedUndef)}
     return expression.xreplace(replaced)
+
+
+def _is_odd_root(part: Any) -> bool:
+    return part.is_Pow and part.exp.is_Rational and part.exp.q % 2 == 1 and part.exp.q > 1 and part.base.is_negative
+
+
+def _real_root(part: Any) -> Any:
+    """Return the real root of a negative number, for the complex one that sympy takes."""
+    return (-1) ** part.exp.p * (-part.base) ** part.exp
 
 
 def _check_size(expression: Any) -> None:
@@ -143,19 +159,17 @@ def _bits(expression: Any) -> float:
 
 def _comparable(found: Any, wanted: Any) -> tuple[Any, Any]:
     """Return both sides as the same kind of thing: x = 5 is 5 where the other side names nothing, x > 3 an interval."""
-    if _is_interval(wanted):
-        found = _as_interval(found)
-    if _is_interval(found):
-        wanted = _as_interval(wanted)
+    if _is_set(wanted) or _is_set(found):
+        found, wanted = _as_set(found), _as_set(wanted)
     if not _relations(wanted):
-        found = _without_name(found)
+        found = _without_name(found, is_claim=True)
     if not _relations(found):
-        wanted = _without_name(wanted)
+        wanted = _without_name(wanted, is_claim=False)
     return found, wanted
 
 
-def _is_interval(thing: Any) -> bool:
-    return isinstance(thing, Collection) and thing.kind.startswith("interval")
+def _is_set(thing: Any) -> bool:
+    return isinstance(thing, Collection) and thing.kind.startswith(("interval", "union", "reals"))
 
 
 def _relations(thing: Any) -> list[Any]:
@@ -163,23 +177,33 @@ def _relations(thing: Any) -> list[Any]:
     return [part for part in parts if isinstance(part, Relational)]
 
 
-def _without_name(thing: Any) -> Any:
-    """Return 5 for x = 5, {1, 2} for {x = 1, x = 2} or {x = 1, 2}, and the last side for a + b = 2 + 3 = 5."""
+def _without_name(thing: Any, *, is_claim: bool) -> Any:
+    """Return 5 for x = 5, {1, 2} for {x = 1, x = 2} or {x = 1, 2}, and the last side for a + b = 2 + 3 = 5.
+
+    An expression of several unknowns names a constant in a claim alone: a + 3z = 0 that is asked for is a line, not 0.
+    """
     equations = _relations(thing)
-    if not equations or not all(isinstance(part, sympy.Eq) and _names(part.lhs) for part in equations):
+    if not isinstance(thing, Collection) and isinstance(thing, sympy.Eq) and thing.rhs.is_Symbol:
+        return thing if thing.lhs.free_symbols else thing.lhs
+    if not equations or not all(isinstance(part, sympy.Eq) and _defines(part, is_claim) for part in equations):
         return thing
     if not isinstance(thing, Collection):
         return thing.rhs
     if thing.kind == "relations" and (last := _end_of_chain(equations)) is not None:
         return last
-    if thing.kind == "set" and len({part.lhs for part in equations}) == 1:
-        return Collection("set", tuple(_without_name(part) for part in thing.parts), ordered=False)
+    if thing.kind == "set" and len({str(part.lhs).partition("_")[0] for part in equations}) == 1:
+        return Collection("set", tuple(_without_name(part, is_claim=is_claim) for part in thing.parts), ordered=False)
     return thing
 
 
-def _names(side: Any) -> bool:
-    """Return whether a side of an equation is what the other side is the value of: no equation to be solved."""
-    return side.is_Symbol or len(side.free_symbols) != 1
+def _defines(equation: Any, is_claim: bool) -> bool:  # noqa: FBT001
+    """Return whether the left side of an equation is what the right one is the value of: no equation to be solved."""
+    left, right = equation.lhs, equation.rhs
+    if left.is_Symbol:
+        return left not in right.free_symbols
+    if not left.free_symbols:
+        return not right.free_symbols and _equal_constants(left, right, _ROUNDED)
+    return is_claim and len(left.free_symbols) > 1 and not right.free_symbols
 
 
 def _end_of_chain(equations: Sequence[Any]) -> Any:
@@ -188,30 +212,67 @@ def _end_of_chain(equations: Sequence[Any]) -> Any:
     return last[0] if len(last) == 1 else None
 
 
-def _as_interval(thing: Any) -> Any:
-    """Return the interval that relations of one unknown with constants describe, or the thing as it is."""
+def joined(parts: Sequence[Any]) -> Any:
+    """Return what is in one of several parsed sets of numbers; raises UnreadableError where one is no such set."""
+    pieces = [_pieces(part) for part in parts]
+    if any(some is None for some in pieces):
+        raise UnreadableError("what is joined by or is no set of numbers")
+    return _reals([piece for some in pieces for piece in some or ()])
+
+
+def parsed_all_but(points: str) -> Any:
+    """Return all real numbers but those listed; raises UnreadableError."""
+    thing = parsed(points)
+    listed = thing.parts if isinstance(thing, Collection) else (thing,)
+    if not all(isinstance(part, sympy.Expr) and part.is_real and not part.free_symbols for part in listed):
+        raise UnreadableError("what is left out of the real numbers is no list of numbers")
+    return _reals(without_points(listed))
+
+
+def both(first: Any, second: Any) -> Any:
+    """Return the set of two parsed values, or of those in two such sets."""
+    parts = [
+        part
+        for thing in (first, second)
+        for part in (thing.parts if isinstance(thing, Collection) and thing.kind == "set" else (thing,))
+    ]
+    return Collection("set", tuple(parts), ordered=False)
+
+
+def _as_set(thing: Any) -> Any:
+    """Return the real numbers that intervals, or conditions on one unknown, describe; or the thing as it is."""
+    pieces = _pieces(thing)
+    return thing if pieces is None else _reals(pieces)
+
+
+def _reals(pieces: Sequence[Piece]) -> Any:
+    merged = united(pieces)
+    kind = " ".join(f"{'(' if p.is_left_open else '['}{')' if p.is_right_open else ']'}" for p in merged)
+    return Collection(f"reals {kind}", tuple(end for piece in merged for end in (piece.start, piece.end)))
+
+
+def _pieces(thing: Any) -> list[Piece] | None:
+    if isinstance(thing, Collection) and thing.kind.startswith("interval"):
+        start, end = thing.parts
+        if not (start.is_extended_real and end.is_extended_real) or start.free_symbols or end.free_symbols:
+            return None
+        return [Piece(start, "(" in thing.kind, end, ")" in thing.kind)]
+    if isinstance(thing, Collection) and thing.kind == "union":
+        pieces = [_pieces(part) or _points(part) for part in thing.parts]
+        return None if not all(pieces) else [piece for some in pieces for piece in some or ()]
+    if isinstance(thing, Collection) and thing.kind.startswith("reals"):
+        ends = list(zip(thing.kind.split()[1:], thing.parts[::2], thing.parts[1::2], strict=True))
+        return [Piece(start, shape[0] == "(", end, shape[1] == ")") for shape, start, end in ends]
     relations = _relations(thing)
-    bounds = [bound for relation in relations for bound in _bounds(relation)]
-    if not relations or len(bounds) != len(relations) or len({bound[0] for bound in bounds}) != 1:
-        return thing
-    low = [(value, is_open) for _, below, value, is_open in bounds if below]
-    high = [(value, is_open) for _, below, value, is_open in bounds if not below]
-    if len(low) > 1 or len(high) > 1:
-        return thing
-    (start, left_open), (end, right_open) = (low or [(-sympy.oo, True)])[0], (high or [(sympy.oo, True)])[0]
-    return Collection(f"interval {'(' if left_open else '['}{')' if right_open else ']'}", (start, end))
+    if not relations or (isinstance(thing, Collection) and len(relations) != len(thing.parts)):
+        return None
+    return of_relations(relations)
 
 
-def _bounds(relation: Any) -> Iterator[tuple[Any, bool, Any, bool]]:
-    """Yield (unknown, whether it is bounded from below, bound, open) of an inequality."""
-    if isinstance(relation, sympy.Eq | sympy.Ne):
-        return
-    is_open = isinstance(relation, sympy.StrictLessThan | sympy.StrictGreaterThan)
-    less, more = relation.lts, relation.gts
-    if less.is_Symbol and not more.free_symbols:
-        yield less, False, more, is_open
-    if more.is_Symbol and not less.free_symbols:
-        yield more, True, less, is_open
+def _points(thing: Any) -> list[Piece] | None:
+    if isinstance(thing, Collection) and thing.kind == "set" and all(part.is_real for part in thing.parts):
+        return [Piece(part, False, part, False) for part in thing.parts]
+    return None
 
 
 def _equal_collections(found: Any, wanted: Any, margin: Margin) -> bool:
@@ -252,6 +313,8 @@ def _difference(relation: Any) -> tuple[str, Any]:
 
 
 def _equal_values(found: Any, wanted: Any, margin: Margin) -> bool:
+    if any(side.has(sympy.zoo, sympy.nan) for side in (found, wanted)):
+        return False  # what is divided by zero equals nothing
     if found == wanted:
         return True
     if not (found.free_symbols | wanted.free_symbols):

@@ -6,6 +6,8 @@ a parser, and for commands and characters that answers do not need.
 
 import regex
 
+from rsft_cluster.constraints.mathematics.quantities import changes
+
 MAX_CHARACTERS = 300
 _MAX_DEPTH = 10
 _MAX_DIGITS = 60
@@ -29,9 +31,9 @@ _ROOT = regex.compile(
 )
 _REPLACED = [
     (regex.compile(r"\\[dtc]frac"), r"\\frac"),
-    (regex.compile(r"\\(?:left|right|displaystyle|limits|big|Big)(?![a-zA-Z])|\\[()\[\]!;:]|\$"), ""),
+    (regex.compile(r"\\(?:left|right|displaystyle|limits|big|Big)(?![a-zA-Z])|(?<!\\)\\[()\[\]!;:]|\$"), ""),
     (regex.compile(r"\{,\}|(?<=\d)\\,(?=\d{3})"), ""),
-    (regex.compile(r"\\[, ]|~|\\q?quad(?![a-zA-Z])"), " "),
+    (regex.compile(r"(?<!\\)\\[, ]|~|\\q?quad(?![a-zA-Z])"), " "),
     (regex.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\}|\\degree)"), ""),
     (regex.compile(r"\*\*"), "^"),
     (regex.compile(r"\*"), r" \\cdot "),
@@ -70,6 +72,8 @@ _ALIEN = regex.compile(r"[^A-Za-z0-9\s+\-*/^_=<>()\[\]{}|,;:.!&%\\']")
 _PROSE = regex.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{4,}")
 _LONG_NUMBER = regex.compile(rf"[0-9]{{{_MAX_DIGITS + 1}}}")
 _LARGE_EXPONENT = regex.compile(r"[0-9]{4}|!")
+_POWER_OF_GROUP = regex.compile(r"[)}\]|!]\s*\^")
+_YEAR = regex.compile(r"-?[0-9]{4}")
 _VARIABLE = regex.compile(r"[A-Za-z]")
 _GROUP = r"(?P<group>\{(?P<inside>(?:[^{}]++|(?&group))*+)\})"
 _POWER = regex.compile(rf"\^\s*{_GROUP}")
@@ -85,7 +89,11 @@ def as_latex(text: str) -> str:
         latex = pattern.sub(replacement, latex)
     for _ in range(_MAX_DEPTH):
         latex = _ROOT.sub(lambda found: rf"\sqrt{{{found['inside'] or found['bare']}}}", latex)
-    latex = _UNIT.sub("", latex.strip()).strip()
+    latex = latex.strip()
+    if unit := _UNIT.search(latex):
+        if changes(unit.group()):
+            raise UnreadableError(f"{unit.group().strip()!r} is no unit")
+        latex = latex[: unit.start()].strip()
     if braces := _BRACES.fullmatch(latex):
         latex = rf"\{{{braces['inside']}\}}"
     _check(latex)
@@ -110,8 +118,10 @@ def _check(latex: str) -> None:
         raise UnreadableError(f"nested deeper than {_MAX_DEPTH}")
     if _POWER_OF_POWER.search(latex):
         raise UnreadableError("a power follows a power, without brackets")
+    single = not _POWER_OF_GROUP.search(latex) and "!" not in latex
     for power in _POWER.finditer(latex, overlapped=True):
-        _check_power(power["inside"])
+        if not (single and _YEAR.fullmatch(power["inside"])):
+            _check_power(power["inside"])
 
 
 def _check_power(exponent: str) -> None:

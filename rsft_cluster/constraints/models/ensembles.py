@@ -1,4 +1,4 @@
-"""What `classifier` and `reward_model` share: several sequence classification models that judge one candidate.
+"""Shared by `classifier` and `reward_model`: several sequence classification models that judge one candidate.
 
 Parameters are checked here, on the node that reads the config; models are loaded at the first candidate, on the
 scoring worker, and stay there.
@@ -27,7 +27,7 @@ Tokens = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model, and how a constraint asks it."""
+    """One model, and how a constraint uses it."""
 
     constraint: str
     model: str
@@ -40,7 +40,7 @@ class ModelSettings:
 
 
 class Ensemble:
-    """Models that are loaded when they are first asked. One that cannot be loaded is not tried again."""
+    """Models that are loaded at their first use. One that cannot be loaded is not tried again."""
 
     def __init__(self, settings: Sequence[ModelSettings]) -> None:
         self._settings = settings
@@ -62,15 +62,14 @@ class Ensemble:
         return self._models
 
     def logits(self, candidates: Sequence[Candidate]) -> list[list[list[float]] | ValueError]:
-        """Return for each candidate the logits of every model, or why a model cannot read it."""
+        """Return for each candidate the logits of every model, or the error of a model that cannot read it."""
         rows = [self._encoded(candidate) for candidate in candidates]
         readable = [i for i, row in enumerate(rows) if not isinstance(row, ValueError)]
-        found: dict[int, list[list[float]]] = {i: [] for i in readable}
+        columns: dict[int, list[list[float]]] = {i: [] for i in readable}
         for k, model in enumerate(self.models()):
-            answers = model.logits([rows[i][k] for i in readable])
-            for i, logits in zip(readable, answers, strict=True):
-                found[i].append(logits)
-        return [row if isinstance(row, ValueError) else found[i] for i, row in enumerate(rows)]
+            for i, logits in zip(readable, model.logits([rows[i][k] for i in readable]), strict=True):
+                columns[i].append(logits)
+        return [row if isinstance(row, ValueError) else columns[i] for i, row in enumerate(rows)]
 
     def _encoded(self, candidate: Candidate) -> Any:
         try:
@@ -91,7 +90,7 @@ def settings_of(constraint: str, model: Names, revision: Any, **shared: Any) -> 
 
 
 def as_list(names: Names) -> list[str]:
-    """Return one name or several as several."""
+    """Return one name, or several, as a list."""
     return [names] if isinstance(names, str) else list(names)
 
 

@@ -1,9 +1,9 @@
-"""`RewardModel`: what reward models think of the completion, as an answer to its prompt.
+"""`RewardModel`: reward models score the completion as an answer to its prompt.
 
 A reward model is a sequence classification model with one output, trained on comparisons of answers (Christiano et
 al. 2017). Its raw reward r has no scale of its own, so the score is sigmoid((r - center) / scale): with center 0 and
 scale 1 the probability, under the model of Bradley and Terry (1952), that the completion is preferred to one of
-reward 0. Several models make an ensemble; their minimum guards against a weakness of one alone.
+reward 0. Several models make an ensemble; their minimum guards against a weakness of a single one.
 """
 
 import math
@@ -34,7 +34,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class RewardModel:
-    """Score completions by the rewards of one or more models; pass those whose score is `at_least` so much.
+    """Score completions by the rewards of one or more models; pass those whose score is at least `at_least`.
 
     `model` is a folder or hub id, or a list of them; `revision`, `center` and `scale` are one for all, or one each.
     `combine` makes one score of several: their mean, their min, or the share of models that vote for the candidate.
@@ -62,22 +62,22 @@ class RewardModel:
             "reward_model", model, revision, reads="conversation", truncate=truncate, device=device, dtype=dtype,
             batch_tokens=batch_tokens,
         )  # fmt: skip
-        for one in settings:
-            _check_outputs(one.model, labels_of(one.model))
         self._centers = each("reward_model", "center", center, len(settings))
         self._scales = each("reward_model", "scale", scale, len(settings))
-        self._names = [one.model for one in settings]
+        self._names = [model_settings.model for model_settings in settings]
+        for name in self._names:
+            _check_outputs(name, labels_of(name))
         self._at_least = at_least
         self._combine: Combine = combine
         self._ensemble = Ensemble(settings)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict | Exception]:
-        """Return one verdict a candidate, its reason the raw rewards; an error for one that a model cannot judge."""
+        """Return one verdict per candidate, with the raw rewards as reason, or the error of a model."""
         for name, model in zip(self._names, self._ensemble.models(), strict=True):
             _check_outputs(name, model.labels)
         return [
-            found if isinstance(found, Exception) else self._verdict([logits[0] for logits in found])
-            for found in self._ensemble.logits(candidates)
+            row if isinstance(row, Exception) else self._verdict([logits[0] for logits in row])
+            for row in self._ensemble.logits(candidates)
         ]
 
     def _verdict(self, rewards: Sequence[float]) -> Verdict | Exception:

@@ -1,7 +1,7 @@
-"""A sequence classification model on one device: what a candidate is to it in tokens, and its logits in batches.
+"""A sequence classification model on one device: the tokens of a candidate, and logits in batches.
 
 This module imports torch and transformers: it is loaded on the scoring worker, at the first candidate. Weights come
-from safetensors alone, no code comes with a model, and one that lacks weights (a language model without the head that
+only from safetensors, no code comes with a model, and one that lacks weights (a language model without the head that
 was trained) is refused, where transformers would draw them at random.
 """
 
@@ -24,7 +24,7 @@ class SequenceModel:
     """A model with its tokenizer."""
 
     def __init__(self, settings: ModelSettings) -> None:
-        """Load; raises ConfigError naming the model that cannot be."""
+        """Load the model; raises ConfigError naming it where it cannot be loaded."""
         self._settings = settings
         cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
         self._device = "cuda" if cuda else "cpu"
@@ -54,12 +54,12 @@ class SequenceModel:
     def logits(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return the logits of each row of token ids, in the same order, whatever is computed together."""
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), rows[i]))
-        found: dict[int, list[float]] = {}
+        logits: dict[int, list[float]] = {}
         while order:
             num_rows = self._num_rows(len(rows[order[0]]))
             batch, order = order[:num_rows], order[num_rows:]
-            found |= zip(batch, self._forward([rows[i] for i in batch]), strict=True)
-        return [found[i] for i in range(len(rows))]
+            logits |= zip(batch, self._forward([rows[i] for i in batch]), strict=True)
+        return [logits[i] for i in range(len(rows))]
 
     def _encode_chat(self, candidate: Candidate) -> list[int]:
         conversation = [{"role": m.role, "content": m.content} for m in candidate.messages]
@@ -90,7 +90,7 @@ class SequenceModel:
         return ids
 
     def _limit(self, config: Any) -> int | None:
-        """Return how many tokens the model reads, None where nothing says."""
+        """Return how many tokens the model reads; None where nothing sets a limit."""
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
             positions -= config.pad_token_id + 1  # their positions begin after the pad token's

@@ -13,10 +13,10 @@ A test of the third kind is each top-level statement that asserts, each function
 which is given the `entry_point`. `setup` runs before them; `prelude` is put before the program. The score is the share
 of tests that pass; all of them have to.
 
-What is promised: the program never runs without a sandbox, and it is not told what is expected. Inputs and calls are
+The promise: the program never runs without a sandbox, and it does not see what is expected. Inputs and calls are
 compared out here. Statements run in a second sandbox, where the names of the program stand for questions to its
 process; only numbers, texts and collections of them come back, as copies. So the program cannot end, patch, read or
-overrule its tests. What is not: it may guess from the arguments, and where a test relies on a function of the
+overrule its tests. Not promised: it may guess from the arguments, and where a test relies on a function of the
 program's own (`assert decode(encode(x)) == x`), the program decides both: give such a function in `setup`.
 Statements cannot pass functions to the program, see their arguments changed in place, or compare values that are no
 plain data (`Decimal`, instances of classes: their attributes they can): these fail with a reason; calls can.
@@ -26,16 +26,18 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
-from rsft_cluster.constraints.programs import code_tests
+from rsft_cluster.constraints.parts import answer_of, no_answer
+from rsft_cluster.constraints.programs import code_tests, results
 from rsft_cluster.constraints.programs.code_tests import Suite
+from rsft_cluster.constraints.programs.extracting import extract, joined
 from rsft_cluster.constraints.programs.sandbox import escape_probe
 from rsft_cluster.constraints.programs.sandbox.inside.plain import READY, decode, frames, shown
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome
+from rsft_cluster.constraints.programs.sandbox.program import Limits, ProgramResult
 from rsft_cluster.constraints.programs.sandbox.sandbox import Sandbox
 from rsft_cluster.errors import StageError
 
@@ -53,7 +55,6 @@ _STOPPED = {
     "disk": "it wrote too much to its files",
     "cancelled": "its tests were over",
 }
-_LANGUAGES = ("python", "py", "python3")
 
 
 class Code:
@@ -62,7 +63,8 @@ class Code:
     `tests` is `reference`, or the name of the attribute that holds them. `timeout_s` and `memory_mb` are for one
     candidate's tests together. `python` is the interpreter that runs them, with nothing but its standard library and
     the folders `packages`. `sandbox` names a tier; `auto` takes the strongest that this machine gives, and where it
-    gives none building raises ConfigError.
+    gives none building raises ConfigError. Decimals that a program prints or returns may differ by `float_tolerance`,
+    absolute or relative, whichever is more; 0 compares them digit by digit.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Code:
         python: str = sys.executable,
         packages: Sequence[str] = (),
         sandbox: Tier = "auto",
+        float_tolerance: Annotated[float, Field(ge=0, lt=1)] = 1e-9,
     ) -> None:
+        self._tolerance = float_tolerance
         self._tests = tests
         self._timeout_s = timeout_s
         self.longest_s = timeout_s + _JUDGE_LONGER_S + _AROUND_S
@@ -85,7 +89,7 @@ class Code:
         self._sandboxes: tuple[Sandbox, Sandbox] | None = None
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """Return one verdict a candidate; raises ValueError for tests that cannot judge, StageError of the sandbox."""
+        """Return one verdict per candidate; raises ValueError for unusable tests, StageError if the sandbox fails."""
         try:
             return [self._judge(candidate) for candidate in candidates]
         except StageError:
@@ -103,9 +107,10 @@ class Code:
         if not text:
             raise ValueError(f"prompt {candidate.prompt_id!r} has no tests in {self._tests!r}")
         suite = code_tests.read(text)
-        program = (
-            f"{suite.prelude}\n{extract(candidate.completion)}" if suite.prelude else extract(candidate.completion)
-        )
+        answer = answer_of(candidate)
+        if answer is None:
+            return no_answer()
+        program = joined(suite.prelude, extract(answer, suite.names))
         num_passed, problem = self._checked(program, suite) if suite.steps else self._compared(program, suite)
         return Verdict(
             num_passed / suite.num_tests,
@@ -114,25 +119,25 @@ class Code:
         )
 
     def _compared(self, program: str, suite: Suite) -> tuple[int, str]:
-        """Run the program and compare what comes of each input or call; returns how many fit, and what did not."""
+        """Run the program and compare the result of each input or call; return how many fit, and what did not."""
         pairs = suite.inputs or suite.calls
         given = {"inputs" if suite.inputs else "calls": [pair.given for pair in pairs]}
         sandbox, _ = self._started()
         task = {"program": program, "packages": self._packages, **given}
-        outcome = sandbox.run(sandbox.python.program("produce", task), self._limits(self._timeout_s))
-        first, *results = [*frames(outcome.stdout)] or [b""]
+        ended = sandbox.run(sandbox.python.program("produce", task), self._limits(self._timeout_s))
+        first, *found = [*frames(ended.stdout)] or [b""]
         if first != READY:
-            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(outcome)}")
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(ended)}")
         problems = []
         for number, pair in enumerate(pairs):
-            if number >= len(results):
-                problems += [f"{_short(pair.given)}: {self._ending(outcome)}"] * (len(pairs) - number)
+            if number >= len(found):
+                problems += [f"{_short(pair.given)}: {self._ending(ended)}"] * (len(pairs) - number)
                 break
-            problems.append(_difference(results[number], pair, printed=bool(suite.inputs)))
+            problems.append(_difference(found[number], pair, self._tolerance, printed=bool(suite.inputs)))
         return problems.count(""), next(filter(None, problems), "")
 
     def _checked(self, program: str, suite: Suite) -> tuple[int, str]:
-        """Run the steps against the program, a sandbox a side; returns how many tests passed, and what did not."""
+        """Run the steps against the program, a sandbox a side; return how many tests passed, and what did not."""
         ours, theirs = self._started()
         task = {
             "steps": [(step.source, step.asserts, bool(step.label)) for step in suite.steps],
@@ -152,18 +157,19 @@ class Code:
             finally:
                 for file in (*questions, *answers):
                     os.close(file)
-            told = ours.wait()
+            tests_run = ours.wait()
         finally:
             theirs.cancel()
-        ended = theirs.wait()
-        return self._told(suite, told, ended)
+        program_run = theirs.wait()
+        return self._passed(suite, tests_run, program_run)
 
-    def _told(self, suite: Suite, told: Outcome, ended: Outcome) -> tuple[int, str]:
-        reports = {number: (status, reason) for number, status, reason in map(decode, frames(told.stderr))}
+    def _passed(self, suite: Suite, tests_run: ProgramResult, program_run: ProgramResult) -> tuple[int, str]:
+        """Return how many tests passed, by the report of the tests' side, and what did not."""
+        reports = {number: (status, reason) for number, status, reason in map(decode, frames(tests_run.stderr))}
         if -1 in reports:
-            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(ended)}")
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(program_run)}")
         if not reports:
-            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(told)}")
+            raise StageError(f"no Python starts in the {self.tier} sandbox: {_end(tests_run)}")
         num_passed, problem = 0, ""
         for number, step in enumerate(suite.steps):
             status, reason = reports.get(number, ("gone", ""))
@@ -171,7 +177,7 @@ class Code:
             if status == "fault":
                 raise ValueError(f"the tests fail by themselves, at {label}: {reason}")
             if status == "gone":
-                reason = self._ending(ended if ended.stopped != "cancelled" else told)
+                reason = self._ending(program_run if program_run.stopped != "cancelled" else tests_run)
             if status != "passed":
                 problem = problem or f"{label}: {reason}"
             num_passed += status == "passed" and bool(step.label)
@@ -191,33 +197,15 @@ class Code:
             output_bytes=_OUTPUT_BYTES,
         )
 
-    def _ending(self, outcome: Outcome) -> str:
-        if outcome.timed_out:
+    def _ending(self, ended: ProgramResult) -> str:
+        if ended.timed_out:
             return f"timed out after {self._timeout_s:g} s"
-        if outcome.stopped:
-            return f"ended by the sandbox: {_STOPPED[outcome.stopped]}"
-        return f"the program ended early, with exit status {outcome.exit_status}"
+        if ended.stopped:
+            return f"ended by the sandbox: {_STOPPED[ended.stopped]}"
+        return f"the program ended early, with exit status {ended.exit_status}"
 
 
-def extract(completion: str) -> str:
-    """Return the program of a completion; a last block that is not closed reaches to the end."""
-    blocks: list[tuple[str, list[str]]] = []
-    fence = ""
-    for line in completion.splitlines(keepends=True):
-        mark = line.strip()
-        if fence and mark.startswith(fence) and not mark.strip("`"):
-            fence = ""
-        elif not fence and mark.startswith("```") and "`" not in mark.lstrip("`"):
-            fence = "`" * (len(mark) - len(mark.lstrip("`")))
-            blocks.append((mark.lstrip("`").strip().lower(), []))
-        elif fence:
-            blocks[-1][1].append(line)
-    marked = [lines for language, lines in blocks if language.split(" ")[0] in _LANGUAGES]
-    chosen = marked or [lines for _, lines in blocks]
-    return "".join(chosen[-1]) if chosen else completion
-
-
-def _difference(result: bytes, pair: code_tests.Pair, *, printed: bool) -> str:
+def _difference(result: bytes, pair: code_tests.Pair, tolerance: float, *, printed: bool) -> str:
     """Return how a result differs from what is expected, or nothing; a result may be any bytes."""
     try:
         status, value = decode(result)
@@ -227,27 +215,19 @@ def _difference(result: bytes, pair: code_tests.Pair, *, printed: bool) -> str:
         return f"{_short(pair.given)}: {_short(value)}"
     if printed:
         found = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-        if _lines(found) == _lines(str(pair.expected)):
+        if results.same_output(found, str(pair.expected), tolerance):
             return ""
         return f"{_short(pair.given)}: printed {_short(found.strip())}, expected {_short(str(pair.expected).strip())}"
-    found = _lists(value) if pair.as_json else value
-    return "" if found == pair.expected else f"{_short(pair.given)}: gave {_short(shown(value))}"
+    return (
+        ""
+        if results.same(value, pair.expected, tolerance, as_json=pair.as_json)
+        else (f"{_short(pair.given)}: gave {_short(shown(value))}")
+    )
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
-
-
-def _lists(value: Any) -> Any:
-    """Return a value with lists for its tuples."""
-    if isinstance(value, list | tuple):
-        return [_lists(item) for item in value]
-    return {key: _lists(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _end(outcome: Outcome) -> str:
-    said = outcome.stderr.decode("utf-8", "replace").strip()
-    return f"exit status {outcome.exit_status}{said and ': '}{said[-300:]}"
+def _end(ended: ProgramResult) -> str:
+    message = ended.stderr.decode("utf-8", "replace").strip()
+    return f"exit status {ended.exit_status}{message and ': '}{message[-300:]}"
 
 
 def _short(text: object) -> str:

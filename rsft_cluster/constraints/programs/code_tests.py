@@ -1,6 +1,7 @@
 """The tests of a program, read from their JSON: what `constraints.code` documents. Reads and never runs them."""
 
 import ast
+import builtins
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rsft_cluster.constraints.programs.sandbox.inside.tests_side import REACHED
+from rsft_cluster.constraints.programs.sandbox.inside.tests_side import REACHED, RUN_METHOD
 
 _KEYS = {"tests", "setup", "entry_point", "prelude"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input or a call, and what is to come of it."""
+    """An input or a call, and its expected result."""
 
     given: str
     expected: object
     as_json: bool = False
-    """Whether a tuple is as good as a list."""
+    """True if a tuple counts as a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Step:
     label: str = ""
     """The test in its own words; empty where the step is none."""
     asserts: bool = False
-    """Whether it passes only by reaching an assertion."""
+    """True if it passes only by reaching an assertion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +46,23 @@ class Suite:
     modules: tuple[str, ...] = ()
     """Standard modules that the steps use without importing them."""
     prelude: str = ""
+    names: frozenset[str] = frozenset()
+    """What the tests use and do not define: one of them is the program's."""
 
     @property
     def num_tests(self) -> int:
-        """How many tests there are."""
+        """Number of tests."""
         return len(self.inputs) + len(self.calls) + sum(bool(step.label) for step in self.steps)
 
 
 @lru_cache(maxsize=1024)
 def read(text: str) -> Suite:
-    """Return the tests that a text holds; raises ValueError saying what is wrong with it."""
+    """Return the tests that a text holds; raises ValueError, with the reason, for anything else."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError:
-        found = text
-    whole: Mapping[str, Any] = found if isinstance(found, dict) else {"tests": found}
+        value = text
+    whole: Mapping[str, Any] = value if isinstance(value, dict) else {"tests": value}
     if unknown := whole.keys() - _KEYS:
         raise ValueError(f"the tests have keys {sorted(unknown)}; known are {sorted(_KEYS)}")
     texts = {name: whole.get(name, "") for name in ("setup", "entry_point", "prelude")}
@@ -71,16 +74,36 @@ def read(text: str) -> Suite:
         raise ValueError(f"tests are a text or a list with at least one, not {tests!r}")
     if all(isinstance(test, str) for test in tests):
         steps, modules = _steps(texts["setup"], tests, texts["entry_point"])
-        return Suite(steps=steps, entry_point=texts["entry_point"], modules=modules, prelude=texts["prelude"])
+        names = _names([*tests, texts["setup"]]) | {texts["entry_point"]}
+        return Suite(
+            steps=steps, entry_point=texts["entry_point"], modules=modules, prelude=texts["prelude"], names=names
+        )
     if texts["setup"]:
         raise ValueError("setup has an effect with statements only; inputs and calls have a prelude")
-    kind, wanted = ("inputs", {"input", "output"}) if "input" in tests[0] else ("calls", {"call", "expect"})
+    kind, keys = ("inputs", {"input", "output"}) if "input" in tests[0] else ("calls", {"call", "expect"})
     for number, test in enumerate(tests, 1):
-        if not isinstance(test, dict) or test.keys() != wanted:
-            raise ValueError(f"test {number} has to have the keys {sorted(wanted)}, and all tests the same: {test!r}")
+        if not isinstance(test, dict) or test.keys() != keys:
+            raise ValueError(f"test {number} has to have the keys {sorted(keys)}, and all tests the same: {test!r}")
     if kind == "inputs":
         return Suite(inputs=tuple(map(_input, tests)), prelude=texts["prelude"])
-    return Suite(calls=tuple(map(_call, tests)), prelude=texts["prelude"])
+    calls = tuple(map(_call, tests))
+    return Suite(calls=calls, prelude=texts["prelude"], names=_names([call.given for call in calls]))
+
+
+def _names(texts: Sequence[str]) -> frozenset[str]:
+    """Return the names that pieces of Python use, and neither define nor import, but builtin ones."""
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {
+        (alias.asname or alias.name)
+        for node in nodes
+        for alias in getattr(node, "names", ())
+        if hasattr(alias, "asname")
+    }
+    return frozenset(used - defined - set(dir(builtins)))
 
 
 def _input(test: Mapping[str, Any]) -> Pair:
@@ -109,8 +132,11 @@ def _steps(setup: str, texts: Sequence[str], entry_point: str) -> tuple[tuple[St
     before = _parsed(setup, "the setup")
     nodes = [node for number, text in enumerate(texts, 1) for node in _parsed(text, f"test {number}")]
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef) and _asserts(node)}
+    nodes = [node for node in nodes if ast.unparse(node) != "unittest.main()"]
     called = {_called(node) for node in nodes}
     steps = [Step(ast.unparse(node)) for node in before] + [_step(node, functions) for node in nodes]
+    for node in nodes:
+        steps += _methods(node)
     for name, node in functions.items():
         if name not in called and (name == "check" or name.startswith("test_")):
             call = "check(candidate)" if name == "check" else f"{name}()"
@@ -139,6 +165,17 @@ def _step(node: ast.stmt, functions: Mapping[str, ast.FunctionDef]) -> Step:
     return Step(ast.unparse(marked), label if is_test else "", asserts=must_reach)
 
 
+def _methods(node: ast.stmt) -> list[Step]:
+    """Return a test for each test method of a class in the style of unittest or pytest."""
+    if not isinstance(node, ast.ClassDef):
+        return []
+    is_case = node.name.startswith("Test") or any("TestCase" in ast.unparse(base) for base in node.bases)
+    names = [inner.name for inner in node.body if isinstance(inner, ast.FunctionDef) and inner.name.startswith("test")]
+    return [
+        Step(f"{RUN_METHOD}({node.name}, {name!r})", f"{node.name}.{name}", asserts=True) for name in names if is_case
+    ]
+
+
 def _called(node: ast.stmt) -> str:
     """Return the name of the function that a statement is a call of, or nothing."""
     match node:
@@ -148,11 +185,17 @@ def _called(node: ast.stmt) -> str:
 
 
 def _asserts(node: ast.AST) -> bool:
-    return any(isinstance(inner, ast.Assert) for inner in ast.walk(node))
+    return any(isinstance(inner, ast.Assert) or _expects_raise(inner) for inner in ast.walk(node))
+
+
+def _expects_raise(node: ast.AST) -> bool:
+    return isinstance(node, ast.With) and any(
+        ast.unparse(item.context_expr).startswith(("pytest.raises(", "raises(")) for item in node.items
+    )
 
 
 def _must_reach(node: ast.AST) -> bool:
-    """Whether passing means that an assertion was reached; one that is expected to raise may pass without."""
+    """Return whether passing takes reaching an assertion; a test that expects an error may pass without."""
     return not any(isinstance(inner, ast.Try | ast.With) for inner in ast.walk(node))
 
 

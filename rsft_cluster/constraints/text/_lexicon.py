@@ -34,6 +34,20 @@ _GAP = regex.compile(
 """Up to three spaces or symbols between two letters that stand alone, or two characters of an unspaced script."""
 
 
+_LOOK_ALIKES = str.maketrans(
+    "\u0430\u0441\u0501\u0435\u04bb\u0456\u0458\u043a\u04cf\u043e\u0440\u0455\u0442\u0445\u0443\u0432\u043c\u043d\u043f"
+    "\u03b1\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7\u03c9\u03b7\u0131\u0269\u026a\u0251\u03f2\u0261"
+    "013457@$!",
+    "acdehijklopstxybmhnaeikvoptuxwniiiacgoieastasi",
+)
+"""Cyrillic, Greek and other letters, then digits and signs, to the Latin letters that they look like."""
+_MIXED = regex.compile(
+    r"(?<![\p{L}\p{N}@$])(?=[\p{L}\p{N}@$!]*\p{Latin})(?=[\p{L}\p{N}@$!]*[^\p{Latin}])[\p{L}\p{N}@$!]*[\p{L}\p{N}@$]"
+)
+_MAYBE = regex.compile(r"(?<=[a-zA-Z])[013457@$!]|[013457@$](?=[a-zA-Z])")
+_JOINT = regex.compile(r"(?<=\p{L})[-_./\u00b7\u2010-\u2015](?=\p{L})")
+
+
 class Folded:
     """A text in one way of writing, and where each place of it lies in the text as given."""
 
@@ -59,6 +73,21 @@ class Folded:
 
     def _folded_length(self, num_given: int) -> int:
         return len(fold(self._given[:num_given], ignore_case=self._ignore_case))
+
+
+class Disguised:
+    """A folded text with plain letters for those that look like them, and a space for what joins words.
+
+    Greek and Cyrillic letters, digits and signs count as Latin letters within a word that has Latin ones.
+    """
+
+    def __init__(self, folded: Folded) -> None:
+        self._folded = folded
+        self.text = disguised(folded.text)
+
+    def place(self, position: int) -> int:
+        """Return where a position lies in the given text."""
+        return self._folded.place(position)
 
 
 class Squeezed:
@@ -100,9 +129,14 @@ class Lexicon:
             raise ConfigError(f"{name} holds {folded['']!r}, which is no word")
         self._words = folded
         self._pattern = _pattern(folded)
+        self._plain = {disguised(key): word for key, word in folded.items()}
+        self._plain_pattern = _pattern(self._plain)
 
-    def find(self, text: Folded | Squeezed) -> Found | None:
+    def find(self, text: Folded | Squeezed | Disguised) -> Found | None:
         """Return the first of the words in a text, None where there is none."""
+        if isinstance(text, Disguised):
+            found = self._plain_pattern.search(text.text)
+            return Found(self._plain[found.group()], text.place(found.start()), None) if found else None
         found = self._pattern.search(text.text)
         if found is None:
             return None
@@ -118,6 +152,13 @@ def fold(text: str, *, ignore_case: bool) -> str:
     if ignore_case:
         text = unicodedata.normalize("NFKC", text.casefold())
     return _SPACE.sub(" ", text)
+
+
+def disguised(text: str) -> str:
+    """Return a folded text with Latin letters for their look-alikes, and spaces for what joins words; of one length."""
+    if not text.isascii() or _MAYBE.search(text):
+        text = _MIXED.sub(lambda word: word.group().translate(_LOOK_ALIKES), text)
+    return _JOINT.sub(" ", text)
 
 
 def read_lines(name: str, path: str) -> list[str]:

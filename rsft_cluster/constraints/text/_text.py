@@ -1,6 +1,7 @@
 """What several constraints share: a text's words, its prose without code and links, how a piece of it is shown."""
 
 from collections.abc import Iterable, Sequence
+from unicodedata import normalize
 
 import regex
 
@@ -13,6 +14,11 @@ _WORD = regex.compile(
 )
 _HAN = regex.compile(r"\p{Han}")
 _CODE = regex.compile(r"(?s:```.*?(?:```|\Z))|`[^`\n]*+`")
+_FORMULA = regex.compile(
+    r"\$\$?[^$\n]{1,300}+\$\$?|\\\((?:[^\\\n]|\\(?![()])){1,300}+\\\)|\\\[(?:[^\\]|\\(?![\[\]])){1,300}+\\\]"
+)
+_COMMAND = regex.compile(r"\\(?:begin|end)\s?\{[A-Za-z]+\*?\}|\\[A-Za-z]+")
+_NAME = regex.compile(r"(?<![A-Za-z])[A-Za-z]{1,3}(?![A-Za-z])")
 _LINK = regex.compile(r"(?:https?://|www\.)[!-~]++", regex.IGNORECASE)
 
 Word = regex.Match[str]
@@ -24,8 +30,8 @@ def words(text: str) -> list[Word]:
 
 
 def folded_words(found: Sequence[Word]) -> list[str]:
-    """Return the words as they are compared: without regard to case."""
-    return [word.group().casefold() for word in found]
+    """Return the words as they are compared: without regard to case, and to forms of Unicode."""
+    return [normalize("NFKC", word.group().casefold()) for word in found]
 
 
 def run_numbers(units: Sequence[str], size: int) -> list[int]:
@@ -60,6 +66,14 @@ def ended_at(found: Sequence[Word], index: int) -> int:
 def without_code(text: str) -> str:
     """Return the text without what stands in backquotes, one or three; three that never close go to the end."""
     return _CODE.sub(" ", text)
+
+
+def without_latex(text: str) -> str:
+    """Return the text without commands of LaTeX, and without the names of unknowns in formulas; words in them stay."""
+    if "\\" not in text and "$" not in text:
+        return text
+    text = _FORMULA.sub(lambda formula: _NAME.sub(" ", _COMMAND.sub(" ", formula.group())), text)
+    return _COMMAND.sub(" ", text)
 
 
 def without_links(text: str) -> str:

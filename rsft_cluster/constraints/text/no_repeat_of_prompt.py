@@ -5,11 +5,13 @@ Case and punctuation do not count.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._text import Word, ended_at, folded_words, run_numbers, shown, words
 from rsft_cluster.schemas import Message
 
@@ -20,7 +22,7 @@ class NoRepeatOfPrompt:
     """Pass completions that copy at most `max_run` words in a row, and at most `max_rate` of their words in all.
 
     A word counts as copied where it lies in a run of at least `min_run` words of the prompt. The prompt is the `last`
-    message, or `all` of them: the system's own, too.
+    message, or `all` of them: the system's own, too. Judged is one `part`: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -30,18 +32,20 @@ class NoRepeatOfPrompt:
         max_rate: Annotated[float, Field(ge=0, le=1)] = 0.5,
         min_run: RunLength = 5,
         messages: Literal["last", "all"] = "last",
+        part: Part = "answer",
     ) -> None:
         self._max_run, self._max_rate, self._min_run = max_run, max_rate, min_run
         self._all = messages == "all"
+        self._part: Part = part
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason shows where a copied run begins, or gives the share."""
-        return [self._judge(candidate) for candidate in candidates]
+        return [judged(one.completion, self._part, partial(self._judge, one)) for one in candidates]
 
-    def _judge(self, candidate: Candidate) -> Verdict:
+    def _judge(self, candidate: Candidate, text: str) -> Verdict:
         messages = [m.content for m in candidate.messages] if self._all else [candidate.prompt]
         prompts = [folded_words(words(message)) for message in messages]
-        found = words(candidate.completion)
+        found = words(text)
         units = folded_words(found)
         size = self._max_run + 1
         if starts := _copied(units, prompts, size):

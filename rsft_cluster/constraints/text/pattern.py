@@ -11,6 +11,7 @@ import regex
 from pydantic import Field
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._text import shown
 from rsft_cluster.errors import ConfigError
 
@@ -19,7 +20,8 @@ class Pattern:
     """Pass completions in which every `must` pattern and no `must_not` pattern is found.
 
     Patterns are those of the `regex` package, a superset of Python's `re`; flags for lines and dots are
-    written inline: `(?m)`, `(?s)`. With `full_match` a pattern has to span the whole completion.
+    written inline: `(?m)`, `(?s)`. With `full_match` a pattern has to span the whole
+    `part` of the completion that is judged: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Pattern:
         ignore_case: bool = False,
         full_match: bool = False,
         timeout_s: Annotated[float, Field(gt=0)] = 1.0,
+        part: Part = "answer",
     ) -> None:
         flags = regex.IGNORECASE if ignore_case else regex.RegexFlag(0)
         self._must = _compile("must", must, flags)
@@ -37,11 +40,12 @@ class Pattern:
         if not self._must and not self._must_not:
             raise ConfigError("pattern: give at least one pattern, in must or in must_not")
         self._full_match = full_match
+        self._part: Part = part
         self._timeout_s = timeout_s
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason names the pattern and what it matched."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, text: str) -> Verdict:
         for pattern in self._must:

@@ -10,13 +10,20 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
+import regex
 from pydantic import Field
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
+from rsft_cluster.constraints.parts import Part, judged
 from rsft_cluster.constraints.text._text import Word, ended_at, folded_words, run_numbers, shown, words
 
 Times = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+_MAX_UNIT = 10
+_DRAWN = regex.compile(r"[\s\-=_*#~+|.·•:/\\\u2010-\u2015\u2500-\u259f…]+")
+"""What rules, tables and leaders are drawn with."""
 
 
 class _Run(NamedTuple):
@@ -31,8 +38,9 @@ class Repetition:
     """Pass completions that repeat themselves neither in all nor in a row.
 
     At most `max_rate` of the n-grams of `ngram` words are repeated, and no phrase of up to `max_phrase` words, no line
-    and no character stands more than `max_phrases`, `max_lines`, `max_characters` times in a row; None allows any
-    number. Spaces and empty lines do not count.
+    and no character stands more than `max_phrases`, `max_lines`, `max_characters` times in a row, nor does any unit of
+    up to 10 characters ("ha", "!?", an emoji) more than `max_units` times; None allows any number. Spaces, empty lines
+    and lines drawn with `-=_*#` and their like do not count. Judged is one `part`: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -44,14 +52,18 @@ class Repetition:
         max_phrase: Annotated[int, Field(ge=1, le=100)] = 20,
         max_lines: Times | None = 3,
         max_characters: Times | None = None,
+        max_units: Times | None = 29,
+        part: Part = "answer",
     ) -> None:
         self._ngram, self._max_rate = ngram, max_rate
         self._max_phrases, self._max_phrase = max_phrases, max_phrase
+        self._part: Part = part
         self._max_lines, self._max_characters = max_lines, max_characters
+        self._max_units = max_units
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason names what is repeated."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, text: str) -> Verdict:
         found = words(text)
@@ -65,6 +77,8 @@ class Repetition:
     def _runs(self, text: str, found: Sequence[Word]) -> Iterator[_Run]:
         if self._max_characters is not None:
             yield from _characters(text, self._max_characters)
+        if self._max_units is not None:
+            yield from _units(text, self._max_units)
         if self._max_lines is not None:
             yield from _lines(text, self._max_lines)
         if self._max_phrases is not None:
@@ -81,6 +95,28 @@ def _characters(text: str, at_most: int) -> Iterator[_Run]:
     last = _last_of_run([ord(c) for c in text], 1, at_most, [not c.isspace() for c in text])
     if last is not None:
         yield _Run("character", text[last], last)
+
+
+def _units(text: str, at_most: int) -> Iterator[_Run]:
+    """Yield the first unit of a few characters, but what a line is drawn with, that stands too often in a row."""
+    if len(text) <= at_most:
+        return
+    array = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    for size in range(1, min(_MAX_UNIT, len(text) // (at_most + 1)) + 1):
+        for last in _ends_of_runs(array, size, at_most):
+            unit = text[last - size + 1 : last + 1]
+            if not _DRAWN.fullmatch(unit):
+                yield _Run("unit", unit, last)
+                return
+
+
+def _ends_of_runs(array: np.ndarray, size: int, at_most: int) -> list[int]:
+    """Return where each run of a unit of `size` is first longer than `at_most` times."""
+    needed = size * at_most
+    breaks = np.flatnonzero(array[size:] != array[:-size])
+    starts = np.concatenate([[-1], breaks])
+    lengths = np.diff(np.concatenate([starts, [len(array) - size]])) - 1
+    return [int(start) + needed + size for start in starts[lengths >= needed]]
 
 
 def _lines(text: str, at_most: int) -> Iterator[_Run]:
@@ -131,5 +167,12 @@ CASES = (
     Case(Candidate("a b c d e f a b c d e f a b c d e f"), passes=False),
     Case(Candidate("a b c d e f a b c d e f a b c d e f"), passes=True, params={"max_rate": None}),
     Case(Candidate("No" + "o" * 20), passes=False, params={"max_characters": 10}),
+    Case(Candidate("ha" * 30), passes=False),
+    Case(Candidate("I said !" + "?!" * 30), passes=False),
+    Case(Candidate("ha" * 30), passes=True, params={"max_units": None}),
+    Case(Candidate("hahaha " + "-" * 80), passes=True),
+    Case(Candidate("| a | b |\n" + "|---|---" * 20 + "|\n"), passes=True),
+    Case(Candidate(f"<think>{'no ' * 20}</think>yes"), passes=True),
+    Case(Candidate(f"<think>{'no ' * 20}</think>yes"), passes=False, params={"part": "thinking"}),
     Case(Candidate(""), passes=True),
 )

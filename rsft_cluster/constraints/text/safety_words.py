@@ -8,14 +8,16 @@ A lexicon is a UTF-8 file, a word or phrase a line, `#` starting a comment line,
     [threat]
     I will find you
 
-How words are found however they are written says `_lexicon`. With `spelled_out` they are also found with up to three
+How words are found however they are written says `_lexicon`; letters that look like others and hyphens for spaces hide
+none. With `spelled_out` they are also found with up to three
 spaces or symbols between their characters (i.d.i.o.t, 傻 瓜), never across the end of a sentence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from rsft_cluster.constraints.base import Candidate, Case, Verdict
-from rsft_cluster.constraints.text._lexicon import Folded, Found, Lexicon, Squeezed, read_lines
+from rsft_cluster.constraints.parts import Part, judged
+from rsft_cluster.constraints.text._lexicon import Disguised, Folded, Found, Lexicon, Squeezed, read_lines
 from rsft_cluster.errors import ConfigError
 
 
@@ -23,7 +25,7 @@ class SafetyWords:
     """Pass completions with no word of the `lexicon`, which maps categories to words, nor of the `files`.
 
     `categories` are those that count, all by default. Files are read where the constraint is built, so every node must
-    reach them.
+    reach them. Judged is one `part` of the completion: the answer, the thinking, or all.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SafetyWords:
         files: Sequence[str] = (),
         categories: Sequence[str] | None = None,
         spelled_out: bool = False,
+        part: Part = "answer",
     ) -> None:
         words: dict[str, list[str]] = {}
         for category, some in [*(lexicon or {}).items(), *(section for file in files for section in _sections(file))]:
@@ -43,6 +46,7 @@ class SafetyWords:
         if not wanted:
             raise ConfigError("safety_words: give a lexicon or files, with at least one category")
         self._spelled_out = spelled_out
+        self._part: Part = part
         self._lexicons = {
             category: Lexicon(words[category], ignore_case=True, name=f"safety_words: category {category!r}")
             for category in wanted
@@ -50,18 +54,19 @@ class SafetyWords:
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Verdict]:
         """Return one verdict a candidate; the reason names the word, its category, and where it stands."""
-        return [self._judge(candidate.completion) for candidate in candidates]
+        return [judged(candidate.completion, self._part, self._judge) for candidate in candidates]
 
     def _judge(self, completion: str) -> Verdict:
         text = Folded(completion, ignore_case=True)
-        found = self._first(text) or (self._first(Squeezed(text)) if self._spelled_out else None)
+        found = self._first(text) or self._first(Disguised(text))
+        found = found or (self._first(Squeezed(text)) if self._spelled_out else None)
         if found:
             category, word = found
             reason = f"{category}: {word.word!r} at character {word.place}"
             return Verdict(0.0, passed=False, reason=reason, fatal_at=word.ends_at)
         return Verdict.of(True, f"no word of {', '.join(self._lexicons)}")
 
-    def _first(self, text: Folded | Squeezed) -> tuple[str, Found] | None:
+    def _first(self, text: Folded | Squeezed | Disguised) -> tuple[str, Found] | None:
         every = ((category, lexicon.find(text)) for category, lexicon in self._lexicons.items())
         return min(((c, f) for c, f in every if f), key=lambda one: one[1].place, default=None)
 
@@ -93,6 +98,9 @@ CASES = (
     Case(Candidate("你这个傻\u200b瓜"), passes=False, params=_PARAMS),
     Case(Candidate("I will\nfind you"), passes=False, params=_PARAMS),
     Case(Candidate("I will\nfind you"), passes=True, params={**_PARAMS, "categories": ["insult"]}),
+    Case(Candidate("You 1di\u043et"), passes=False, params=_PARAMS),
+    Case(Candidate("I-will_find you"), passes=False, params=_PARAMS),
+    Case(Candidate("\u0438\u0434\u0438\u043e\u0442"), passes=True, params=_PARAMS),
     Case(Candidate("you i.d.i.o.t!"), passes=True, params=_PARAMS),
     Case(Candidate("you i.d.i.o.t!"), passes=False, params=_SPELLED),
     Case(Candidate("你这个傻 * 瓜"), passes=False, params=_SPELLED),

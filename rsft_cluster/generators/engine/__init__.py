@@ -8,12 +8,14 @@ blocks.py      the store of keys and values: a prompt's blocks shared by its can
 batches.py     what one forward works on: prompts to prefill, or one new token a row
 attention.py   attention over blocks, and how transformers comes to call it
 compiled.py    one new token a row on a CPU, for attention that numba compiles
-kernel.py      that attention, RMS norms and gates
+cpu_kernels.py that attention, RMS norms and gates
 vectors.py     the vectors that these are made of
 layers.py      norms and gated MLPs in place of a model's own
 steps.py       decode steps, run one by one or, on a GPU, recorded and replayed
 forward.py     a forward over packed tokens
 probe.py       whether a model goes through our attention, and what shape its keys and values have
+trial.py       the prompts that this is tried on, by the model itself and over blocks
+raising.py     a model's arithmetic in float32, its weights left as they are
 packing.py     weights packed for the CPU's matrix products
 replacing.py   modules in the place of others
 """

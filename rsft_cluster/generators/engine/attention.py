@@ -29,7 +29,7 @@ HIDDEN = -1e30
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How queries and keys become scores in one layer."""
+    """What turns queries and keys into scores in one layer."""
 
     scale: float
     softcap: float | None = None
@@ -38,7 +38,7 @@ class Scoring:
 class Reader(Protocol):
     """A batch in mid-forward: it stores new keys and values, and attends to all that its tokens may see."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return (tokens, heads, value_dim) for query (heads, tokens, dim) and new key and value of each token."""
         ...
 
@@ -79,9 +79,9 @@ def _attend(
     **_kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer, with (1, heads, tokens, dim)."""
-    how = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
+    scoring = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
     layer: Any = module.layer_idx
-    return _READER.get().attend(layer, query[0], key[0], value[0], how)[None], None
+    return _READER.get().attend(layer, query[0], key[0], value[0], scoring)[None], None
 
 
 AttentionInterface.register(NAME, _attend)
@@ -222,11 +222,11 @@ def _gathered(regions: Sequence[Region], parts: Sequence[Tensor], fill: float) -
         yield part[index].masked_fill(none[..., None, None], fill)
 
 
-def scaled(query: Tensor, how: Scoring) -> Tensor:
+def scaled(query: Tensor, scoring: Scoring) -> Tensor:
     """Return queries with the scale in them: exact where it is a power of two, else in float32."""
-    if query.dtype == torch.float32 or math.frexp(how.scale)[0] == 0.5:
-        return query * how.scale
-    return (query.float() * how.scale).to(query.dtype)
+    if query.dtype == torch.float32 or math.frexp(scoring.scale)[0] == 0.5:
+        return query * scoring.scale
+    return (query.float() * scoring.scale).to(query.dtype)
 
 
 def _products(query: Tensor, key: Tensor, fewest: int) -> Tensor:
@@ -244,19 +244,22 @@ def _bmm(left: Tensor, right: Tensor, fewest: int) -> Tensor:
     return torch.bmm(functional.pad(left, (0, 0, 0, missing)), right)[:, :-missing].contiguous()
 
 
-def attend_causally(query: Tensor, key: Tensor, value: Tensor, how: Scoring, *, window: int | None) -> Tensor:
+def attend_causally(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, *, window: int | None) -> Tensor:
     """Return (heads, tokens, value_dim) for the last tokens of a sequence, given all its keys and values."""
     heads, num_new, _ = query.shape
     num_all = key.shape[1]
     hidden = window is not None and num_all > window
-    if how.softcap is None:
+    if scoring.softcap is None:
         mask = None if num_new == num_all and not hidden else _causal(num_new, num_all, window, query.device)
         return functional.scaled_dot_product_attention(
-            query[None], key[None], value[None], attn_mask=mask, is_causal=mask is None, scale=how.scale,
+            query[None], key[None], value[None], attn_mask=mask, is_causal=mask is None, scale=scoring.scale,
             enable_gqa=heads != key.shape[0],
         )[0]  # fmt: skip
     grouped = query.unflatten(0, (key.shape[0], -1))
-    scores = torch.tanh((grouped @ key[:, None].transpose(-1, -2)).float() * (how.scale / how.softcap)) * how.softcap
+    scores = (
+        torch.tanh((grouped @ key[:, None].transpose(-1, -2)).float() * (scoring.scale / scoring.softcap))
+        * scoring.softcap
+    )
     scores = scores.masked_fill(~_causal(num_new, num_all, window, query.device), HIDDEN)
     return (scores.softmax(-1).to(value.dtype) @ value[:, None]).flatten(0, 1)
 

@@ -74,7 +74,7 @@ class PrefillBatch:
         self.positions = torch.from_numpy(positions).to(device)
         self._writes = _Writes(torch.from_numpy(blocks).to(device), self.positions % BLOCK)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Store the new keys and values; attend from each token to those before it in its prompt."""
         self._writes.write(self._store, layer, key, value)
         output = query.new_zeros((query.shape[1], query.shape[0], value.shape[-1]))
@@ -87,7 +87,7 @@ class PrefillBatch:
                 end = chunk.start + len(chunk.token_ids)
                 keys, values = self._stored(layer, chunk, end)
             window = self._store.layers[layer].window
-            output[here] = attend_causally(query[:, here], keys, values, how, window=window).transpose(0, 1)
+            output[here] = attend_causally(query[:, here], keys, values, scoring, window=window).transpose(0, 1)
         return output
 
     def _stored(self, layer: int, chunk: Chunk, end: int) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,7 @@ class DecodeBatch:
         self.private.forget()
         self.shared.forget()
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Store each row's new key and value; attend from it to its prompt and to its own tokens."""
         if self._writes is None:
             own = self.own[:-1]
@@ -221,7 +221,7 @@ class DecodeBatch:
         self._writes.write(self.store, layer, key, value)
         shape = self.store.layers[layer]
         heads = shape.heads
-        grouped = scaled(query, how).transpose(0, 1).reshape(self.num_rows * heads, -1, query.shape[-1])
+        grouped = scaled(query, scoring).transpose(0, 1).reshape(self.num_rows * heads, -1, query.shape[-1])
         private_mask, shared_mask = self._mask(shape.window)
         keys, values = self.store.keys[layer], self.store.values[layer]
         low = slice(self.private.num_blocks)
@@ -229,7 +229,7 @@ class DecodeBatch:
         if self.shared.num_blocks:
             high = slice(self.store.num_blocks - self.shared.num_blocks, self.store.num_blocks)
             regions.append(Region(self.shared, keys[high], values[high], shared_mask))
-        attended = attend_blocks(grouped, regions, softcap=how.softcap, exact_sums=self.exact_sums)
+        attended = attend_blocks(grouped, regions, softcap=scoring.softcap, exact_sums=self.exact_sums)
         return attended.view(self.num_rows, -1, value.shape[-1])
 
     def _mask(self, window: int | None) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ class CompiledBatch:
         self._num_steps += 1
         self._plans = None
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Store each row's new key and value; attend from it to its prompt and to its own tokens."""
         if self._plans is None:
             order = np.argsort(self._rows.group[: self._rows.num], kind="stable")
@@ -114,7 +114,7 @@ class CompiledBatch:
         output = query.new_zeros((query.shape[1], query.shape[0], value.shape[-1]))
         tensors = (*new, self._store.keys[layer], self._store.values[layer], output)
         arrays = Layer(*map(as_array, tensors))
-        scale, softcap = np.float32(how.scale), np.float32(how.softcap or 0.0)
+        scale, softcap = np.float32(scoring.scale), np.float32(scoring.softcap or 0.0)
         window = self._store.layers[layer].window or _FAR
 
         def part(plan: Plan) -> None:

@@ -20,10 +20,14 @@ class Forward:
         """The last one that the model has."""
         self._keeps = "logits_to_keep" in accepted
 
-    def __call__(self, tokens: Tensor, positions: Tensor, *, keep: Sequence[int] | None = None) -> Tensor:
-        """Return the logits (tokens, vocabulary), or those of the tokens at `keep` alone."""
+    def __call__(self, tokens: Tensor, positions: Tensor | None, *, keep: Sequence[int] | None = None) -> Tensor:
+        """Return the logits (tokens, vocabulary), or those of the tokens at `keep` alone.
+
+        Without positions the model counts them itself.
+        """
         chosen = None if keep is None else torch.tensor(keep, dtype=torch.int64, device=tokens.device)
         last_only = {"logits_to_keep": chosen} if chosen is not None and self._keeps else {}
-        output = self.model(input_ids=tokens[None], position_ids=positions[None], use_cache=False, **last_only)
+        position_ids = None if positions is None else positions[None]
+        output = self.model(input_ids=tokens[None], position_ids=position_ids, use_cache=False, **last_only)
         logits = output.logits[0]
         return logits if chosen is None or self._keeps else logits[chosen]

@@ -36,7 +36,7 @@ def pack(model: PreTrainedModel) -> int:
 
     None where this machine's oneDNN does not take the model's dtype.
     """
-    return replace_modules(model, _packed) if _can_pack(model.dtype) else 0
+    return replace_modules(model, _packed) if can_pack(model.dtype) else 0
 
 
 def _packed(module: nn.Module) -> PackedLinear | None:
@@ -47,7 +47,8 @@ def _packed(module: nn.Module) -> PackedLinear | None:
     return PackedLinear(linear.weight.T if isinstance(module, Conv1D) else linear.weight, linear.bias)
 
 
-def _can_pack(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
+    """Say whether this machine's oneDNN takes a type."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -22,7 +22,7 @@ from rsft_cluster.generators.plain.cache import new_cache, tolerates_padding
 from rsft_cluster.generators.stopping import Ending, StopRule
 
 COMPACT_SHARE = 8
-"""Rows leave the batch once one in so many has finished: leaving copies the cache, as one step does anyway."""
+"""Finished rows leave the batch once they are one in COMPACT_SHARE: leaving copies the cache, as one step does."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class _Growing:
 
 @dataclass(slots=True)
 class _Prefix:
-    """Prefilled prompts: one cache row, one row of logits and one length a prompt, in the given order."""
+    """Prefilled prompts: one cache row, one row of logits and one length per prompt, in the given order."""
 
     cache: DynamicCache
     logits: Tensor
@@ -74,7 +74,7 @@ class _Prefix:
 
 @dataclass(slots=True)
 class _State:
-    """The tensors of a batch in mid-decoding, one row a growing completion."""
+    """The tensors of a batch in mid-decoding, one row per growing completion."""
 
     cache: DynamicCache
     keys: Tensor
@@ -99,7 +99,7 @@ class BatchDecoder:
         self._takes_positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.mixes_lengths = self._takes_positions and tolerates_padding(model.config)
-        """Whether prompts of different lengths may share a batch; else a batch is one prompt, without padding."""
+        """True if prompts of different lengths may share a batch; else a batch is one prompt, without padding."""
 
     def decode(
         self, rows: Sequence[Row], decoding: Decoding, *, rule: StopRule, num_rows: int
@@ -150,15 +150,15 @@ class BatchDecoder:
         has_laws = any(row.law is not None for row in rows)
         finished: list[Completion] = []
         for step in range(decoding.max_tokens):
-            laws = [one.law if one is not None else None for one in growing] if has_laws else None
+            laws = [each.law if each is not None else None for each in growing] if has_laws else None
             steps = torch.full_like(state.keys, step)
             drawn = draw(logits, keys=state.keys, steps=steps, decoding=decoding, laws=laws)
             for i, values in enumerate(_to_host(drawn)):
-                one = growing[i]
-                if one is not None and one.push(*values):
-                    finished.append(one.finish("stop", rule))
+                current = growing[i]
+                if current is not None and current.push(*values):
+                    finished.append(current.finish("stop", rule))
                     growing[i] = None
-            kept = [i for i, one in enumerate(growing) if one is not None]
+            kept = [i for i, each in enumerate(growing) if each is not None]
             if not kept or step + 1 == decoding.max_tokens:
                 break
             tokens = drawn.tokens
@@ -167,7 +167,7 @@ class BatchDecoder:
                 state.keep(rows_kept)
                 tokens, growing = tokens[rows_kept], [growing[i] for i in kept]
             logits = self._step(tokens, state)
-        return finished + [one.finish("length", rule) for one in growing if one is not None]
+        return finished + [each.finish("length", rule) for each in growing if each is not None]
 
     def _step(self, tokens: Tensor, state: _State) -> Tensor:
         state.width += 1
@@ -182,13 +182,13 @@ class BatchDecoder:
 
     def _forward(self, token_ids: Tensor, *, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Run the model over new tokens, extending the cache; return the logits after the last one."""
-        where = {"position_ids": positions} if self._takes_positions else {}
+        position_ids = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
             input_ids=token_ids,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
-            **where,
+            **position_ids,
             **self._last_only,
         )
         return output.logits[:, -1]

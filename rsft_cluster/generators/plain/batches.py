@@ -49,14 +49,14 @@ class BatchedDecoder:
                 group.completions.append(completion)
                 if len(group.completions) == group.num_expected:
                     yield from collected.pop(completion.prompt).completions
-            left = [row for row in batch if (row.prompt, row.index) not in done]
-            if len(left) == 1 == len(batch):
-                del collected[left[0].prompt]
-                yield Refusal(left[0].prompt, out_of_memory(left[0], decoding))
-            elif left:
-                half = (min(len(left), decoding.batch_size) + 1) // 2
-                logger.warning("event=out_of_memory rows=%d next=%d", len(left), half)
-                todo += [left[start : start + half] for start in range(0, len(left), half)][::-1]
+            undone = [row for row in batch if (row.prompt, row.index) not in done]
+            if len(undone) == 1 == len(batch):
+                del collected[undone[0].prompt]
+                yield Refusal(undone[0].prompt, out_of_memory(undone[0], decoding))
+            elif undone:
+                half = (min(len(undone), decoding.batch_size) + 1) // 2
+                logger.warning("event=out_of_memory rows=%d next=%d", len(undone), half)
+                todo += [undone[start : start + half] for start in range(0, len(undone), half)][::-1]
 
     def _until_out_of_memory(self, batch: Sequence[Row], decoding: Decoding, rule: StopRule) -> Iterator[Completion]:
         """Yield the batch's completions, fewer than its rows where memory runs out."""

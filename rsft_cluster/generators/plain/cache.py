@@ -11,7 +11,7 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 ROOM = 64
-"""Columns added at once: the cache is copied every so many steps."""
+"""Columns added at once: the cache is copied once in as many steps."""
 
 
 def new_cache(config: PretrainedConfig) -> DynamicCache:
@@ -22,9 +22,9 @@ def new_cache(config: PretrainedConfig) -> DynamicCache:
 
 
 def tolerates_padding(config: PretrainedConfig) -> bool:
-    """Return whether every layer is attention alone.
+    """Return whether every layer is pure attention.
 
-    A recurrent layer runs over the padding as well, and it is each model's own affair to undo that.
+    A recurrent layer runs over the padding as well, and only the model itself could undo that.
     """
     kinds = {type(layer) for layer in DynamicCache(config=config).layers}
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

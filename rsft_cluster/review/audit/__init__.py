@@ -2,6 +2,6 @@
 
 lines.py     from a sealed round to its lines                       (reads the store)
 chain.py     hashes, each over its line and the one before          (text in, text out)
-replay.py    the decision again, from the line alone                (pure)
+replay.py    the decision again, from its line                      (pure)
 verify.py    a run, or an exported file: chain, replay, and the whole round decided again
 """

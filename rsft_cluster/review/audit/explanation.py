@@ -27,18 +27,18 @@ def find_line(store: Store, candidate: str) -> tuple[dict[str, Any], list[dict[s
 
     Raises ConfigError where none begins so, or several do.
     """
-    found = []
+    candidates = []
     for number in RunLayout(store).sealed_rounds():
         rows = [r for r in inspect(store, number, Filter()) if r.get("candidate_id", "").startswith(candidate)]
-        found += [(number, row) for row in rows]
-    if not found:
+        candidates += [(number, row) for row in rows]
+    if not candidates:
         raise ConfigError(f"{candidate}: no candidate of a sealed round begins so; `rsft inspect --json` lists them")
-    if len(found) > 1:
-        some = ", ".join(row["candidate_id"] for _, row in found[:3])
-        raise ConfigError(f"{candidate}: {len(found)} candidates begin so ({some}, ...); give more of the id")
-    number, row = found[0]
+    if len(candidates) > 1:
+        some = ", ".join(row["candidate_id"] for _, row in candidates[:3])
+        raise ConfigError(f"{candidate}: {len(candidates)} candidates begin so ({some}, ...); give more of the id")
+    number, row = candidates[0]
     lines = round_lines(store, number, previous_head(store, number))
-    line = next(one for one in lines if one.get("candidate_id") == row["candidate_id"])
+    line = next(line for line in lines if line.get("candidate_id") == row["candidate_id"])
     return line, row["messages"]
 
 
@@ -101,8 +101,8 @@ def _draw(line: Mapping[str, Any]) -> list[Step]:
     if line["repeat_of"] is not None:
         steps.append(Step("repeats", f"candidate {line['repeat_of']} of this prompt", holds=False))
     elif line["cap"] is not None and line["rank"] is not None:
-        place = f"number {line['rank'] + 1} of its prompt, which keeps {line['cap']}"
-        steps.append(Step("cap", place, line["rank"] < line["cap"]))
+        rank = f"number {line['rank'] + 1} of its prompt, which keeps {line['cap']}"
+        steps.append(Step("cap", rank, line["rank"] < line["cap"]))
     if line["reason"] == DROPPED:
         steps.append(Step("its prompt", "all of its candidates passed: nothing is left to learn there", holds=False))
     return steps

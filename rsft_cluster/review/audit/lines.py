@@ -24,6 +24,9 @@ COPIED = (
     "cell_weight", "swaps_agree", "acceptance_probability", "repeat_of", "rank", "cap", "accepted", "reason",
 )  # fmt: skip
 """What a line takes over from candidate and score as it stands there."""
+FORM = 2
+"""Of the lines that are written here. Another number with every change of what a line holds: its hash is another then.
+In form 1 `decided_by` had the module that a built-in rule lies in, in 2 it has the rule as the config names it."""
 
 
 def round_lines(store: Store, number: int, previous: str) -> Iterator[dict[str, Any]]:
@@ -44,15 +47,34 @@ def head_of(store: Store, number: int) -> AuditHead:
     for line in round_lines(store, number, head):
         head, num_lines = line["hash"], num_lines + 1
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return AuditHead(round=number, num_lines=num_lines, head=head, sealed_at=now)
+    return AuditHead(round=number, num_lines=num_lines, head=head, sealed_at=now, form=FORM)
+
+
+def of_another_form(head: AuditHead) -> str | None:
+    """Say of a round whose lines cannot be made again here that this is so; None of another."""
+    if head.form == FORM:
+        return None
+    version = "an earlier version" if head.form < FORM else "a later version"
+    return (
+        f"round {head.round}: {version} of rsft-cluster sealed its audit trail, in lines of form {head.form}, and this "
+        f"one writes form {FORM}: verify it with that version, or what that version exports of it"
+    )
+
+
+def exported_lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a sealed round; raises ConfigError where they were sealed in another form."""
+    path = RunLayout(store).round(number).audit
+    if store.exists(path) and (refusal := of_another_form(store.read_record(path, AuditHead))):
+        raise ConfigError(refusal)
+    yield from round_lines(store, number, previous_head(store, number))
 
 
 def _lines(store: Store, number: int) -> Iterator[dict[str, Any]]:
     run = RunLayout(store)
     layout = run.round(number)
     if not store.exists(layout.manifest):
-        there = ", ".join(map(str, run.sealed_rounds())) or "none"
-        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {there}")
+        sealed = ", ".join(map(str, run.sealed_rounds())) or "none"
+        raise ConfigError(f"{store.uri}: round {number} is not sealed; sealed rounds: {sealed}")
     config, manifest = config_of_round(store, number), store.read_record(layout.manifest, Manifest)
     plan = store.read_record(layout.plan, Plan)
     yield _facts(store.read(run.config), plan, manifest)
@@ -87,7 +109,7 @@ def _facts(config: bytes, plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "policy": manifest.policy.model_dump(),
         "generator": manifest.generator,
-        "passes": [way.model_dump(mode="json") for way in plan.passes],
+        "passes": [sampling_pass.model_dump(mode="json") for sampling_pass in plan.passes],
         "processors": list(manifest.processors),
         "target": manifest.rule,
         "chosen": manifest.chosen,
@@ -98,7 +120,7 @@ def _facts(config: bytes, plan: Plan, manifest: Manifest) -> dict[str, Any]:
 def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
     rule = bind_rule(config.acceptance, number)
     return {
-        "use": rule.use,
+        "use": rule.name,
         "params": dict(rule.params),
         "scope": rule_of(rule).scope,
         "drop_all_passed": config.acceptance.drop_all_passed,
@@ -107,7 +129,7 @@ def _decided_by(config: RunConfig, number: int) -> dict[str, Any]:
 
 
 def _verdict(verdict: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """Return a verdict as a line tells it: without how long it took, and with the part it plays in the score."""
-    told = {name: verdict[name] for name in ("constraint", "score", "passed", "reason", "fatal_at")}
+    """Return a verdict for a line: without its duration, and with the part it plays in the score."""
+    copied = {name: verdict[name] for name in ("constraint", "score", "passed", "reason", "fatal_at")}
     applies = verdict["error"] is not None or verdict["score"] is not None
-    return {**told, "is_error": verdict["error"] is not None, "applies": applies, **part}
+    return {**copied, "is_error": verdict["error"] is not None, "applies": applies, **part}

@@ -10,20 +10,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.decide import decide, selecting
+from rsft_cluster.acceptance.decide import decide, selection_rules
 from rsft_cluster.acceptance.piloted import config_of_round
 from rsft_cluster.collection.whole_round import JudgedUnit, read_judged
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.records import AuditHead, Manifest, Plan
 from rsft_cluster.review.audit.chain import START, broken
-from rsft_cluster.review.audit.lines import round_lines
+from rsft_cluster.review.audit.lines import of_another_form, round_lines
 from rsft_cluster.review.audit.replay import replay
 from rsft_cluster.review.inspection import committed_units
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import RunLayout
 
 MAX_PROBLEMS = 20
-"""Problems told in words; the rest are counted."""
+"""Problems reported in words; the rest are counted."""
 
 
 @dataclass
@@ -54,31 +54,34 @@ def verify_run(store: Store) -> Verified:
     Files against their checksums, lines against the stored heads of the chain, every decision from its line, and every
     round decided again as a whole.
     """
-    found, previous, layout = Verified(), START, RunLayout(store)
+    verified, previous, layout = Verified(), START, RunLayout(store)
     for number in layout.sealed_rounds():
         path = layout.round(number).audit
         if not store.exists(path):
-            found.add(f"round {number}: {store.uri_of(path)} is missing: the round is sealed, its audit trail is not")
+            missing = store.uri_of(path)
+            verified.add(f"round {number}: {missing} is missing: the round is sealed, its audit trail is not")
             continue
         last, num_lines = previous, 0
         for line in round_lines(store, number, previous):
             # The run's own rule, which ran here before, may be asked whatever package it comes from.
-            _line(found, line, f"round {number}", {line["decided_by"]["use"]} if "decided_by" in line else ())
+            _replay_line(verified, line, f"round {number}", {line["decided_by"]["use"]} if "decided_by" in line else ())
             last, num_lines = line["hash"], num_lines + 1
         head = store.read_record(path, AuditHead)
-        if (head.head, head.num_lines) != (last, num_lines):
+        if refusal := of_another_form(head):
+            verified.add(refusal)
+        elif (head.head, head.num_lines) != (last, num_lines):
             sealed = f"sealed were {head.num_lines} in {head.head[:12]}"
-            found.add(f"round {number}: {num_lines} lines end in {last[:12]}, {sealed}")
+            verified.add(f"round {number}: {num_lines} lines end in {last[:12]}, {sealed}")
         previous = head.head
         for problem in decided_otherwise(store, number):
-            found.add(f"round {number}: {problem}")
-        found.num_rounds += 1
-    return found
+            verified.add(f"round {number}: {problem}")
+        verified.num_rounds += 1
+    return verified
 
 
 def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
     """Verify an exported trail, which may begin at any round: chain and decisions, without the run's store."""
-    found, previous, number = Verified(), None, 0
+    verified, previous, number = Verified(), None, 0
     for number, text in enumerate(lines, 1):
         where = f"{source}:{number}"
         try:
@@ -89,30 +92,30 @@ def verify_lines(lines: Iterable[str], *, source: str) -> Verified:
             raise ConfigError(f"{where}: is no audit line; expected a line of `rsft audit export`")
         wrong = broken(line, line.get("prev", "") if previous is None else previous)
         if wrong:
-            found.add(f"{where}: {wrong}")
+            verified.add(f"{where}: {wrong}")
         previous = line["hash"]
-        _line(found, line, where)
-        found.num_rounds += line.get("kind") == "round"
+        _replay_line(verified, line, where)
+        verified.num_rounds += line.get("kind") == "round"
     if not number:
         raise ConfigError(f"{source}: holds no audit lines")
-    return found
+    return verified
 
 
 def decided_otherwise(store: Store, number: int) -> Iterator[str]:
     """Yield the candidates of a sealed round about which deciding again, on the whole round, says something else."""
-    how = selecting(config_of_round(store, number), number)
+    selection = selection_rules(config_of_round(store, number), number)
     folder = RunLayout(store).round(number)
     plan = store.read_record(folder.plan, Plan)
     chosen = store.read_record(folder.manifest, Manifest).chosen
     scores, judged = [], []
     for unit, commit in committed_units(folder, plan):
         if commit.scores is not None and commit.candidates is not None:
-            narrow, rows = read_judged(store, JudgedUnit(unit, commit.candidates, commit.scores), how)
+            narrow, rows = read_judged(store, JudgedUnit(unit, commit.candidates, commit.scores), selection)
             scores.append(narrow)
             judged.append(rows)
     if not scores:
         return
-    stored, again = pa.concat_tables(scores), decide(pa.concat_tables(judged), how)
+    stored, again = pa.concat_tables(scores), decide(pa.concat_tables(judged), selection)
     if dict(again.chosen) != chosen:
         yield f"the numbers chosen from the round are {dict(again.chosen)}, recorded were {chosen}"
     names = ["acceptance_probability", "accepted", "rank", "repeat_of", "cap", "cell", "swaps_agree"]
@@ -123,14 +126,14 @@ def decided_otherwise(store: Store, number: int) -> Iterator[str]:
                 yield f"candidate {candidate}: {name} is {was}, deciding again gives {now}"
 
 
-def _line(found: Verified, line: dict[str, Any], where: str, trusted: Collection[str] | None = None) -> None:
-    found.num_lines += 1
+def _replay_line(verified: Verified, line: dict[str, Any], where: str, trusted: Collection[str] | None = None) -> None:
+    verified.num_lines += 1
     if line.get("kind") != "candidate":
         return
-    found.num_replayed += 1
+    verified.num_replayed += 1
     try:
         problems = replay(line, trusted)
     except (KeyError, TypeError, ValueError, ArithmeticError, pa.ArrowException) as error:
         problems = [f"cannot be replayed: {error!r}"]
     for problem in problems:
-        found.add(f"{where}: candidate {line.get('candidate_id')}: {problem}")
+        verified.add(f"{where}: candidate {line.get('candidate_id')}: {problem}")

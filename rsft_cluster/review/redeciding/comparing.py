@@ -1,12 +1,12 @@
-"""What another scoring says of the same candidates, against the sealed one, file by file."""
+"""A scoring of a round's candidates against the sealed one, file by file."""
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from rsft_cluster.review.records import ConstraintChange, Rejudged
-from rsft_cluster.review.redeciding.group_blocks import ahead
-from rsft_cluster.review.redeciding.outcome import some
+from rsft_cluster.review.redeciding.group_blocks import threaded_map
+from rsft_cluster.review.redeciding.outcome import with_examples
 from rsft_cluster.review.redeciding.stored_round import SEALED, StoredRound, StoredUnit, constraints_of
 from rsft_cluster.review.redeciding.verdicts import PASSED, verdicts_of
 
@@ -14,11 +14,11 @@ COLUMNS = ["candidate_id", "passed", "verdicts"]
 
 
 def compare(stored: StoredRound, scoring: str) -> Rejudged:
-    """Return what a scoring says otherwise than the sealed one, in all and by constraint."""
-    old, new = ([c.name for c in constraints_of(stored, name)] for name in (SEALED, scoring))
-    names = list(dict.fromkeys([*old, *new]))
-    in_all = np.zeros(7, dtype=np.int64)
-    of_each = np.zeros((4, len(names)), dtype=np.int64)
+    """Return how a scoring differs from the sealed one, in total and by constraint."""
+    old_names, new_names = ([c.name for c in constraints_of(stored, name)] for name in (SEALED, scoring))
+    names = list(dict.fromkeys([*old_names, *new_names]))
+    totals = np.zeros(7, dtype=np.int64)
+    by_constraint = np.zeros((4, len(names)), dtype=np.int64)
     gained: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
 
@@ -27,15 +27,16 @@ def compare(stored: StoredRound, scoring: str) -> Rejudged:
         before, after = (stored.store.read_table(ref, columns=COLUMNS) for ref in refs)
         return before, after
 
-    for before, after in ahead(read, stored.units(scoring)):
-        was, now = _passed(before), _passed(after)
+    for before, after in threaded_map(read, stored.units(scoring)):
+        old, new = _passed(before), _passed(after)
         errors = (before.column("passed").null_count, after.column("passed").null_count)
-        in_all += [len(was), was.sum(), now.sum(), *errors, (now & ~was).sum(), (was & ~now).sum()]
-        gained = some(gained, after.column("candidate_id"), now & ~was)
-        lost = some(lost, after.column("candidate_id"), was & ~now)
+        is_gained, is_lost = new & ~old, old & ~new
+        totals += [len(old), old.sum(), new.sum(), *errors, is_gained.sum(), is_lost.sum()]
+        gained = with_examples(gained, after.column("candidate_id"), is_gained)
+        lost = with_examples(lost, after.column("candidate_id"), is_lost)
         first, second = (verdicts_of(table, names).state == PASSED for table in (before, after))
-        of_each += np.stack([part.sum(axis=0) for part in (first, second, second & ~first, first & ~second)])
-    size, num_before, num_after, errors_before, errors_after, num_gained, num_lost = in_all.tolist()
+        by_constraint += np.stack([part.sum(axis=0) for part in (first, second, second & ~first, first & ~second)])
+    size, num_before, num_after, errors_before, errors_after, num_gained, num_lost = totals.tolist()
     return Rejudged(
         num_candidates=size,
         num_passed_before=num_before,
@@ -47,7 +48,7 @@ def compare(stored: StoredRound, scoring: str) -> Rejudged:
         gained=gained,
         lost=lost,
         constraints=tuple(
-            _change(name, of_each[:, i].tolist(), was_there=name in old, is_there=name in new)
+            _change(name, by_constraint[:, i].tolist(), was_there=name in old_names, is_there=name in new_names)
             for i, name in enumerate(names)
         ),
     )

@@ -21,7 +21,7 @@ from rsft_cluster.store.layout import unit_of
 
 
 def export(stored: StoredRound, to: Path, decision: str = SEALED) -> int:
-    """Write what a decision accepted to a file, whole or not at all; return how many there are.
+    """Write the accepted samples of a decision to a file, all or nothing; return their number.
 
     A `.jsonl` line has `messages` (or `prompt`, of raw text) and `completion`, as `training.replay` reads them. A
     `.parquet` file has the ACCEPTED rows. Raises ConfigError for another ending.
@@ -69,12 +69,12 @@ def _examples(stored: StoredRound, refs: tuple[FileRef, ...]) -> Iterator[dict[s
         candidates = units[unit_of(ref.path)].judged.candidates
         texts = stored.store.read_table(candidates, columns=["candidate_id", "text"])
         ids = texts.column("candidate_id").combine_chunks()
-        places = pc.index_in(accepted.column("candidate_id"), value_set=ids)
-        for row, text in zip(accepted.to_pylist(), texts.column("text").take(places).to_pylist(), strict=True):
+        indices = pc.index_in(accepted.column("candidate_id"), value_set=ids)
+        for row, text in zip(accepted.to_pylist(), texts.column("text").take(indices).to_pylist(), strict=True):
             yield _example(row, text)
 
 
 def _example(row: dict[str, Any], text: str) -> dict[str, Any]:
     first = row["messages"][0]
-    asked = {"prompt": first["content"]} if first["role"] == "raw" else {"messages": row["messages"]}
-    return {**asked, "completion": text, **{k: row[k] for k in ("score", "candidate_id", "prompt_id")}}
+    question = {"prompt": first["content"]} if first["role"] == "raw" else {"messages": row["messages"]}
+    return {**question, "completion": text, **{k: row[k] for k in ("score", "candidate_id", "prompt_id")}}

@@ -1,7 +1,7 @@
 """Whole groups of a sealed round, a few files at a time, however many waves its candidates came in.
 
-Every wave asks its prompts in the order of the round's, so that the groups are found by going through the files of all
-waves side by side: one file of each is open, and some to come are read ahead.
+Every wave has its prompts in the order of the round's, so groups are assembled by reading the files of all waves side
+by side: one file of each is open, and the next ones are read ahead.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -20,17 +20,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsft_cluster.acceptance.base import JUDGED, Scope
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.collection.whole_round import NOTHING, read_judged
 from rsft_cluster.errors import StoreError
 from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit
 
 ROWS_AT_ONCE = 1 << 16
-"""Candidates that are decided together, where more than one file is."""
+"""Candidates of several files are decided together once there are this many."""
 PROMPTS_AT_ONCE = 1 << 12
 READERS = 2
-TOLD = ["candidate_id", "prompt_id", "score", "passed", "num_tokens", "u", "reason"]
-"""What is told of a decision beside it."""
+SHOWN = ["candidate_id", "prompt_id", "score", "passed", "num_tokens", "u", "reason"]
+"""The columns of SCORE that figures about a decision are made of."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one unit that stand in a block."""
+    """Consecutive rows of a unit, as they stand in a block."""
 
     unit: StoredUnit
     start: int
@@ -47,27 +47,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class Block:
-    """Candidates of some prompts, all of them; of all prompts, where a decision looks at the round."""
+    """All candidates of some prompts; of all prompts, where a decision looks at the whole round."""
 
     pieces: Sequence[Piece]
     scores: pa.Table
-    """The columns TOLD of SCORE rows, piece by piece."""
+    """The columns SHOWN of SCORE rows, piece by piece."""
     judged: pa.Table
     """JUDGED rows, in the same order."""
     kept_before: NDArray[np.bool_]
-    """What the sealed decision accepted."""
+    """Which rows the sealed decision accepted."""
 
 
-def scope_of(how: Selecting) -> Scope:
-    """Return how much a decision must see at once: the round also where prompts are compared by difficulty."""
-    compares = how.budget is not None and how.budget.allocation == "difficulty"
-    return "round" if compares else how.scope
+def scope_of(selection: SelectionRules) -> Scope:
+    """Return the rows that a decision must see together: the round also where prompts are compared by difficulty."""
+    compares = selection.budget is not None and selection.budget.allocation == "difficulty"
+    return "round" if compares else selection.scope
 
 
-def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[StoredUnit]) -> Iterator[Block]:
-    """Yield the candidates of units in blocks in which every one of some decisions can be made."""
-    reading = _Reading(stored, max(ways, key=_asks))
-    if any(scope_of(how) == "round" for how in ways):
+def blocks(stored: StoredRound, selections: Sequence[SelectionRules], units: Sequence[StoredUnit]) -> Iterator[Block]:
+    """Yield the candidates of units in blocks, each of which suffices for every one of the decisions."""
+    reading = _Reading(stored, max(selections, key=_column_needs))
+    if any(scope_of(selection) == "round" for selection in selections):
         yield _block(list(reading.parts(units)))
         return
     waves = [list(of_wave) for _, of_wave in groupby(units, key=lambda u: u.wave)]
@@ -75,20 +75,20 @@ def blocks(stored: StoredRound, ways: Sequence[Selecting], units: Sequence[Store
         yield _block(parts)
 
 
-def _asks(how: Selecting) -> tuple[bool, bool]:
-    return how.needs_text, how.fairness is not None
+def _column_needs(selection: SelectionRules) -> tuple[bool, bool]:
+    return selection.needs_text, selection.fairness is not None
 
 
-def ahead(task: Callable[[T], R], over: Iterable[T]) -> Iterator[R]:
-    """Yield what a task gives for each item, in order; the next ones are begun meanwhile, in threads."""
+def threaded_map(task: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield a task's result for each item, in order; threads work on the next items meanwhile."""
     with ThreadPoolExecutor(READERS) as pool:
-        yield from in_order(pool, task, over, 2 * READERS)
+        yield from in_order(pool, task, items, 2 * READERS)
 
 
-def in_order(pool: Executor, task: Callable[[T], R], over: Iterable[T], num_ahead: int) -> Iterator[R]:
-    """Yield what a pool makes of each item, in order; so many are begun beforehand."""
+def in_order(pool: Executor, task: Callable[[T], R], items: Iterable[T], num_ahead: int) -> Iterator[R]:
+    """Yield a task's result for each item, in order; a pool works on up to `num_ahead` items beyond the next."""
     waiting: deque[Future[R]] = deque()
-    for item in over:
+    for item in items:
         waiting.append(pool.submit(task, item))
         if len(waiting) > num_ahead:
             yield waiting.popleft().result()
@@ -113,44 +113,44 @@ class _Part:
 
 
 class _Reading:
-    """How units are read: with what a decision looks at, and with what was sealed."""
+    """Reads units with the columns that a decision needs, and with the sealed decisions."""
 
-    def __init__(self, stored: StoredRound, how: Selecting) -> None:
-        self._store, self._how = stored.store, how
+    def __init__(self, stored: StoredRound, selection: SelectionRules) -> None:
+        self._store, self._selection = stored.store, selection
 
     def parts(self, units: Iterable[StoredUnit]) -> Iterator[_Part]:
-        return ahead(self._part, units)
+        return threaded_map(self._part, units)
 
     def _part(self, unit: StoredUnit) -> _Part:
-        scores, judged = read_judged(self._store, unit.judged, self._how)
-        before = scores.column("accepted")
+        scores, judged = read_judged(self._store, unit.judged, self._selection)
+        kept_before = scores.column("accepted")
         if unit.sealed != unit.judged.scores:
             sealed = self._store.read_table(unit.sealed, columns=["candidate_id", "accepted"])
             if sealed.column("candidate_id") != scores.column("candidate_id"):
                 path = self._store.uri_of(unit.judged.scores.path)
                 raise StoreError(f"{path}: is not about the candidates of {unit.judged.candidates.path}")
-            before = sealed.column("accepted")
-        return _Part(Piece(unit, 0, scores.num_rows), scores.select(TOLD), judged, before.to_numpy())
+            kept_before = sealed.column("accepted")
+        return _Part(Piece(unit, 0, scores.num_rows), scores.select(SHOWN), judged, kept_before.to_numpy())
 
 
 def _block(parts: Sequence[_Part]) -> Block:
     return Block(
         [part.piece for part in parts],
-        pa.concat_tables([NOTHING.select(TOLD), *(part.scores for part in parts)]),
+        pa.concat_tables([NOTHING.select(SHOWN), *(part.scores for part in parts)]),
         pa.concat_tables([JUDGED.empty_table(), *(part.judged for part in parts)]),
         np.concatenate([np.zeros(0, dtype=bool), *(part.kept_before for part in parts)]),
     )
 
 
 def _by_unit(reading: _Reading, units: Sequence[StoredUnit]) -> Iterator[list[_Part]]:
-    held: list[_Part] = []
+    parts: list[_Part] = []
     for part in reading.parts(units):
-        held.append(part)
-        if sum(p.piece.num_rows for p in held) >= ROWS_AT_ONCE:
-            yield held
-            held = []
-    if held:
-        yield held
+        parts.append(part)
+        if sum(p.piece.num_rows for p in parts) >= ROWS_AT_ONCE:
+            yield parts
+            parts = []
+    if parts:
+        yield parts
 
 
 def _by_prompt(stored: StoredRound, reading: _Reading, waves: Sequence[Sequence[StoredUnit]]) -> Iterator[list[_Part]]:
@@ -166,20 +166,20 @@ def _by_prompt(stored: StoredRound, reading: _Reading, waves: Sequence[Sequence[
 
 
 class _Cursor:
-    """A place in the candidates of a wave."""
+    """A position in the candidates of a wave."""
 
     def __init__(self, parts: Iterator[_Part]) -> None:
         self._parts = parts
         self.left = next(parts, None)
 
     def take(self, prompts: pa.Array) -> Iterator[_Part]:
-        """Yield what comes next, as long as it is of some prompts."""
+        """Yield the next candidates as long as they are of the given prompts."""
         while self.left is not None:
-            theirs = pc.is_in(self.left.judged.column("prompt_id"), value_set=prompts).to_numpy()
-            size = len(theirs) if theirs.all() else int(np.argmin(theirs))
+            is_given = pc.is_in(self.left.judged.column("prompt_id"), value_set=prompts).to_numpy()
+            size = len(is_given) if is_given.all() else int(np.argmin(is_given))
             if size:
                 yield self.left.slice(0, size)
-            if size < len(theirs):
-                self.left = self.left.slice(size, len(theirs) - size)
+            if size < len(is_given):
+                self.left = self.left.slice(size, len(is_given) - size)
                 return
             self.left = next(self._parts, None)

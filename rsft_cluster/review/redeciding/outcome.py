@@ -1,4 +1,4 @@
-"""Deciding again on stored scores, block by block: the funnel, the reasons, and what changes against the seal."""
+"""Deciding again on stored scores, block by block: the funnel, the reasons, and the changes against the seal."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow makes the functions of pyarrow.compute when it is imported, where a type checker does not see them.
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rsft_cluster.acceptance.compatible import check_compatible
-from rsft_cluster.acceptance.decide import decide, selecting
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.decide import decide, selection_rules
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import RunConfig
 from rsft_cluster.review.records import Change, Funnel
 from rsft_cluster.review.redeciding.group_blocks import Block, blocks
@@ -23,17 +23,17 @@ NUM_EXAMPLES = 5
 
 
 @dataclass
-class Outcome:
-    """What a decision comes to, while it goes on."""
+class DecisionTally:
+    """The running figures of a decision."""
 
     funnel: Funnel
     change: Change = field(default_factory=Change)
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why candidates were rejected; digits folded, and of the judgement the constraint alone."""
+    """Candidates by the reason of their rejection: digits folded, and only the constraint of a judgement's reason."""
     chosen: dict[str, float] = field(default_factory=dict)
 
     def add(self, block: Block, decided: pa.Table) -> None:
-        """Take in the decisions on a block."""
+        """Add the decisions on a block."""
         accepted = decided.column("accepted").to_numpy()
         passed = block.scores.column("passed")
         drawn = block.scores.column("u").to_numpy() < decided.column("acceptance_probability").to_numpy()
@@ -60,48 +60,48 @@ class Outcome:
             num_before=old.num_before + int(np.count_nonzero(before)),
             num_after=old.num_after + int(np.count_nonzero(accepted)),
             num_both=old.num_both + int(np.count_nonzero(before & accepted)),
-            gained=some(old.gained, ids, accepted & ~before),
-            lost=some(old.lost, ids, before & ~accepted),
+            gained=with_examples(old.gained, ids, accepted & ~before),
+            lost=with_examples(old.lost, ids, before & ~accepted),
         )
 
 
-def way_of(stored: StoredRound, config: RunConfig) -> Selecting:
-    """Return how a config decides on a sealed round; raises ConfigError where its rule cannot be used on it."""
+def selection_of(stored: StoredRound, config: RunConfig) -> SelectionRules:
+    """Return what a config decides by on a sealed round; raises ConfigError where its rule cannot be used on it."""
     check_compatible(config)
-    return selecting(config, stored.number)
+    return selection_rules(config, stored.number)
 
 
 def decided_blocks(
-    stored: StoredRound, how: Selecting, outcome: Outcome, units: Sequence[StoredUnit]
+    stored: StoredRound, selection: SelectionRules, outcome: DecisionTally, units: Sequence[StoredUnit]
 ) -> Iterator[tuple[Block, pa.Table]]:
-    """Yield some units of a round in blocks, with their DECIDED rows; `outcome` counts them."""
-    for block in blocks(stored, [how], units):
-        found = decide(block.judged, how)
-        outcome.add(block, found.table)
-        outcome.chosen.update(found.chosen)
-        yield block, found.table
+    """Yield units of a round in blocks with their DECIDED rows, adding each block to `outcome`."""
+    for block in blocks(stored, [selection], units):
+        decided = decide(block.judged, selection)
+        outcome.add(block, decided.table)
+        outcome.chosen.update(decided.chosen)
+        yield block, decided.table
 
 
-def begun(stored: StoredRound) -> Outcome:
+def empty_outcome(stored: StoredRound) -> DecisionTally:
     """Return the outcome before anything is decided."""
-    return Outcome(Funnel(num_prompts=stored.manifest.totals.num_prompts))
+    return DecisionTally(Funnel(num_prompts=stored.manifest.totals.num_prompts))
 
 
-def some(known: tuple[str, ...], ids: pa.ChunkedArray, chosen: np.ndarray) -> tuple[str, ...]:
-    """Return the ids that are known as examples, with some of those chosen while there are few."""
+def with_examples(known: tuple[str, ...], ids: pa.ChunkedArray, chosen: np.ndarray) -> tuple[str, ...]:
+    """Return the known example ids, and more of those chosen while they are fewer than NUM_EXAMPLES."""
     rows = np.flatnonzero(chosen)[: NUM_EXAMPLES - len(known)]
     return (*known, *ids.take(pa.array(rows)).to_pylist()) if len(rows) else known
 
 
 def _reasons(scores: pa.Table, decided: pa.Table) -> dict[str, int]:
-    """Count why rows are rejected."""
+    """Return how often each reason rejects a row."""
     rejected = pc.invert(decided.column("accepted"))
-    passed, said = (scores.column(n).filter(rejected) for n in ("passed", "reason"))
+    passed, judgement = (scores.column(n).filter(rejected) for n in ("passed", "reason"))
     folded = pc.replace_substring_regex(
         decided.column("reason").filter(rejected), pattern=r"\d+(\.\d+)?(e-\d+)?", replacement="#"
     )
-    constraint = pc.list_element(pc.split_pattern(said, ": ", max_splits=1), 0)
-    # What the seal kept though it did not pass has no reason of its judgement any more.
-    constraint = pc.if_else(pc.equal(said, "kept"), folded, constraint)
-    told = pc.if_else(pc.fill_null(passed, False), folded, constraint)
-    return {str(row["values"]): int(row["counts"]) for row in pc.value_counts(told).to_pylist()}
+    constraint = pc.list_element(pc.split_pattern(judgement, ": ", max_splits=1), 0)
+    # Where the seal kept a candidate that did not pass, the reason of its judgement is not stored.
+    constraint = pc.if_else(pc.equal(judgement, "kept"), folded, constraint)
+    reasons = pc.if_else(pc.fill_null(passed, False), folded, constraint)
+    return {str(row["values"]): int(row["counts"]) for row in pc.value_counts(reasons).to_pylist()}

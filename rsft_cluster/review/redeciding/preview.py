@@ -1,4 +1,4 @@
-"""What other settings would keep of a sealed round: all of them are tried in one pass over its stored scores."""
+"""What other settings would keep of a sealed round, all of them computed in one pass over its stored scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rsft_cluster.acceptance.base import Setting, rule_of
 from rsft_cluster.acceptance.decide import bind_rule, parameters_of, select
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, Plugin
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.review.records import Forecast, Histogram, Preview
@@ -23,8 +23,8 @@ NUM_SCORE_BINS = 1000
 """Scores are counted in bins of one thousandth first."""
 
 
-def grid(acceptance: AcceptanceConfig, num_candidates: int) -> list[Setting]:
-    """Return settings worth a look beside the current one: those that its rule declares, and other caps.
+def declared_settings(acceptance: AcceptanceConfig, num_candidates: int) -> list[Setting]:
+    """Return the settings to preview beside the current one: those that its rule declares, and other caps.
 
     A prompt has at most `num_candidates` candidates.
     """
@@ -34,15 +34,15 @@ def grid(acceptance: AcceptanceConfig, num_candidates: int) -> list[Setting]:
     return [*settings, *({"max_per_prompt": cap} for cap in caps)]
 
 
-def asked(rule: str | None, params: Mapping[str, Sequence[object]], caps: Sequence[int]) -> list[Setting]:
-    """Return every combination of the values that are asked for."""
+def combined_settings(rule: str | None, params: Mapping[str, Sequence[object]], caps: Sequence[int]) -> list[Setting]:
+    """Return every combination of the given values; raises ConfigError for more than MAX_SETTINGS."""
     of_params: list[Setting] = [{"params": dict(zip(params, v, strict=True))} for v in product(*params.values())]
     of_caps: list[Setting] = [{"max_per_prompt": cap} for cap in caps] or [{}]
     named: Setting = {"rule": rule} if rule else {}
-    found: list[Setting] = [{**named, **one, **cap} for one, cap in product(of_params, of_caps)]
-    if len(found) > MAX_SETTINGS:
-        raise ConfigError(f"{len(found)} settings are asked for, at most {MAX_SETTINGS} are previewed at once")
-    return found
+    settings: list[Setting] = [{**named, **chosen, **cap} for chosen, cap in product(of_params, of_caps)]
+    if len(settings) > MAX_SETTINGS:
+        raise ConfigError(f"{len(settings)} settings are asked for, at most {MAX_SETTINGS} are previewed at once")
+    return settings
 
 
 def label(acceptance: AcceptanceConfig) -> str:
@@ -52,15 +52,17 @@ def label(acceptance: AcceptanceConfig) -> str:
     return f"{_short(acceptance.rule)}{params}{cap}"
 
 
-def preview(stored: StoredRound, current: Selecting, others: Sequence[Selecting], scoring: str = SEALED) -> Preview:
-    """Return what the current setting and others keep, and how scores and lengths lie."""
-    ways = [current, *others]
-    sums = [_Sums() for _ in ways]
+def preview(
+    stored: StoredRound, current: SelectionRules, others: Sequence[SelectionRules], scoring: str = SEALED
+) -> Preview:
+    """Return what the current setting and others keep, with histograms of scores and lengths."""
+    selections = [current, *others]
+    all_sums = [_Sums() for _ in selections]
     scores, lengths = _Counts(), _Counts()
-    for block in blocks(stored, ways, list(stored.units(scoring))):
-        kept = [select(block.judged, how).accepted for how in ways]
-        for one, chosen in zip(sums, kept, strict=True):
-            one.add(block, chosen)
+    for block in blocks(stored, selections, list(stored.units(scoring))):
+        kept = [select(block.judged, selection).accepted for selection in selections]
+        for sums, chosen in zip(all_sums, kept, strict=True):
+            sums.add(block, chosen)
         passed = block.scores.column("passed").fill_null(False).to_numpy()
         known = block.scores.column("score").is_valid().to_numpy()
         score = np.rint(block.scores.column("score").to_numpy() * NUM_SCORE_BINS)
@@ -73,8 +75,8 @@ def preview(stored: StoredRound, current: Selecting, others: Sequence[Selecting]
         num_prompts=totals.num_prompts,
         num_candidates=totals.num_candidates,
         forecasts=tuple(
-            one.forecast(label(how.acceptance), totals.num_prompts, totals.num_candidates, is_current=i == 0)
-            for i, (how, one) in enumerate(zip(ways, sums, strict=True))
+            sums.forecast(label(selection.acceptance), totals.num_prompts, totals.num_candidates, is_current=i == 0)
+            for i, (selection, sums) in enumerate(zip(selections, all_sums, strict=True))
         ),
         scores=scores.histogram(np.linspace(0, NUM_SCORE_BINS, NUM_BINS + 1), NUM_SCORE_BINS),
         lengths=lengths.histogram(_edges(lengths), 1),
@@ -110,12 +112,12 @@ class _Sums:
 
 @dataclass
 class _Counts:
-    """How often each whole number came, of what is kept, what passed and what failed: a row each."""
+    """(3, largest value + 1): how often each value occurs among candidates that are kept, only passed, and failed."""
 
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 1), dtype=np.int64))
 
     def add(self, values: NDArray[np.int64], kept: NDArray[np.bool_], passed: NDArray[np.bool_]) -> None:
-        """Take in values; memory grows with the largest alone."""
+        """Count values; memory grows with the largest of them, not with their number."""
         if not len(values):
             return
         size = max(self.counts.shape[1], int(values.max()) + 1)
@@ -124,22 +126,22 @@ class _Counts:
             self.counts[row] += np.bincount(values[chosen], minlength=size)
 
     def histogram(self, edges: NDArray[np.float64], unit: float) -> Histogram:
-        """Count by bins; the last one takes what lies beyond it too."""
+        """Return the counts by bins; the last bin holds larger values too."""
         values = np.arange(self.counts.shape[1])
-        place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-        rows = [np.bincount(place, weights=row, minlength=len(edges) - 1).astype(int).tolist() for row in self.counts]
+        bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+        rows = [np.bincount(bins, weights=row, minlength=len(edges) - 1).astype(int).tolist() for row in self.counts]
         kept, passed, failed = map(tuple, rows)
         return Histogram(edges=tuple((edges / unit).tolist()), kept=kept, passed=passed, failed=failed)
 
 
 def _edges(lengths: _Counts) -> NDArray[np.float64]:
-    """Return bins of a round width up to where but one in a hundred lies, and one more up to the longest."""
-    of_all = np.cumsum(lengths.counts.sum(axis=0))
-    most = int(np.searchsorted(of_all, 0.99 * of_all[-1])) + 1
-    least = 10.0 ** np.floor(np.log10(max(most / NUM_BINS, 1)))
-    width = next(least * f for f in (1, 2, 5, 10) if least * f * NUM_BINS >= most)
-    edges = np.arange(0.0, most + width, width)
-    longest = len(of_all) - 1
+    """Return bins of a round width up to the 99th percentile, and one more up to the longest."""
+    cumulative = np.cumsum(lengths.counts.sum(axis=0))
+    upper = int(np.searchsorted(cumulative, 0.99 * cumulative[-1])) + 1
+    power = 10.0 ** np.floor(np.log10(max(upper / NUM_BINS, 1)))
+    width = next(power * f for f in (1, 2, 5, 10) if power * f * NUM_BINS >= upper)
+    edges = np.arange(0.0, upper + width, width)
+    longest = len(cumulative) - 1
     return np.append(edges, longest + 1) if longest >= edges[-1] else edges
 
 

@@ -17,21 +17,23 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.actors import as_candidates
+from rsft_cluster.acceptance.selection import SelectionRules
+from rsft_cluster.collection.driver import Tally, UnitCounts, UnitsLeft, bring_to_commits
 from rsft_cluster.collection.plan import read_prompts_of
-from rsft_cluster.collection.score_table import undecided_table, with_decisions
+from rsft_cluster.collection.score_table import as_candidates, undecided_table, with_decisions
 from rsft_cluster.config import RunConfig, flatten, is_operational
-from rsft_cluster.errors import StageError, StoreError
+from rsft_cluster.errors import RsftError, StageError, StoreError
+from rsft_cluster.metrics.meter import Meter
 from rsft_cluster.progress import Progress
 from rsft_cluster.records import FileRef, Record
 from rsft_cluster.review.records import Scoring
 from rsft_cluster.review.redeciding.group_blocks import in_order
-from rsft_cluster.review.redeciding.outcome import begun, decided_blocks
-from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim, new_name, stored_round
+from rsft_cluster.review.redeciding.outcome import decided_blocks, empty_outcome
+from rsft_cluster.review.redeciding.stored_round import StoredRound, StoredUnit, claim_name, new_name, stored_round
 from rsft_cluster.schemas import SCORE, digest
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
-from rsft_cluster.scoring.judge import ErrorBudget, Judge
+from rsft_cluster.scoring.error_limits import too_many_errors
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
+from rsft_cluster.scoring.judge import Judge
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import ScoringLayout
 
@@ -48,8 +50,8 @@ class JudgedFile(Record):
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a scoring process needs to know. The config is JSON, so that jobs can be told apart."""
+class ScoringTask:
+    """What a scoring process needs to know. The config is JSON, so that tasks can be told apart."""
 
     store_uri: str
     number: int
@@ -67,13 +69,13 @@ def settings_of(stored: StoredRound, config: RunConfig) -> dict[str, object]:
 def rejudge(
     stored: StoredRound,
     config: RunConfig,
-    how: Selecting,
+    selection: SelectionRules,
     name: str | None = None,
     *,
     workers: int = 1,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Scoring:
-    """Judge the candidates by the constraints of a config, decide by `how`, and publish the scoring; or open it.
+    """Judge the candidates by the constraints of a config, decide by `selection`, and publish the scoring; or open it.
 
     Raises ConfigError where the name stands for other settings, StageError where too many verdicts are errors.
     """
@@ -81,13 +83,13 @@ def rejudge(
     name = new_name(name or f"scoring-{digest(settings)[:8]}")
     folder = stored.folder.scoring(name)
     Judge(config.scoring.constraints)
-    claim(folder, f"scoring {name}", settings)
+    claim_name(folder, f"scoring {name}", settings)
     path = folder.record
     if not stored.store.exists(path):
-        job = Job(stored.store.uri, stored.number, name, config.model_dump_json())
+        task = ScoringTask(stored.store.uri, stored.number, name, config.model_dump_json())
         try:
-            judged = _judge_all(stored, config, job, workers, report)
-            stored.store.create(path, _decided(stored, folder, name, settings, judged, how).to_json())
+            judged = _judge_all(stored, config, task, workers, report)
+            stored.store.create(path, _decided(stored, folder, name, settings, judged, selection).to_json())
         except StoreError:
             # Who is done first removes what was judged, under all who are not done.
             if not stored.store.exists(path):
@@ -100,27 +102,31 @@ def rejudge(
 
 
 def _judge_all(
-    stored: StoredRound, config: RunConfig, job: Job, workers: int, report: Callable[[Progress], None]
+    stored: StoredRound, config: RunConfig, task: ScoringTask, workers: int, report: Callable[[Progress], None]
 ) -> dict[str, JudgedFile]:
     """Bring every unit to a commit; return them by the units' names."""
-    folder, units = stored.folder.scoring(job.name), list(stored.units())
+    folder, units = stored.folder.scoring(task.name), list(stored.units())
     for path in stored.store.files(folder.commits):
         if folder.is_faulty(path):
             _remove(stored.store, path)
     there = set(stored.store.files(folder.commits))
     done = {u.name: stored.store.read_record(p, JudgedFile) for u in units if (p := folder.commit(u.name)) in there}
-    progress = Progress(sum(u.judged.unit.num_prompts for u in units))
-    budget = ErrorBudget(max_error_rate=config.scoring.max_error_rate)
-    for unit in units:
-        if unit.name in done:
-            progress.num_prompts_found += unit.judged.unit.num_prompts
-            _count(progress, budget, unit, done[unit.name])
-    left = [unit for unit in units if unit.name not in done]
-    for unit, judged in zip(left, _judged(job, left, workers), strict=True):
-        done[unit.name] = judged
-        _count(progress, budget, unit, judged)
-        report(progress)
-    budget.spend(num_verdicts=0, num_errors=0, final=True)
+    num_prompts = sum(unit.judged.unit.num_prompts for unit in units)
+    tally = Tally(num_prompts, report, max_error_rate=config.scoring.max_error_rate, meter=Meter())
+    tally.resume(sum(unit.judged.unit.num_prompts for unit in units if unit.name in done))
+
+    def left() -> UnitsLeft[StoredUnit] | None:
+        chosen = [unit for unit in units if unit.name not in done]
+        return UnitsLeft(chosen, True, chosen[0].name) if chosen else None
+
+    def supply(units: Sequence[StoredUnit], *, are_fresh: bool) -> Iterator[UnitCounts | RsftError]:
+        for unit, judged in zip(units, _judged(task, units, workers), strict=True):
+            done[unit.name] = judged
+            yield _counts(unit, judged)
+
+    bring_to_commits(left, supply, tally, name=f"scoring {task.name}", max_idle_passes=1)
+    num_verdicts, num_errors = (sum(getattr(j, n) for j in done.values()) for n in ("num_verdicts", "num_errors"))
+    tally.check(num_verdicts=num_verdicts, num_errors=num_errors)
     return done
 
 
@@ -133,22 +139,26 @@ def _remove(store: Store, path: str) -> None:
             raise
 
 
-def _count(progress: Progress, budget: ErrorBudget, unit: StoredUnit, judged: JudgedFile) -> None:
-    progress.num_prompts_done += unit.judged.unit.num_prompts
-    progress.num_candidates += judged.scores.num_rows
-    progress.num_passed += judged.num_passed
-    progress.num_tokens += judged.num_tokens
-    budget.spend(num_verdicts=judged.num_verdicts, num_errors=judged.num_errors, first=judged.first_error)
+def _counts(unit: StoredUnit, judged: JudgedFile) -> UnitCounts:
+    return UnitCounts(
+        num_prompts=unit.judged.unit.num_prompts,
+        num_candidates=judged.scores.num_rows,
+        num_passed=judged.num_passed,
+        num_tokens=judged.num_tokens,
+        num_verdicts=judged.num_verdicts,
+        num_errors=judged.num_errors,
+        first_error=judged.first_error,
+    )
 
 
-def _judged(job: Job, units: Sequence[StoredUnit], workers: int) -> Iterator[JudgedFile]:
+def _judged(task: ScoringTask, units: Sequence[StoredUnit], workers: int) -> Iterator[JudgedFile]:
     if workers == 1:
-        with closing(_Worker(job)) as worker:
+        with closing(_Worker(task)) as worker:
             yield from map(worker.judge, units)
         return
     try:
         with ProcessPoolExecutor(min(workers, len(units) or 1), mp_context=get_context("spawn")) as pool:
-            yield from in_order(pool, partial(_judge_one, job), units, 2 * workers)
+            yield from in_order(pool, partial(_judge_one, task), units, 2 * workers)
     except BrokenProcessPool as error:
         raise StageError(
             "a scoring process died; the same command goes on with the units that are missing. With --workers 1 its "
@@ -156,24 +166,24 @@ def _judged(job: Job, units: Sequence[StoredUnit], workers: int) -> Iterator[Jud
         ) from error
 
 
-def _judge_one(job: Job, unit: StoredUnit) -> JudgedFile:
-    return _worker(job).judge(unit)
+def _judge_one(task: ScoringTask, unit: StoredUnit) -> JudgedFile:
+    return _worker(task).judge(unit)
 
 
 @cache
-def _worker(job: Job) -> "_Worker":
+def _worker(task: ScoringTask) -> "_Worker":
     """Return this process's worker: constraints are built once."""
-    return _Worker(job)
+    return _Worker(task)
 
 
 class _Worker:
     """Judges units."""
 
-    def __init__(self, job: Job) -> None:
-        self._config = RunConfig.model_validate_json(job.config)
-        self._stored = stored_round(Store(job.store_uri), job.number)
-        self._folder = self._stored.folder.scoring(job.name)
-        self._judge = IsolatedJudge(self._config.scoring)
+    def __init__(self, task: ScoringTask) -> None:
+        self._config = RunConfig.model_validate_json(task.config)
+        self._stored = stored_round(Store(task.store_uri), task.number)
+        self._folder = self._stored.folder.scoring(task.name)
+        self._judge = GuardedJudge(self._config.scoring)
 
     def close(self) -> None:
         """End the processes that constraints run in."""
@@ -194,9 +204,9 @@ class _Worker:
             num_passed=sum(bool(j.passed) for j in judgements),
             num_tokens=sum(scores.column("num_tokens").to_pylist()),
         )
-        faulty = judged.num_errors > self._config.scoring.max_error_rate * judged.num_verdicts
-        path = self._folder.commit(unit.name, is_faulty=faulty)
-        if store.create(path, judged.to_json()) or faulty:
+        is_faulty = too_many_errors(judged.num_errors, judged.num_verdicts, self._config.scoring)
+        path = self._folder.commit(unit.name, is_faulty=is_faulty)
+        if store.create(path, judged.to_json()) or is_faulty:
             return judged
         return store.read_record(path, JudgedFile)
 
@@ -207,14 +217,14 @@ def _decided(
     name: str,
     settings: dict[str, object],
     judged: Mapping[str, JudgedFile],
-    how: Selecting,
+    selection: SelectionRules,
 ) -> Scoring:
     """Decide on what is judged and write it, a file a unit; return the record."""
     units = [replace(unit, judged=replace(unit.judged, scores=judged[unit.name].scores)) for unit in stored.units()]
-    outcome = begun(stored)
+    outcome = empty_outcome(stored)
     waiting: dict[str, list[pa.Table]] = {}
     written: dict[str, FileRef] = {}
-    for block, decided in decided_blocks(stored, how, outcome, units):
+    for block, decided in decided_blocks(stored, selection, outcome, units):
         start = 0
         for piece in block.pieces:
             # Waves cut units across blocks: one is written when its last piece has come.

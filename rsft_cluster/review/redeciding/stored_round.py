@@ -1,4 +1,4 @@
-"""A sealed round as it is looked at again: its units in order, with their files, by the scoring that is asked for."""
+"""A sealed round: its units in order, with their files and the scores of any of its scorings."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from rsft_cluster.config import RUN_NAME, Constraint, RunConfig, ScoringConfig
 from rsft_cluster.errors import ConfigError, StoreError
 from rsft_cluster.records import FileRef, Manifest, Plan, Unit
 from rsft_cluster.review.records import Scoring, Settings
+from rsft_cluster.runs.fingerprint import differing_keys
 from rsft_cluster.schemas import digest
 from rsft_cluster.store import Store
 from rsft_cluster.store.layout import (
@@ -25,21 +26,21 @@ from rsft_cluster.store.layout import (
 )
 
 SEALED = "sealed"
-"""Names the scoring that the round was sealed with."""
+"""The name of the scoring, and of the decision, that the round was sealed with."""
 
 
 @dataclass(frozen=True)
 class StoredUnit:
-    """A unit with the files that are read of it."""
+    """A unit with its files."""
 
     name: str
-    """As the manifest names it: unique in the round."""
+    """The unit's name in the manifest, unique in the round."""
     wave: str
     """Folder of the collection that sampled it."""
     judged: JudgedUnit
-    """With the scores that are looked at."""
+    """The unit with its candidates and the scores of the chosen scoring."""
     sealed: FileRef
-    """Scores with the decision that was sealed."""
+    """The sealed scores, with the sealed decision."""
 
 
 @dataclass(frozen=True)
@@ -111,30 +112,29 @@ def constraints_of(stored: StoredRound, scoring: str) -> tuple[Constraint, ...]:
 
 
 def checked_name(name: str, option: str) -> str:
-    """Return a name that may stand in a path; raises ConfigError for another."""
+    """Return a name that is fit for a path; raises ConfigError for another."""
     if not re.fullmatch(RUN_NAME, name):
         raise ConfigError(f"{option} {name}: lower-case letters, digits, dot, dash and underscore make a name")
     return name
 
 
 def new_name(name: str) -> str:
-    """Return a name that `--name` may give; raises ConfigError for another, and for that of what was sealed."""
+    """Return a name that is fit for `--name`; raises ConfigError for another, and for SEALED."""
     if name == SEALED:
         raise ConfigError(f"--name {SEALED}: names what the round was sealed with; choose another")
     return checked_name(name, "--name")
 
 
-def claim(folder: ScoringLayout | DecisionSetLayout, what: str, wanted: Mapping[str, object]) -> None:
-    """Let a folder stand for settings, whoever comes first.
+def claim_name(folder: ScoringLayout | DecisionSetLayout, title: str, settings: Mapping[str, object]) -> None:
+    """Record the settings that a folder's name stands for, unless another process has done so.
 
-    Raises ConfigError naming the settings in which it stands for others.
+    Raises ConfigError naming every setting that differs from the recorded one.
     """
-    folder.store.create(folder.settings, Settings(settings=dict(wanted)).to_json())
+    folder.store.create(folder.settings, Settings(settings=dict(settings)).to_json())
     recorded = folder.store.read_record(folder.settings, Settings).settings
-    differing = [k for k in sorted(recorded.keys() | wanted.keys()) if recorded.get(k) != wanted.get(k)]
-    if differing:
-        lines = [f"  {k}: was {recorded.get(k, 'absent')}, is {wanted.get(k, 'absent')}" for k in differing]
-        raise ConfigError(f"{what} was made with other settings; give this one another --name:\n" + "\n".join(lines))
+    if differing := differing_keys(recorded, settings):
+        lines = [f"  {k}: was {recorded.get(k, 'absent')}, is {settings.get(k, 'absent')}" for k in differing]
+        raise ConfigError(f"{title} was made with other settings; give this one another --name:\n" + "\n".join(lines))
 
 
 def _part(planned: Mapping[str, Unit], name: str) -> Unit:

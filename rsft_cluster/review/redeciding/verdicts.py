@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 PASSED, FAILED, ERROR, SILENT, ABSENT = 1, 0, -1, -2, -3
 """SILENT: neither score nor error, it does not apply to this prompt. ABSENT: there is no verdict of this name."""
 TIMEOUT = r"(?m)^[\w.]*[Tt]ime[Oo]ut\w*(:|$)"
-"""The exception that an error tells of where a constraint took too long: `TimeoutError: ...`, `httpx.ReadTimeout`."""
+"""The exception named by the error of a constraint that took too long: `TimeoutError: ...`, `httpx.ReadTimeout`."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What constraints said."""
+    """Verdicts as (candidates, constraints) arrays."""
 
     state: NDArray[np.int8]
     score: NDArray[np.float64]
@@ -30,32 +30,32 @@ class Verdicts:
 
 
 def verdicts_of(scores: pa.Table, names: Sequence[str]) -> Verdicts:
-    """Return the verdicts of SCORE rows by constraint."""
+    """Return the verdicts of SCORE rows, a column for each of the named constraints."""
     lists = scores.column("verdicts").combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy()
     flat = lists.flatten()
     columns = pc.fill_null(pc.index_in(flat.field("constraint"), value_set=pa.array(names)), -1).to_numpy()
-    ours = columns >= 0
-    at = (rows[ours], columns[ours])
+    is_named = columns >= 0
+    at = (rows[is_named], columns[is_named])
     shape = (scores.num_rows, len(names))
 
     passed, error = flat.field("passed"), flat.field("error")
-    says = np.full(len(flat), SILENT, dtype=np.int8)
-    says[pc.fill_null(passed, False).to_numpy(zero_copy_only=False)] = PASSED
-    says[pc.fill_null(pc.invert(passed), False).to_numpy(zero_copy_only=False)] = FAILED
-    says[error.is_valid().to_numpy(zero_copy_only=False)] = ERROR
-    late = pc.fill_null(pc.match_substring_regex(error, TIMEOUT), False).to_numpy(zero_copy_only=False)
+    state = np.full(len(flat), SILENT, dtype=np.int8)
+    state[pc.fill_null(passed, False).to_numpy(zero_copy_only=False)] = PASSED
+    state[pc.fill_null(pc.invert(passed), False).to_numpy(zero_copy_only=False)] = FAILED
+    state[error.is_valid().to_numpy(zero_copy_only=False)] = ERROR
+    timed_out = pc.fill_null(pc.match_substring_regex(error, TIMEOUT), False).to_numpy(zero_copy_only=False)
 
     duration_s = flat.field("duration_s").to_numpy(zero_copy_only=False)
 
     def placed(values: NDArray, empty: float) -> NDArray:
         whole = np.full(shape, empty, dtype=values.dtype)
-        whole[at] = values[ours]
+        whole[at] = values[is_named]
         return whole
 
     return Verdicts(
-        placed(says, ABSENT),
+        placed(state, ABSENT),
         placed(flat.field("score").to_numpy(zero_copy_only=False), np.nan),
-        placed(np.where(says == SILENT, np.nan, duration_s), np.nan),
-        placed(late, False),
+        placed(np.where(state == SILENT, np.nan, duration_s), np.nan),
+        placed(timed_out, False),
     )

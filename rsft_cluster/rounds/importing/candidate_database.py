@@ -13,13 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsft_cluster.rounds.importing.completions import Brought
+from rsft_cluster.rounds.importing.completions import ImportedCompletion
 from rsft_cluster.schemas import PROMPT, rows_to_table
 
 ROWS_A_BATCH = 1024
 
 
-class Spool:
+class CandidateDatabase:
     """Prompts and what was answered to them."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -36,7 +36,7 @@ class Spool:
         """Digest over all that was put in, in order."""
         return self._content.hexdigest()[:32]
 
-    def put(self, prompt: dict[str, Any], answers: Sequence[Brought]) -> None:
+    def put(self, prompt: dict[str, Any], answers: Sequence[ImportedCompletion]) -> None:
         """Add a row of PROMPT, unless it is there, and answers to it."""
         name, record = prompt["prompt_id"], json.dumps(prompt, sort_keys=True)
         put = self._database.execute("INSERT OR IGNORE INTO prompts (id, record) VALUES (?, ?)", (name, record))
@@ -54,16 +54,19 @@ class Spool:
             records = [json.loads(row[0]) for row in rows]
             yield from rows_to_table(records, PROMPT).to_batches()
 
-    def answers(self, prompt: str) -> list[Brought]:
+    def answers(self, prompt: str) -> list[ImportedCompletion]:
         """Return what was answered to a prompt."""
         found = self._database.execute("SELECT record FROM candidates WHERE prompt = ? ORDER BY position", (prompt,))
-        return [Brought(**json.loads(row[0])) for row in found]
+        return [ImportedCompletion(**json.loads(row[0])) for row in found]
 
 
 @contextmanager
-def spool() -> Iterator[Spool]:
-    """Hold an empty spool for the length of the block."""
-    with TemporaryDirectory(prefix="rsft-") as folder, closing(sqlite3.connect(f"{folder}/spool")) as database:
+def candidate_database() -> Iterator[CandidateDatabase]:
+    """Hold an empty database for the length of the block."""
+    with (
+        TemporaryDirectory(prefix="rsft-") as folder,
+        closing(sqlite3.connect(f"{folder}/candidate_database")) as database,
+    ):
         database.execute("PRAGMA journal_mode = OFF")
         database.execute("PRAGMA synchronous = OFF")
-        yield Spool(database)
+        yield CandidateDatabase(database)

@@ -24,7 +24,7 @@ MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Brought:
+class ImportedCompletion:
     """One completion, with what its file says of it."""
 
     text: str
@@ -40,7 +40,7 @@ class Brought:
         return asdict(self)
 
 
-def brought(row: Row, mapping: ColumnMapping) -> tuple[MappedPrompt, list[Brought]]:
+def parse_line(row: Row, mapping: ColumnMapping) -> tuple[MappedPrompt, list[ImportedCompletion]]:
     """Return the prompt and the completions of a row; raises Refused with key and reason."""
     prompt, fields = mapping.prompt(row), row.fields
     one, several = fields.get("completion"), fields.get("completions")
@@ -54,7 +54,7 @@ def brought(row: Row, mapping: ColumnMapping) -> tuple[MappedPrompt, list[Brough
     return prompt, list(_completions(several, fields))
 
 
-def _completions(several: Sequence[object], fields: Mapping[str, object]) -> Iterator[Brought]:
+def _completions(several: Sequence[object], fields: Mapping[str, object]) -> Iterator[ImportedCompletion]:
     of_all = {name: fields.get(name) for name in ("prompt_token_ids", "finish_reason", "model")}
     if told := [name for name in ("token_ids", "logprob", "target_logprob") if fields.get(name) is not None]:
         raise Refused(f"{told[0]!r} stands beside several completions; put it into each of them")
@@ -64,7 +64,7 @@ def _completions(several: Sequence[object], fields: Mapping[str, object]) -> Ite
         yield _completion({**of_all, **told}, f"completions[{i}].")
 
 
-def _completion(fields: Mapping[str, object], where: str) -> Brought:
+def _completion(fields: Mapping[str, object], where: str) -> ImportedCompletion:
     text, finish = fields.get("completion"), fields.get("finish_reason")
     if not isinstance(text, str):
         raise Refused(f"'{where}completion' is {kind(text)}, not text")
@@ -75,7 +75,7 @@ def _completion(fields: Mapping[str, object], where: str) -> Brought:
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise Refused(f"'{where}model' is {kind(model)}, not text")
-    return Brought(
+    return ImportedCompletion(
         text,
         _token_ids(fields, "token_ids", where),
         _token_ids(fields, "prompt_token_ids", where),

@@ -5,39 +5,38 @@ say is null (`logprob`, `target_logprob`): rules that look at it refuse. Killed 
 """
 
 import hashlib
-import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
-from rsft_cluster.acceptance.decide import selecting, target_of
-from rsft_cluster.acceptance.selecting import Selecting
-from rsft_cluster.collection.actors import ScoreAndCommit, Work, sampled_row
-from rsft_cluster.collection.plan import is_done, planned_units, read_prompts_of, survey, write_plan
-from rsft_cluster.collection.seal import seal
-from rsft_cluster.collection.whole_round import decide_waves, load_wave, settle
-from rsft_cluster.errors import ConfigError
+from rsft_cluster.acceptance.decide import selection_rules
+from rsft_cluster.acceptance.selection import SelectionRules
+from rsft_cluster.collection.actors import ScoreAndCommit, Work, outcome_of, sampled_row
+from rsft_cluster.collection.collect import collect
+from rsft_cluster.collection.driver import Supplier, UnitCounts
+from rsft_cluster.collection.plan import read_prompts_of, write_plan
+from rsft_cluster.collection.whole_round import decide_round, decide_waves, load_wave
+from rsft_cluster.errors import ConfigError, RsftError
 from rsft_cluster.plugins import Bound
 from rsft_cluster.policies.references import policy_spec
 from rsft_cluster.policies.tokens import UnencodablePromptError
-from rsft_cluster.progress import Listener, Progress
+from rsft_cluster.progress import Listener
 from rsft_cluster.prompts import BadLine
 from rsft_cluster.prompts.mapping import ColumnMapping
 from rsft_cluster.prompts.paths import find_files
 from rsft_cluster.prompts.rows import Refused
 from rsft_cluster.prompts.source import prompt_row, read_rows
 from rsft_cluster.prompts.stored import write_prompts
-from rsft_cluster.records import Manifest, Plan, Record
-from rsft_cluster.rounds.importing.candidate_database import Spool, spool
-from rsft_cluster.rounds.importing.completions import NAMES, Brought, brought
+from rsft_cluster.records import Manifest, Plan, Record, Unit
+from rsft_cluster.rounds.importing.candidate_database import CandidateDatabase, candidate_database
+from rsft_cluster.rounds.importing.completions import NAMES, ImportedCompletion, parse_line
 from rsft_cluster.rounds.importing.requirements import asked_of, check_asked, check_tokens
 from rsft_cluster.rounds.importing.tokens import Encoder
-from rsft_cluster.runs.prompt_sets import held_out_in, take_in, watched
+from rsft_cluster.runs.prompt_sets import checked_and_digested, held_out_in, ingest_prompts
 from rsft_cluster.runs.run import Run
 from rsft_cluster.sampling.unit_sampler import SampledUnit
 from rsft_cluster.schemas import CANDIDATE, PROMPT, candidate_id, rows_to_table, to_messages
-from rsft_cluster.scoring.judge import ErrorBudget
 from rsft_cluster.store.layout import Folder
 
 NUMBER = 1
@@ -59,27 +58,27 @@ class Imported(Record):
     """Digest over the candidates and their prompts, in order."""
 
 
-def bring(run: Run, files: Sequence[str], listener: Listener) -> tuple[Imported, Manifest]:
+def import_candidates(run: Run, files: Sequence[str], listener: Listener) -> tuple[Imported, Manifest]:
     """Make the candidates of some files the first round of a run, sealed; return what was brought, and the manifest.
 
     Raises ConfigError where the run's first round was sampled or holds other candidates, where its settings ask for
     what these candidates do not have, or where more than `prompts.max_bad_rate` of the lines are unusable.
     """
     _check(run)
-    folder, how = run.round(NUMBER), selecting(run.config, NUMBER)
+    folder, selection = run.round(NUMBER), selection_rules(run.config, NUMBER)
     encoder = Encoder(
         policy_spec(run.base, run.config.policy, trust_remote_code=run.trust_remote_code, threads=1, gpu=False)
     )
-    with listener.stage("read the files"), spool() as spooled:
-        imported = _read(run, files, spooled, how, encoder)
-        record = run.keep(folder.imported, Imported, lambda: _keep_prompts(run, spooled, imported))
+    with listener.stage("read the files"), candidate_database() as candidates:
+        imported = _read(run, files, candidates, selection, encoder)
+        record = run.keep(folder.imported, Imported, lambda: _keep_prompts(run, candidates, imported))
         if record.content != imported.content:
             raise ConfigError(
                 f"{run.store.uri}: round {NUMBER} holds the candidates of {', '.join(record.files)}; give these a run "
                 "of their own"
             )
         if not run.store.exists(folder.manifest):
-            _judge_and_seal(run, folder, spooled, imported, how, encoder, listener)
+            _judge_and_seal(run, folder, candidates, imported, selection, encoder, listener)
     return record, run.store.read_record(folder.manifest, Manifest)
 
 
@@ -99,14 +98,16 @@ def _check(run: Run) -> None:
         )
 
 
-def _read(run: Run, files: Sequence[str], spooled: Spool, how: Selecting, encoder: Encoder) -> Imported:
-    """Put the rows of all files into the spool, bad lines into quarantine: that of an import stays with it."""
-    mapping, found, asked = ColumnMapping(run.config.prompts), find_files(files), asked_of(run.config, how)
+def _read(
+    run: Run, files: Sequence[str], candidates: CandidateDatabase, selection: SelectionRules, encoder: Encoder
+) -> Imported:
+    """Put the rows of all files into the database, bad lines into quarantine: that of an import stays with it."""
+    mapping, found, asked = ColumnMapping(run.config.prompts), find_files(files), asked_of(run.config, selection)
     is_first = not run.store.exists(run.round(NUMBER).imported)
     names = list(dict.fromkeys([*mapping.names, *NAMES]))
     num_lines = 0
     with tempfile.TemporaryFile() as quarantine:
-        bad = _Bad(run, files, quarantine.write, is_kept=is_first)
+        bad = _UnusableLines(run, files, quarantine.write, is_kept=is_first)
         try:
             for file in found:
                 for row in read_rows(file, names):
@@ -115,7 +116,7 @@ def _read(run: Run, files: Sequence[str], spooled: Spool, how: Selecting, encode
                         bad.note(row, num_lines)
                         continue
                     try:
-                        prompt, answers = brought(row, mapping)
+                        prompt, answers = parse_line(row, mapping)
                         for answer in answers:
                             check_tokens(answer, encoder)
                     except Refused as refused:
@@ -123,25 +124,25 @@ def _read(run: Run, files: Sequence[str], spooled: Spool, how: Selecting, encode
                     else:
                         for answer in answers:
                             check_asked(answer, asked, f"{file.name}:{row.line}")
-                        spooled.put(prompt_row(prompt, file.name, row.line), answers)
+                        candidates.put(prompt_row(prompt, file.name, row.line), answers)
             bad.check(num_lines)
         finally:
             if bad.number and is_first:
                 quarantine.seek(0)
                 run.store.write(run.layout.prompts(PROMPTS).quarantine, quarantine.read())
-    if not spooled.num_candidates:
+    if not candidates.num_candidates:
         raise ConfigError(f"no candidate found in {', '.join(files)}: {num_lines} lines read, {bad.number} unusable")
     return Imported(
         files=tuple(file.name for file in found),
         num_lines=num_lines,
         num_bad=bad.number,
-        num_prompts=spooled.num_prompts,
-        num_candidates=spooled.num_candidates,
-        content=spooled.content,
+        num_prompts=candidates.num_prompts,
+        num_candidates=candidates.num_candidates,
+        content=candidates.content,
     )
 
 
-class _Bad:
+class _UnusableLines:
     """The lines that cannot be used: kept, counted, and limited as those of prompts are."""
 
     def __init__(self, run: Run, files: Sequence[str], write: Callable[[bytes], object], *, is_kept: bool) -> None:
@@ -170,21 +171,27 @@ class _Bad:
             )
 
 
-def _keep_prompts(run: Run, spooled: Spool, imported: Imported) -> Imported:
+def _keep_prompts(run: Run, candidates: CandidateDatabase, imported: Imported) -> Imported:
     """Write the prompts, none of which may stand among the held-out ones."""
-    _, held_out = take_in(run)
-    batches = watched(spooled.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
+    _, held_out = ingest_prompts(run)
+    batches = checked_and_digested(candidates.prompts(), hashlib.sha256(), held_out_in(run.store, held_out))
     path = run.layout.prompts(PROMPTS).table
     write_prompts(run.store, path, batches, PROMPT, unit_size=run.config.sampling.unit_size)
     return imported
 
 
 def _judge_and_seal(
-    run: Run, folder: Folder, spooled: Spool, imported: Imported, how: Selecting, encoder: Encoder, listener: Listener
+    run: Run,
+    folder: Folder,
+    candidates: CandidateDatabase,
+    imported: Imported,
+    selection: SelectionRules,
+    encoder: Encoder,
+    listener: Listener,
 ) -> None:
     """Decide unit by unit where that can be, else all at once as one wave, like a round that is sampled."""
-    generator = Bound("imported", {"files": list(imported.files), "content": imported.content})
-    whole = how.scope == "round" or run.config.budget.is_set
+    generator = Bound("imported", {"files": list(imported.files), "content": imported.content}, "imported")
+    whole = selection.scope == "round" or run.config.budget.is_set
     plan = _plan(run, folder)
     at = run.round(NUMBER).wave(0) if whole else folder
     planned = _plan(run, at) if whole else plan
@@ -196,18 +203,16 @@ def _judge_and_seal(
         policy=encoder.policy,
         generator=generator,
         scoring=run.config.scoring,
-        how=how,
+        selection=selection,
         decides=not whole,
         unit_timeout_s=run.config.sampling.unit_timeout_s,
     )
-    if not run.store.exists(at.manifest):
-        _commit_units(work, spooled, encoder, listener)
-        sealed = seal(at, planned, target=target_of(how.rule), generator=generator.describe())
-        run.lease.publish(at.manifest, sealed)
+    supply = _imported(work, candidates, encoder)
+    sealed = collect(work, supply, run.config.cluster, listener.collecting, run.lease.publish)
     if whole:
-        waves = [load_wave(at, planned, run.store.read_record(at.manifest, Manifest), how)]
-        settled = settle(folder, waves, decide_waves(waves, how), how, num_prompts=plan.num_prompts)
-        run.lease.publish(folder.manifest, settled)
+        waves = [load_wave(at, planned, sealed, selection)]
+        manifest = decide_round(folder, waves, decide_waves(waves, selection), selection, num_prompts=plan.num_prompts)
+        run.lease.publish(folder.manifest, manifest)
 
 
 def _plan(run: Run, folder: Folder) -> Plan:
@@ -226,33 +231,28 @@ def _plan(run: Run, folder: Folder) -> Plan:
     return run.keep(folder.plan, Plan, make)
 
 
-def _commit_units(work: Work, spooled: Spool, encoder: Encoder, listener: Listener) -> None:
+def _imported(work: Work, database: CandidateDatabase, encoder: Encoder) -> Supplier[Unit]:
+    """Return the supplier that judges and commits, in this process, units whose candidates were imported."""
     folder, judge = work.open(), ScoreAndCommit(work)
-    state, progress = survey(folder), Progress(work.plan.num_prompts)
-    budget = ErrorBudget(max_error_rate=work.scoring.max_error_rate)
-    for unit in planned_units(folder, work.plan):
-        if not is_done(state, unit.unit, session=work.session):
+
+    def supply(units: Sequence[Unit], *, are_fresh: bool) -> Iterator[UnitCounts | RsftError]:
+        for unit in units:
             prompts = read_prompts_of(folder.store, unit)
-            (row,) = judge(sampled_row(unit.to_json().decode(), prompts, _unit(prompts, spooled, encoder))).to_pylist()
-            if row["failure"] is not None:
-                raise pickle.loads(row["failure"])
-            first = (row["failing_constraint"], row["first_error"]) if row["num_errors"] else None
-            budget.spend(num_verdicts=row["num_verdicts"], num_errors=row["num_errors"], first=first)
-            progress.num_candidates += row["num_candidates"]
-            progress.num_passed += row["num_passed"]
-            progress.num_accepted += row["num_accepted"]
-            progress.num_tokens += row["num_tokens"]
-        progress.num_prompts_done += unit.num_prompts
-        listener.collecting(progress)
-    budget.spend(num_verdicts=0, num_errors=0, final=True)
+            row = sampled_row(unit.to_json().decode(), prompts, _unit(prompts, database, encoder))
+            outcome = outcome_of(judge(row).to_pylist()[0])
+            yield outcome
+            if isinstance(outcome, RsftError):
+                return
+
+    return supply
 
 
-def _unit(prompts: pa.Table, spooled: Spool, encoder: Encoder) -> SampledUnit:
+def _unit(prompts: pa.Table, candidates: CandidateDatabase, encoder: Encoder) -> SampledUnit:
     rows: list[dict[str, object]] = []
     quarantined: dict[str, str] = {}
     for prompt in prompts.to_pylist():
         name = prompt["prompt_id"]
-        answers = spooled.answers(name)
+        answers = candidates.answers(name)
         try:
             own = None if all(a.prompt_token_ids for a in answers) else encoder.prompt(to_messages(prompt["messages"]))
         except UnencodablePromptError as error:
@@ -263,7 +263,7 @@ def _unit(prompts: pa.Table, spooled: Spool, encoder: Encoder) -> SampledUnit:
 
 
 def _candidate(
-    prompt: str, index: int, answer: Brought, prompt_token_ids: list[int] | None, encoder: Encoder
+    prompt: str, index: int, answer: ImportedCompletion, prompt_token_ids: list[int] | None, encoder: Encoder
 ) -> dict[str, object]:
     return {
         "candidate_id": candidate_id(prompt, NUMBER, index),

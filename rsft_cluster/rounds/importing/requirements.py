@@ -3,28 +3,28 @@
 from collections.abc import Mapping
 
 from rsft_cluster.acceptance.base import rule_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import RunConfig
 from rsft_cluster.errors import ConfigError
 from rsft_cluster.prompts.rows import Refused
-from rsft_cluster.rounds.importing.completions import Brought
+from rsft_cluster.rounds.importing.completions import ImportedCompletion
 from rsft_cluster.rounds.importing.tokens import Encoder
 from rsft_cluster.training.terms.configured import active_terms
 
 MAY_LACK = ("logprob", "target_logprob")
 
 
-def asked_of(config: RunConfig, how: Selecting) -> Mapping[str, str]:
+def asked_of(config: RunConfig, selection: SelectionRules) -> Mapping[str, str]:
     """Return what every candidate must bring, with what asks for it."""
-    needs = rule_of(how.rule).needs
-    asked = {name: f"acceptance.rule: {how.rule.use}" for name in MAY_LACK if name in needs}
+    needs = rule_of(selection.rule).needs
+    asked = {name: f"acceptance.rule: {selection.rule.use}" for name in MAY_LACK if name in needs}
     for term in active_terms(config.training):
         for name in term.needs:
             asked.setdefault(name, term.key)
     return asked
 
 
-def check_asked(answer: Brought, asked: Mapping[str, str], place: str) -> None:
+def check_asked(answer: ImportedCompletion, asked: Mapping[str, str], place: str) -> None:
     """Raise ConfigError, with the place, where a candidate lacks what is asked of all."""
     for name, who in asked.items():
         if getattr(answer, name) is None:
@@ -34,7 +34,7 @@ def check_asked(answer: Brought, asked: Mapping[str, str], place: str) -> None:
             )
 
 
-def check_tokens(answer: Brought, encoder: Encoder) -> None:
+def check_tokens(answer: ImportedCompletion, encoder: Encoder) -> None:
     """Raise Refused where a token id is none of the policy's."""
     for name in ("token_ids", "prompt_token_ids"):
         largest = max(getattr(answer, name) or (), default=-1)

@@ -10,7 +10,7 @@ from rsft_cluster.errors import ConfigError
 from rsft_cluster.policies.references import localised
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.policies.tokens import encode_prompt, load_tokenizer
-from rsft_cluster.rounds.importing.completions import Brought
+from rsft_cluster.rounds.importing.completions import ImportedCompletion
 from rsft_cluster.schemas import Message
 
 
@@ -48,7 +48,7 @@ class Encoder:
         """Return what the policy would continue; raises UnencodablePromptError where these messages do not fit."""
         return encode_prompt(self._tokenizer, messages, self.policy.chat_template)
 
-    def completion(self, answer: Brought) -> list[int]:
+    def completion(self, answer: ImportedCompletion) -> list[int]:
         """Return what was answered; it ends with the end-of-sequence token unless it was cut off."""
         if answer.token_ids is not None:
             return list(answer.token_ids)

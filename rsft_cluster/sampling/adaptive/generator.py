@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.decide import decide
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.config import AcceptanceConfig, AdaptiveConfig, ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import PluginError
@@ -24,13 +24,14 @@ from rsft_cluster.generators.base import (
     Generator,
     Prompt,
     Refusal,
+    Remarking,
     SteerableGenerator,
 )
 from rsft_cluster.generators.stopping import INCOMPLETE
 from rsft_cluster.plugins import Bound, steered
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.sampling.adaptive.trie import Trie
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
 from rsft_cluster.scoring.judge import Judgement
 
 
@@ -62,11 +63,16 @@ class AdaptiveGenerator:
         self._how = how
         self._scoring = scoring
         self._required = {c.name for c in scoring.constraints if c.required}
-        self._alone = Selecting(rule, AcceptanceConfig(dedupe=False))
+        self._alone = SelectionRules(rule, AcceptanceConfig(dedupe=False))
 
     @cached_property
-    def _judge(self) -> IsolatedJudge:
-        return IsolatedJudge(self._scoring)
+    def _judge(self) -> GuardedJudge:
+        return GuardedJudge(self._scoring)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the plain generator says about how it decodes."""
+        return self._plain.remarks if isinstance(self._plain, Remarking) else ()
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, keys: Sequence[Sequence[int]]
@@ -100,7 +106,7 @@ class AdaptiveGenerator:
         """Take off the tries what a lot has taught; yield the lot with the shares that were left before."""
         drawn = [_Drawn(c, *tries[c.prompt].look_up(c.token_ids)) for c in completions]
         # The units are judged again, and watched, by the scoring actors.
-        judgements = self._judge.judge_unwatched([_candidate(prompts[c.prompt], c) for c in completions])
+        judgements = self._judge.judge_unaudited([_candidate(prompts[c.prompt], c) for c in completions])
         chances = self._chances(completions, judgements)
         for one, judgement, chance in zip(drawn, judgements, chances, strict=True):
             completion = one.completion
@@ -140,9 +146,9 @@ class AdaptiveGenerator:
             return num_tokens, 1.0
         if judgement.passed or chance > 0.0:
             return num_tokens, chance if self._how.kind == "soft" else float(chance > 0.0)
-        named = [v["fatal_at"] for v in judgement.verdicts if v["constraint"] in self._required and not v["passed"]]
-        places = [place for place in named if isinstance(place, int)]
-        return shortest_dead(one.completion, min(places), self._plain.decode) if places else num_tokens, 0.0
+        failed = [v for v in judgement.verdicts if v.constraint in self._required and not v.passed]
+        fatal = [v.fatal_at for v in failed if v.fatal_at is not None]
+        return shortest_dead(one.completion, min(fatal), self._plain.decode) if fatal else num_tokens, 0.0
 
 
 def shortest_dead(completion: Completion, fatal_at: int, decode: Callable[[Sequence[int]], str]) -> int:

@@ -1,9 +1,9 @@
 """Constraints in processes of their own, which can be killed: a hang, a crash or a memory bomb costs one verdict.
 
-    Pool (scoring actor) -- asks --> fork server -- forks --> workers <-- candidates, outcomes --> Pool
+    pool (scoring actor) -- asks --> fork server -- forks --> workers <-- candidates, outcomes --> pool
 
-Why not threads or signals: a thread cannot be ended, and SIGALRM works in no thread but the main one and ends no
-loop in C. Why not a pool that knows only whole tasks: the fork server has the constraints imported and built, so that a
-worker that was killed is replaced in milliseconds; and a worker says which candidate it is at, so that many short
-calls share one message while each has its own deadline.
+Why not threads or signals: a thread cannot be killed, and SIGALRM works only in the main thread and does not end a
+loop in C. Why not a pool of whole tasks: the fork server has the constraints imported and built, so that it replaces a
+killed worker in milliseconds; and a worker records which candidate it is judging, so that many short calls share one
+message while each has its own deadline.
 """

@@ -1,7 +1,7 @@
-"""The process that builds constraints once and forks workers from there; started as a module by its name.
+"""The process that builds constraints once and forks workers from there; started with `python -m`.
 
-Single-threaded and deaf to all but its pool, it is the parent of every worker, so that it can end one, and all that
-the worker started, without a race on process numbers. It ends when the pool's process does.
+Single-threaded and answering only its pool, it is the parent of every worker, so that it can end one, and all that the
+worker started, without a race on process ids. It ends when the pool's process does.
 """
 
 import ctypes
@@ -22,29 +22,29 @@ from rsft_cluster.config.parts import Constraint
 from rsft_cluster.constraints.building import build
 from rsft_cluster.constraints.outcomes import Built
 from rsft_cluster.errors import ConfigError, PluginError
-from rsft_cluster.scoring.isolation.call_table import Progress
+from rsft_cluster.scoring.isolation.call_table import CallTable
 from rsft_cluster.scoring.isolation.worker import batch_size, longest_s, serve
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 REAP_S, POLL_S = 0.05, 0.002
-"""How often the fork server looks whether a killed worker has died; the second where somebody waits for it."""
+"""Seconds between two looks at whether a killed worker has died; the second while the pool waits for it."""
 
 
-def main(control_fd: int, progress_fd: int) -> None:
+def main(control_fd: int, table_fd: int) -> None:
     """Build the constraints that the pool names, then fork and end workers as it asks."""
-    os.dup2(2, 1)  # what constraints print is no message
+    os.dup2(2, 1)  # what constraints print is not a message
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     pool = Connection(control_fd)
-    progress = Progress(progress_fd)
+    table = CallTable(table_fd)
     constraints, memory_bytes = pool.recv()
     try:
         built = [_ready(constraint) for constraint in constraints]
     except ConfigError as error:
         pool.send_bytes(pickle.dumps(error))
         return
-    pool.send_bytes(pickle.dumps([(batch_size(one), longest_s(one)) for one in built]))
+    pool.send_bytes(pickle.dumps([(batch_size(constraint), longest_s(constraint)) for constraint in built]))
     gc.freeze()  # a collection in a worker would otherwise touch, and so copy, all that was built here
-    # What constraints started here, for all workers to use, is no stray of a worker.
+    # What constraints started here, for all workers to use, is not a stray of any worker.
     workers, kept, dying = dict[int, int](), _children(), set[int]()
     try:
         while True:
@@ -53,7 +53,7 @@ def main(control_fd: int, progress_fd: int) -> None:
             message, slot = pool.recv()
             if message == "fork":
                 channel = Connection(recv_handle(pool))
-                workers[slot] = _fork(pool, channel, built, progress, slot, memory_bytes)
+                workers[slot] = _fork(pool, channel, built, table, slot, memory_bytes)
             elif message == "kill":  # it may wait long for the processor in which to die
                 pid = workers.pop(slot)
                 dying.add(pid)
@@ -66,7 +66,7 @@ def main(control_fd: int, progress_fd: int) -> None:
             else:
                 pid = workers.pop(slot)
                 pool.send(_end(pid, kept | dying | set(workers.values())))
-    except EOFError:
+    except (EOFError, ConnectionResetError, BrokenPipeError):
         pass
     finally:
         ending = dying | set(workers.values())
@@ -89,7 +89,7 @@ def _ready(constraint: Constraint) -> Built:
 
 
 def _fork(
-    pool: Connection, channel: Connection, built: list[Built], progress: Progress, slot: int, memory_bytes: int
+    pool: Connection, channel: Connection, built: list[Built], table: CallTable, slot: int, memory_bytes: int
 ) -> int:
     fork_server = os.getpid()
     pid = os.fork()
@@ -103,7 +103,7 @@ def _fork(
         os.setpgid(0, 0)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == fork_server:
-            serve(channel, built, progress, slot, memory_bytes)
+            serve(channel, built, table, slot, memory_bytes)
             status = 0
     except BaseException:
         traceback.print_exc()
@@ -112,7 +112,7 @@ def _fork(
 
 
 def _leave(status: int) -> NoReturn:
-    """End a worker without running what the fork server would at its end."""
+    """End a worker without running the fork server's exit handlers."""
     with suppress(Exception):
         sys.stderr.flush()
     os._exit(status)
@@ -120,7 +120,7 @@ def _leave(status: int) -> NoReturn:
 
 def _kill(pid: int) -> None:
     """Kill a worker with its group."""
-    # The leader is not reaped yet, so that its number is its own.
+    # The leader is not reaped yet, so its process id is still its own.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
@@ -136,7 +136,7 @@ def _end(pid: int, others: set[int]) -> int:
 
 
 def _reap(dying: set[int], others: set[int]) -> None:
-    """Take leave of the workers that have died meanwhile, and kill what they left behind."""
+    """Reap the workers that have died meanwhile, and kill what they left behind."""
     for pid in dying.copy():
         if os.waitpid(pid, os.WNOHANG)[0]:
             dying.discard(pid)
@@ -144,7 +144,7 @@ def _reap(dying: set[int], others: set[int]) -> None:
 
 
 def _kill_strays(others: set[int]) -> None:
-    """Kill every child that is none of the others: orphans of workers."""
+    """Kill every child but the others: orphans of workers."""
     for _ in range(100):
         strays = _children() - others
         if not strays:
@@ -157,7 +157,7 @@ def _kill_strays(others: set[int]) -> None:
 
 
 def _children() -> set[int]:
-    """Return the processes whose parent this one is, orphans of workers among them; empty where that is not told."""
+    """Return the children of this process, orphans of workers among them; empty where the system does not tell."""
     try:
         return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
     except OSError:

@@ -1,4 +1,4 @@
-"""What a process has taken of the processor, and how it gives way to all others."""
+"""The CPU time of a process, and its lowest priority."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def cpu_s(pid: int) -> float:
-    """Return what a process has taken of the processor, 0 where that is not told."""
+    """Return the CPU time of a process, 0 where the system does not tell."""
     if sys.platform != "linux":
         return 0.0
     try:
@@ -16,8 +16,8 @@ def cpu_s(pid: int) -> float:
         return 0.0
 
 
-def give_way(leader: int) -> None:
-    """Leave a process and its group only the time that no other wants, as far as the system can."""
+def yield_cpu(leader: int) -> None:
+    """Give a process and its group only the CPU time that no other process uses, as far as the system can."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PGRP, leader, 19)
         if sys.platform == "linux":

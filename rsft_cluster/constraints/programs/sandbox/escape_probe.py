@@ -1,7 +1,7 @@
-"""What this machine confines programs with, found out by trying to get out.
+"""The tiers that confine programs on this machine, probed by trying to get out of them.
 
-A tier counts only where a small hostile program, run in it, reached none of what stands ready for it here: a file, a
-folder to write to, TCP, UDP and Unix sockets, another process and its environment. Versions are not asked.
+A tier counts only where a small hostile program, run in it, reached none of the targets set up for it: a file, a
+folder to write to, TCP, UDP and Unix sockets, another process and its environment. Versions do not count.
 """
 
 import socket
@@ -53,57 +53,57 @@ os.kill(victim, 9)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What the probe found of one tier."""
+class Probe:
+    """The result of probing one tier."""
 
     tier: str
     problem: str
-    """Why it cannot be used, or nothing where it holds."""
+    """Why it cannot be used; empty where it holds."""
 
     @property
     def holds(self) -> bool:
-        """Whether programs may be run in it."""
+        """True if programs may be run in it."""
         return not self.problem
 
 
-def survey(python: str = sys.executable) -> list[Found]:
-    """Return what was found of every tier, strongest first."""
+def survey(python: str = sys.executable) -> list[Probe]:
+    """Return the result of every tier, strongest first."""
     return [probed(tier, python) for tier in tiers.TIERS]
 
 
 def choose(tier: str = "auto", python: str = sys.executable) -> str:
     """Return the strongest tier that holds, or the named one if it does; raises ConfigError where there is none."""
-    asked = tiers.TIERS if tier == "auto" else (tier,)
+    names = tiers.TIERS if tier == "auto" else (tier,)
     problems = []
-    for name in asked:
-        found = probed(name, python)
-        if found.holds:
+    for name in names:
+        probe = probed(name, python)
+        if probe.holds:
             return name
-        problems.append(f"{name}: {found.problem}")
+        problems.append(f"{name}: {probe.problem}")
     raise ConfigError(f"code is run in a sandbox only, and this machine gives none. {'; '.join(problems)}")
 
 
 @cache
-def probed(tier: str, python: str = sys.executable) -> Found:
-    """Run the hostile program in a tier; once a process, the answer is kept."""
+def probed(tier: str, python: str = sys.executable) -> Probe:
+    """Run the hostile program in a tier, once per process."""
     if problem := tiers.absent(tier):
-        return Found(tier, problem)
+        return Probe(tier, problem)
     with _targets() as (arguments, reached), Sandbox(tier, python=python) as sandbox:
         try:
-            outcome = sandbox.run(Program(sandbox.python.argv("-c", _HOSTILE, *arguments)), LIMITS)
+            result = sandbox.run(Program(sandbox.python.argv("-c", _HOSTILE, *arguments)), LIMITS)
         except StageError as error:
-            return Found(tier, str(error))
-        said = outcome.stdout.decode("utf-8", "replace").splitlines()
-        if _RAN not in said:
-            end = outcome.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            return Found(tier, f"a program does not run in it: {(end or [f'exit status {outcome.exit_status}'])[0]}")
-        through = [line for line in said if line != _RAN] + reached()
-        return Found(tier, f"a hostile program got out of it: {', '.join(through)}" if through else "")
+            return Probe(tier, str(error))
+        lines = result.stdout.decode("utf-8", "replace").splitlines()
+        if _RAN not in lines:
+            end = result.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            return Probe(tier, f"a program does not run in it: {(end or [f'exit status {result.exit_status}'])[0]}")
+        through = [line for line in lines if line != _RAN] + reached()
+        return Probe(tier, f"a hostile program got out of it: {', '.join(through)}" if through else "")
 
 
 @contextmanager
 def _targets() -> Iterator[tuple[list[str], Callable[[], list[str]]]]:
-    """Put up what a hostile program would like to reach; yields where it is, and what tells which of it was reached."""
+    """Set up targets for a hostile program; yield its arguments, and a function that lists the targets reached."""
     with (
         tempfile.TemporaryDirectory(prefix="rsft-probe-") as folder,
         socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -111,7 +111,7 @@ def _targets() -> Iterator[tuple[list[str], Callable[[], list[str]]]]:
         socket.socket(socket.AF_UNIX) as local,
         subprocess.Popen(["/bin/sleep", "60"]) as victim,
     ):
-        Path(folder).chmod(0o777)  # whoever gets here at all shall be let in
+        Path(folder).chmod(0o777)  # readable for whatever gets here at all
         Path(folder, "canary").write_text("not for the sandbox")
         udp.bind(("127.0.0.1", 0))
         local.bind(f"{folder}/socket")

@@ -1,6 +1,6 @@
 """Messages between a worker and its supervisor: JSON objects with a length before them, and open files beside them.
 
-Both ends are ours; no program in a sandbox reaches this socket.
+Both ends are trusted; no program in a sandbox reaches this socket.
 """
 
 import json
@@ -14,7 +14,7 @@ MAX_FILES = 4
 
 
 def send(connection: socket.socket, message: Mapping[str, Any], files: Sequence[int] = ()) -> None:
-    """Send one message; bytes in it go as text, a character a byte."""
+    """Send one message; bytes in it go as text, one character per byte."""
     body = json.dumps(message, default=_text).encode()
     socket.send_fds(connection, [_LENGTH.pack(len(body))], list(files))
     connection.sendall(body)

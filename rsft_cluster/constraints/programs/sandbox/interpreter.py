@@ -1,4 +1,4 @@
-"""What a sandboxed interpreter needs: itself and its standard library, read only, and the code of `inside`."""
+"""The files of a sandboxed interpreter: itself and its standard library, read only, and the code of `inside`."""
 
 import base64
 import json
@@ -53,7 +53,7 @@ class Interpreter:
 
     executable: str
     folders: tuple[str, ...]
-    """What it reads, the system's folders among them."""
+    """Folders that it reads, the system's among them."""
     code: Mapping[str, bytes]
     """The modules of `inside` by name, compiled for it."""
 
@@ -81,13 +81,13 @@ def interpreter(python: str) -> Interpreter:
             [python, "-I", "-S", "-c", _DESCRIBE, *modules],
             capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=True,
         )  # fmt: skip
-        found = json.loads(done.stdout)
+        facts = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        raise ConfigError(f"{python!r} is no Python that code can be run with: {said.strip()[-300:]}") from error
-    if tuple(found["version"]) < (3, 11):
-        version = ".".join(map(str, found["version"]))
+        message = getattr(error, "stderr", "") or str(error)
+        raise ConfigError(f"{python!r} is no Python that code can be run with: {message.strip()[-300:]}") from error
+    if tuple(facts["version"]) < (3, 11):
+        version = ".".join(map(str, facts["version"]))
         raise ConfigError(f"{python!r} is Python {version}; code is run with 3.11 or newer")
-    folders = (*SYSTEM_FOLDERS, *(p for p in found["prefixes"] if not Path(p).is_relative_to("/usr")))
-    code = {modules[path]: base64.b64decode(text) for path, text in found["code"].items()}
-    return Interpreter(found["executable"], folders, code)
+    folders = (*SYSTEM_FOLDERS, *(p for p in facts["prefixes"] if not Path(p).is_relative_to("/usr")))
+    code = {modules[path]: base64.b64decode(text) for path, text in facts["code"].items()}
+    return Interpreter(facts["executable"], folders, code)

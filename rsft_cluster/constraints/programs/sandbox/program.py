@@ -1,4 +1,4 @@
-"""What the sandbox runs, within which limits, and what came of it. Plain records, standard library only."""
+"""Programs for the sandbox, their limits, and how they ended. Plain records, standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,24 +10,24 @@ Stopped = Literal["", "time", "output", "tasks", "disk", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. Whoever reaches a limit gets an error from the kernel, or is killed."""
+    """Limits of one program. Whatever reaches a limit gets an error from the kernel, or is killed."""
 
     wall_s: float = 10.0
     cpu_s: int = 10
-    """Of each process; killed by the kernel."""
+    """CPU time of each process; the kernel kills it."""
     memory_bytes: int = 512 << 20
     """Address space of each process."""
     may_fork: bool = False
-    """Whether it may start processes; threads it may always start."""
+    """True if it may start processes; threads it may always start."""
     num_tasks: int = 32
     """Threads and processes together."""
     file_bytes: int = 16 << 20
-    """Of one file, and of the work folder; the folder is looked at 20 times a second."""
+    """Size of one file, and of the work folder; the folder is looked at 20 times a second."""
     num_files: int = 1000
     """Files in the work folder."""
     num_open_files: int = 64
     output_bytes: int = 1 << 20
-    """Of stdout, and of stderr; more of it ends the program."""
+    """Size of stdout, and of stderr; more ends the program."""
 
     def __post_init__(self) -> None:
         for name in ("wall_s", "cpu_s", "memory_bytes", "num_tasks", "file_bytes", "num_files", "num_open_files"):
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command and what stands in its work folder, which it starts in."""
+    """A command, and the files of its work folder, in which it starts."""
 
     argv: tuple[str, ...]
     """The first is an absolute path: of the interpreter, or of something below /usr."""
@@ -53,11 +53,11 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramResult:
     """How a program ended."""
 
     exit_status: int
-    """As a shell has it: 128 + n where signal n ended it."""
+    """As in a shell: 128 + n where signal n ended it."""
     stdout: bytes
     stderr: bytes
     duration_s: float
@@ -66,5 +66,5 @@ class Outcome:
 
     @property
     def timed_out(self) -> bool:
-        """Whether wall time or CPU time was used up."""
+        """True if wall time or CPU time was used up."""
         return self.stopped == "time" or self.exit_status == 128 + 24

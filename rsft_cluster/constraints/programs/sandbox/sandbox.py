@@ -1,10 +1,10 @@
-"""`Sandbox`: run a program that nobody trusts, and know how it ended.
+"""`Sandbox`: run an untrusted program, and know how it ended.
 
     with Sandbox() as sandbox:
-        outcome = sandbox.run(Program(sandbox.python.argv("-c", "print(6 * 7)")))
+        result = sandbox.run(Program(sandbox.python.argv("-c", "print(6 * 7)")))
 
-The strongest tier is taken of those that a hostile probe could not get out of (`probe`); where there is none, building
-raises ConfigError. What is promised, and of which tier, stands in `tiers`.
+It takes the strongest of the tiers that a hostile probe could not get out of (`escape_probe`); where there is none,
+building raises ConfigError. `tiers` documents what each tier promises.
 """
 
 import os
@@ -19,10 +19,11 @@ from typing import Any, Self
 
 from rsft_cluster.constraints.programs.sandbox import frames, supervisor
 from rsft_cluster.constraints.programs.sandbox.interpreter import Interpreter, interpreter
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Program
+from rsft_cluster.constraints.programs.sandbox.program import Limits, Program, ProgramResult
 from rsft_cluster.errors import StageError
 
 _ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
+"""The folder that holds the package: an interpreter with -I -S finds nothing by itself."""
 _SUPERVISOR = f"""
 import sys
 sys.path.insert(0, sys.argv[3])
@@ -54,7 +55,7 @@ class Sandbox:
         self._control = mine
         self._close = weakref.finalize(self, _stop, mine, process)
 
-    def run(self, program: Program, limits: Limits = _LIMITS) -> Outcome:
+    def run(self, program: Program, limits: Limits = _LIMITS) -> ProgramResult:
         """Run a program to its end; raises StageError where the sandbox itself fails."""
         self.start(program, limits)
         return self.wait()
@@ -67,7 +68,7 @@ class Sandbox:
         stdin: int | None = None,
         stdout: int | None = None,
     ) -> None:
-        """Start a program; open files given as `stdin` and `stdout` are used instead of its text and the outcome's."""
+        """Start a program; open files given as `stdin` and `stdout` are used instead of its text and the result's."""
         request = {
             "tier": self.tier, "argv": program.argv, "files": dict(program.files), "stdin": program.stdin,
             "limits": asdict(limits), "readable": self._readable,
@@ -75,10 +76,10 @@ class Sandbox:
         }  # fmt: skip
         self._exchange(request, [file for file in (stdin, stdout) if file is not None])
 
-    def wait(self) -> Outcome:
+    def wait(self) -> ProgramResult:
         """Return how the program that was started ended; blocks until then."""
-        found = self._exchange(None, ())
-        return Outcome(**{**found, **{name: frames.as_bytes(found[name]) for name in ("stdout", "stderr")}})
+        answer = self._exchange(None, ())
+        return ProgramResult(**{**answer, **{name: frames.as_bytes(answer[name]) for name in ("stdout", "stderr")}})
 
     def cancel(self) -> None:
         """End the program that was started; `wait` tells of it."""

@@ -73,14 +73,14 @@ _PR_SET_PDEATHSIG, _PR_SET_PTRACER = 1, 0x59616D61
 
 
 def supported() -> bool:
-    """Whether the numbers of this machine's system calls are known."""
+    """True if the numbers of this machine's system calls are known."""
     return platform.machine() in _ARCHITECTURES and struct.calcsize("P") == 8
 
 
 def program(*, may_fork: bool, among_others: bool) -> bytes:
     """Return the filter for the process that installs it, an array of `struct sock_filter`.
 
-    `among_others`: it shares files and processes with the machine (no namespaces). Then it may signal itself alone,
+    `among_others`: it shares files and processes with the machine (no namespaces). Then it may signal only itself,
     unless it may start processes; it has a user of its own in that case, whose signals reach nobody else's.
     """
     column, architecture = _ARCHITECTURES[platform.machine()]
@@ -115,7 +115,7 @@ def _line(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
 
 
 def _call(number: int, body: list[bytes]) -> list[bytes]:
-    """Return the body, gone through for one call alone; falling out of it allows the call."""
+    """Return the body, of the rules for a single call; falling out of it allows the call."""
     allowed = [*body, _line(_RETURN, _ALLOW)]
     return [_line(_EQUAL, number, 0, len(allowed)), *allowed]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rsft_cluster.constraints.programs.sandbox import frames, system_calls, tiers
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome, Stopped
+from rsft_cluster.constraints.programs.sandbox.program import Limits, ProgramResult, Stopped
 
 _TICK_S = 0.05
 _IDLE_S = 1.0
@@ -42,7 +42,7 @@ def serve(control: socket.socket, worker_pid: int) -> None:
         for number, (request, files) in enumerate(_requests(control, worker_pid)):
             scratch = f"{base}/{number}"
             Path(scratch).mkdir(0o711)
-            with suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone, and so is who would be told
+            with suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone, and nobody is left to answer
                 _answer(request, files, scratch, control, worker_pid)
             shutil.rmtree(scratch)
 
@@ -115,7 +115,7 @@ def _requests(control: socket.socket, worker_pid: int) -> Iterator[tuple[dict[st
             request, files = frames.receive(control)
         except (EOFError, ConnectionResetError):
             return
-        if "cancel" not in request:  # one that came when its run was already over
+        if "cancel" not in request:  # a cancel that came when its run was already over
             yield request, files
         control.settimeout(_IDLE_S)
 
@@ -124,8 +124,8 @@ def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
     """Fork the program; returns when it has been executed, raises OSError where it could not be."""
     limits, work = Limits(**request["limits"]), f"{scratch}/work"
     Path(work).mkdir(0o710)  # our group: bubblewrap goes there before it changes the user
-    job = tiers.Job(request["argv"], limits, work, scratch, request["readable"])
-    launch = tiers.launch(request["tier"], job)
+    spec = tiers.LaunchSpec(request["argv"], limits, work, scratch, request["readable"])
+    launch = tiers.launch(request["tier"], spec)
     _write(work, request["files"], launch.owner)
     given = iter(files)
     stdin = next(given) if request["takes_stdin"] else _holding(frames.as_bytes(request["stdin"]))
@@ -139,22 +139,22 @@ def _start(request: Mapping[str, Any], files: list[int], scratch: str) -> _Run:
         os.close(file)
     pipes = {"stdout": stdout[0], "stderr": stderr[0]}
     run = _Run(pid, limits, work, launch, began, {name: pipe for name, pipe in pipes.items() if pipe is not None})
-    with os.fdopen(problem[0], "rb") as told:
-        said = told.read()
-    if said:
+    with os.fdopen(problem[0], "rb") as stream:
+        message = stream.read()
+    if message:
         _end(run)
         for pipe in run.pipes.values():
             os.close(pipe)
-        raise OSError(said.decode("utf-8", "replace"))
+        raise OSError(message.decode("utf-8", "replace"))
     return run
 
 
 def _become(launch: tiers.Launch, work: str, streams: tuple[int, int, int], problem: int, supervisor: int) -> None:
-    """Turn the forked process into the program; tells `problem` what is in the way, and never returns."""
+    """Turn the forked process into the program; writes to `problem` what prevents it, and never returns."""
     try:
         os.setsid()
-        for place, stream in enumerate(streams):
-            os.dup2(stream, place)
+        for descriptor, stream in enumerate(streams):
+            os.dup2(stream, descriptor)
         os.dup2(problem, 3, inheritable=False)
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         os.chdir(work)
@@ -223,11 +223,11 @@ def _watched(run: _Run, control: socket.socket, worker_pid: int) -> dict[str, An
             pass
         os.close(pipe)
     status = os.waitstatus_to_exitcode(run.status) if run.status is not None else _LOST_STATUS
-    outcome = Outcome(
+    result = ProgramResult(
         128 - status if status < 0 else status, bytes(run.output["stdout"]), bytes(run.output["stderr"]),
         time.monotonic() - run.began, run.stopped,
     )  # fmt: skip
-    return {name: getattr(outcome, name) for name in Outcome.__slots__}
+    return {name: getattr(result, name) for name in ProgramResult.__slots__}
 
 
 def _read(run: _Run, name: str) -> bool:
@@ -259,15 +259,15 @@ def _num_threads(pid: int) -> int:
 
 
 def _is_too_much(work: str, limits: Limits) -> bool:
-    """Whether the work folder holds more than it may; stops looking as soon as it does."""
+    """Return whether the work folder holds more than it may; stops looking as soon as it does."""
     num_files, num_bytes, folders = 0, 0, [work]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     num_files += 1
-                    found = entry.stat(follow_symlinks=False)
-                    num_bytes += found.st_blocks * 512
+                    info = entry.stat(follow_symlinks=False)
+                    num_bytes += info.st_blocks * 512
                     if num_files > limits.num_files or num_bytes > limits.file_bytes:
                         return True
                     if entry.is_dir(follow_symlinks=False):
@@ -318,10 +318,10 @@ def _kill_all_of(uid: int) -> None:
 
 def _children() -> list[int]:
     """Return the processes whose parent this is, orphans that were adopted among them."""
-    me, found = os.getpid(), []
+    me, pids = os.getpid(), []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
             parent = int(stat.read_bytes().rsplit(b")", 1)[1].split()[1])
             if parent == me:
-                found.append(int(stat.parent.name))
-    return found
+                pids.append(int(stat.parent.name))
+    return pids

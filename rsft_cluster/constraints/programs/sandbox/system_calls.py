@@ -52,13 +52,13 @@ def landlock(*, readable: Iterable[str], writable: Iterable[str], devices: Itera
     rights |= dict.fromkeys(devices, _READ | _WRITE)
     for path, allowed in rights.items():
         try:
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         kind = handled if Path(path).is_dir() else handled & _OF_A_FILE
-        rule = struct.pack("=Qi", allowed & kind, place)
+        rule = struct.pack("=Qi", allowed & kind, descriptor)
         _call(_LIBC.syscall(_ADD_RULE, ruleset, _BENEATH, rule, 0), f"landlock_add_rule({path})")
-        os.close(place)
+        os.close(descriptor)
     _call(_LIBC.syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
     os.close(ruleset)
 
@@ -88,9 +88,9 @@ def become_subreaper() -> None:
 def capabilities() -> int:
     """Return the effective capabilities of this process, a bit each."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    found = ctypes.create_string_buffer(24)
-    _call(_LIBC.capget(header, found), "capget")
-    low, _, _, high, _, _ = struct.unpack("=6I", found.raw)
+    capability_sets = ctypes.create_string_buffer(24)
+    _call(_LIBC.capget(header, capability_sets), "capget")
+    low, _, _, high, _, _ = struct.unpack("=6I", capability_sets.raw)
     return low | high << 32
 
 

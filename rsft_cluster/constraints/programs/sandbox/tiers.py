@@ -41,8 +41,8 @@ _FIRST_SMALL_UID, _NUM_SMALL_UIDS = 40_000, 20_000
 
 
 @dataclass(frozen=True)
-class Job:
-    """One program of the supervisor's, with the places that the tier works on."""
+class LaunchSpec:
+    """A program to launch, with the folders that the tier works on."""
 
     argv: Sequence[str]
     limits: Limits
@@ -62,16 +62,16 @@ class Launch:
     confine: Callable[[], None]
     """Called in the forked process; raises where a layer cannot be put up, so that nothing is executed."""
     uid: int | None = None
-    """The user that only this program has; None where it shares one."""
+    """A user id that no other process has; None where it shares one."""
     owner: int | None = None
-    """Who the work folder is given to; None leaves it."""
+    """User id that gets the work folder; None leaves it."""
     counted: bool = False
-    """Whether the supervisor has to count its threads, the kernel counting a user's."""
+    """True if the supervisor has to count its threads, as the kernel counts those of a user."""
 
 
-def launch(tier: str, job: Job) -> Launch:
-    """Return how a tier runs a job; raises OSError or ValueError where the tier cannot."""
-    return {GVISOR: _gvisor, BUBBLEWRAP: _bubblewrap, LANDLOCK: _landlock}[tier](job)
+def launch(tier: str, spec: LaunchSpec) -> Launch:
+    """Return how a tier launches a program; raises OSError or ValueError where the tier cannot."""
+    return {GVISOR: _gvisor, BUBBLEWRAP: _bubblewrap, LANDLOCK: _landlock}[tier](spec)
 
 
 def absent(tier: str) -> str:
@@ -86,69 +86,69 @@ def absent(tier: str) -> str:
     return "; ".join(f"{name} is not on PATH: install {of}" for name, of in needed.items() if not shutil.which(name))
 
 
-def _landlock(job: Job) -> Launch:
+def _landlock(spec: LaunchSpec) -> Launch:
     uid, keep = _own_uid(), 0
-    if not all(map(_open_to_all, job.readable)):
+    if not all(map(_open_to_all, spec.readable)):
         # A user of its own cannot reach an interpreter in somebody's home, unless it may pass there. Landlock's rules
         # hold for it all the same.
         passing = (system_calls.CAP_DAC_READ_SEARCH, system_calls.CAP_DAC_OVERRIDE)
         keep = next((1 << bit for bit in passing if system_calls.capabilities() >> bit & 1), 0)
         uid = uid if keep else None
-    if uid is None and job.limits.may_fork:
+    if uid is None and spec.limits.may_fork:
         raise ValueError("without a user of its own, a program that starts processes needs namespaces: a stronger tier")
 
     def confine() -> None:
-        _limit(job.limits, num_tasks=job.limits.num_tasks if uid is not None else None)
+        _limit(spec.limits, num_tasks=spec.limits.num_tasks if uid is not None else None)
         if uid is not None:
             system_calls.become(uid, keep=keep)
         else:
             system_calls.drop_capabilities()
         system_calls.die_with_parent(signal.SIGKILL)
         system_calls.no_new_privileges()
-        system_calls.landlock(readable=job.readable, writable=[job.work], devices=_DEVICES)
-        system_calls.install_filter(seccomp.program(may_fork=job.limits.may_fork, among_others=True))
+        system_calls.landlock(readable=spec.readable, writable=[spec.work], devices=_DEVICES)
+        system_calls.install_filter(seccomp.program(may_fork=spec.limits.may_fork, among_others=True))
 
-    return Launch(job.argv, _environment(job.work), confine, uid=uid, owner=uid, counted=uid is None)
+    return Launch(spec.argv, _environment(spec.work), confine, uid=uid, owner=uid, counted=uid is None)
 
 
-def _bubblewrap(job: Job) -> Launch:
+def _bubblewrap(spec: LaunchSpec) -> Launch:
     uid = _own_uid() if _rules_namespaces() else None
     if uid is not None:
         user = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         inner = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--"]
     else:
         user = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-drop", "ALL"]
-        inner = ["prlimit", f"--nproc={job.limits.num_tasks}", "--"]
-    mounts = [part for path in job.readable for part in _bound(path)]
+        inner = ["prlimit", f"--nproc={spec.limits.num_tasks}", "--"]
+    mounts = [part for path in spec.readable for part in _bound(path)]
     devices = ["--perms", "0755", "--dir", "/dev"]
     devices += [part for path in _DEVICES for part in ("--dev-bind", path, path)]
     argv = [
         "bwrap", "--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net",
         "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", *user, *mounts, *devices,
-        "--bind", job.work, _INSIDE_WORK, "--remount-ro", "/", "--chdir", _INSIDE_WORK,
-        "--seccomp", str(_FILTER_FILE), "--", *inner, *job.argv,
+        "--bind", spec.work, _INSIDE_WORK, "--remount-ro", "/", "--chdir", _INSIDE_WORK,
+        "--seccomp", str(_FILTER_FILE), "--", *inner, *spec.argv,
     ]  # fmt: skip
 
     def confine() -> None:
-        _limit(job.limits, num_tasks=job.limits.num_tasks if uid is not None else None)
+        _limit(spec.limits, num_tasks=spec.limits.num_tasks if uid is not None else None)
         system_calls.die_with_parent(signal.SIGKILL)
         rules = os.memfd_create("filter")
-        os.write(rules, seccomp.program(may_fork=job.limits.may_fork, among_others=False))
+        os.write(rules, seccomp.program(may_fork=spec.limits.may_fork, among_others=False))
         os.lseek(rules, 0, os.SEEK_SET)
         os.dup2(rules, _FILTER_FILE, inheritable=True)
 
     return Launch(argv, _environment(_INSIDE_WORK), confine, uid=uid, owner=uid)
 
 
-def _gvisor(job: Job) -> Launch:
+def _gvisor(spec: LaunchSpec) -> Launch:
     is_root = os.geteuid() == 0
-    bundle, root = f"{job.scratch}/bundle", f"{job.scratch}/root"
+    bundle, root = f"{spec.scratch}/bundle", f"{spec.scratch}/root"
     Path(bundle, "empty").mkdir(parents=True)
     Path(root).mkdir()
-    Path(bundle, "config.json").write_text(json.dumps(_bundle(job, uid=_NOBODY if is_root else 0)), encoding="utf-8")
+    Path(bundle, "config.json").write_text(json.dumps(_bundle(spec, uid=_NOBODY if is_root else 0)), encoding="utf-8")
     flags = [] if is_root else ["--rootless"]
     argv = ["runsc", "--root", root, "--network=none", "--ignore-cgroups", *flags]
-    argv += ["run", "--bundle", bundle, "-".join(Path(job.scratch).parts[-2:])]
+    argv += ["run", "--bundle", bundle, "-".join(Path(spec.scratch).parts[-2:])]
 
     def confine() -> None:
         system_calls.die_with_parent(signal.SIGKILL)
@@ -156,25 +156,25 @@ def _gvisor(job: Job) -> Launch:
     return Launch(argv, {"PATH": os.environ.get("PATH", os.defpath)}, confine, owner=_NOBODY if is_root else None)
 
 
-def _bundle(job: Job, *, uid: int) -> dict[str, object]:
+def _bundle(spec: LaunchSpec, *, uid: int) -> dict[str, object]:
     limits = [
         {"type": name, "soft": value, "hard": value}
-        for name, value in {**_rlimits(job.limits), "RLIMIT_NPROC": job.limits.num_tasks}.items()
+        for name, value in {**_rlimits(spec.limits), "RLIMIT_NPROC": spec.limits.num_tasks}.items()
     ]
     mounts = [
         {"destination": path, "source": str(Path(path).resolve()), "type": "bind", "options": ["ro", "bind"]}
-        for path in job.readable
+        for path in spec.readable
         if Path(path).exists()
     ]
     mounts += [{"destination": "/dev", "source": "tmpfs", "type": "tmpfs"}]
-    mounts += [{"destination": _INSIDE_WORK, "source": job.work, "type": "bind", "options": ["rw", "bind"]}]
+    mounts += [{"destination": _INSIDE_WORK, "source": spec.work, "type": "bind", "options": ["rw", "bind"]}]
     return {
         "ociVersion": "1.0.2",
         "hostname": "sandbox",
         "root": {"path": "empty", "readonly": True},
         "process": {
             "user": {"uid": uid, "gid": uid},
-            "args": list(job.argv),
+            "args": list(spec.argv),
             "env": [f"{name}={value}" for name, value in _environment(_INSIDE_WORK).items()],
             "cwd": _INSIDE_WORK,
             "capabilities": {},
@@ -221,7 +221,7 @@ def _bound(path: str) -> list[str]:
 
 
 def _own_uid() -> int | None:
-    """Return a user that nobody else is, or None where this process may not become one."""
+    """Return a user id that no other process has, or None where this process may not take one."""
     needed = (system_calls.CAP_SETUID, system_calls.CAP_SETGID, system_calls.CAP_KILL, system_calls.CAP_CHOWN)
     held = system_calls.capabilities()
     if os.geteuid() != 0 or not all(held >> bit & 1 for bit in needed):
@@ -236,10 +236,10 @@ def _is_mapped(first: int, num: int) -> bool:
 
 
 def _rules_namespaces() -> bool:
-    """Whether namespaces can be made without a user namespace."""
+    """Return whether namespaces can be made without a user namespace."""
     return os.geteuid() == 0 and bool(system_calls.capabilities() >> system_calls.CAP_SYS_ADMIN & 1)
 
 
 def _open_to_all(path: str) -> bool:
-    """Whether any user may go to a path."""
+    """Return whether any user may reach a path."""
     return all(folder.stat().st_mode & 0o001 for folder in Path(path).parents)

@@ -1,1 +1,1 @@
-"""What runs inside a sandbox, as code that `interpreter` compiles: it imports nothing but builtins, `os` and `sys`."""
+"""The code that runs inside a sandbox, compiled by `interpreter`: it imports nothing but builtins, `os` and `sys`."""

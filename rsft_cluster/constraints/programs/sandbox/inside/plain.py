@@ -1,4 +1,4 @@
-"""Plain values, and how they cross the wall of a sandbox: numbers, texts, collections of them, numbered handles.
+"""Plain values, and how they cross the boundary of a sandbox: numbers, texts, collections of them, numbered handles.
 
 No class of the program's own crosses, no `__eq__` and no code. Builtins and `os` only, so that a sandboxed interpreter
 loads it at once.
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 MAX_VALUE_BYTES = 4 << 20
 MAX_DEPTH = 100
+REMOTE = "Remote"
+"""The kind of a numbered handle that stands for what the receiver holds; any other is the sender's."""
 READY = b"ready"
-"""What the program's side says before the program runs."""
+"""The message of the program's side before the program runs."""
 REASON_CHARACTERS = 300
 
 
@@ -71,6 +73,14 @@ def _encode(value: Any, parts: list[bytes], depth: int, hold: Callable[[object],
         for key, item in value.items():
             _encode(key, parts, depth + 1, hold)
             _encode(item, parts, depth + 1, hold)
+    elif hold is not None and isinstance(value, tuple) and isinstance(fields := getattr(value, "_fields", None), tuple):
+        parts.append(b"n")
+        _encode(tuple(map(str, fields)), parts, depth + 1, None)
+        _encode(tuple(value), parts, depth + 1, hold)
+    elif hold is not None and (name := _LIBRARY.get((type(value).__module__, type(value).__qualname__))):
+        parts.append(b"x")
+        _encode(name, parts, depth, None)
+        _encode(_ARGUMENTS[name](value), parts, depth + 1, hold)
     elif isinstance(value, list | tuple | set | frozenset):
         kind = next(mark for mark, kind in _KINDS.items() if isinstance(value, kind))
         parts.append(b"%s%x;" % (kind, len(value)))
@@ -81,9 +91,15 @@ def _encode(value: Any, parts: list[bytes], depth: int, hold: Callable[[object],
     elif hold is not None:
         parts.append(b"h")
         _encode(hold(value), parts, depth, None)
-        _encode(type(value).__name__, parts, depth, None)
+        _encode(_kind(value), parts, depth, None)
     else:
         raise NotPlainError(f"a value of type {type(value).__name__}, which is no plain data")
+
+
+def _kind(value: object) -> str:
+    """Return the name of a type, with its module where that is one of a library."""
+    name, module = type(value).__name__, type(value).__module__
+    return name if module in ("candidate", "__main__", "builtins", "tests") or name == REMOTE else f"{module}.{name}"
 
 
 def _scalar(value: Any) -> bytes | None:
@@ -99,6 +115,43 @@ def _scalar(value: Any) -> bytes | None:
     if isinstance(value, bytes | bytearray):
         return b"b%x;%s" % (len(value), bytes(value))
     return None
+
+
+class Record(tuple):
+    """A named tuple of the program's: its values, and names for them."""
+
+    _fields: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._fields:
+            return self[self._fields.index(name)]
+        raise AttributeError(name)
+
+    def _asdict(self) -> dict[str, Any]:
+        return dict(zip(self._fields, self, strict=False))
+
+
+_LIBRARY = {
+    ("decimal", "Decimal"): "Decimal", ("fractions", "Fraction"): "Fraction", ("collections", "deque"): "deque",
+    ("datetime", "date"): "date", ("datetime", "datetime"): "datetime", ("datetime", "timedelta"): "timedelta",
+}  # fmt: skip
+_ARGUMENTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "Decimal": lambda value: (str(value),),
+    "Fraction": lambda value: (value.numerator, value.denominator),
+    "deque": lambda value: (list(value), value.maxlen),
+    "date": lambda value: (value.year, value.month, value.day),
+    "datetime": lambda v: (v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond),
+    "timedelta": lambda value: (value.days, value.seconds, value.microseconds),
+}
+_MAX_LIBRARY_BYTES = 10_000
+
+
+def _of_library(name: str, arguments: tuple[Any, ...]) -> object:
+    """Return a value of the standard library, built here of plain arguments."""
+    module = next((module for (module, _), known in _LIBRARY.items() if known == name), None)
+    if module is None or (name != "deque" and len(repr(arguments)) > _MAX_LIBRARY_BYTES):
+        raise ValueError("no such value of the standard library")
+    return getattr(__import__(module), name)(*arguments)
 
 
 _KINDS: dict[bytes, type] = {b"l": list, b"t": tuple, b"S": set, b"Z": frozenset}
@@ -132,6 +185,19 @@ class _Reader:
             return complex(self.value(depth), self.value(depth))
         if mark == b"h" and self._resolve is not None:
             return self._resolve(self.value(depth), self.value(depth))
+        if mark == b"n" and self._resolve is not None:
+            fields, values = self.value(depth), self.value(depth)
+            if not isinstance(fields, tuple) or not isinstance(values, tuple):
+                raise ValueError("no named tuple")
+            record = Record(values)
+            record._fields = fields
+            return record
+        if mark == b"x" and self._resolve is not None:
+            name, arguments = self.value(depth), self.value(depth)
+            try:
+                return _of_library(name, arguments)
+            except (TypeError, ArithmeticError, AttributeError) as error:
+                raise ValueError(f"no value of the standard library: {error}") from None
         if mark == b"d":
             return {self.value(depth): self.value(depth) for _ in range(self._count())}
         if mark in _KINDS:
@@ -205,8 +271,8 @@ def describe(error: BaseException) -> str:
         if trace.tb_frame.f_code.co_filename == "<candidate>":
             line = trace.tb_lineno
         trace = trace.tb_next
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {said}"[:REASON_CHARACTERS] + (f" (line {line})" if line else "")
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}"[:REASON_CHARACTERS] + (f" (line {line})" if line else "")
 
 
 def silence() -> None:

@@ -10,17 +10,17 @@ from pydantic import ValidationError
 from rsft_cluster.config import ScoringConfig
 from rsft_cluster.constraints.base import Candidate
 from rsft_cluster.errors import StageError
-from rsft_cluster.scoring.isolated_judge import IsolatedJudge
+from rsft_cluster.scoring.guarded_judge import GuardedJudge
 
-Make = Callable[..., IsolatedJudge]
+Make = Callable[..., GuardedJudge]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    made: list[IsolatedJudge] = []
+    made: list[GuardedJudge] = []
 
-    def make(*constraints: str | dict, **scoring: object) -> IsolatedJudge:
-        made.append(IsolatedJudge(ScoringConfig.model_validate({"constraints": list(constraints), **scoring})))
+    def make(*constraints: str | dict, **scoring: object) -> GuardedJudge:
+        made.append(GuardedJudge(ScoringConfig.model_validate({"constraints": list(constraints), **scoring})))
         return made[-1]
 
     yield make
@@ -35,9 +35,9 @@ def does(**more: object) -> dict:
 def test_what_is_not_isolated_is_judged_meanwhile_in_this_process(make) -> None:
     judge = make("misbehaving:strict", "misbehaving:InTheActor", does())
     judgements = judge.judge([candidate("yes"), candidate("ok"), candidate("sleep")])
-    reasons = [[v["reason"] for v in j.verdicts] for j in judgements]
+    reasons = [[v.reason for v in j.verdicts] for j in judgements]
     assert {r[1] for r in reasons} == {f"pid {os.getpid()}, 3 together"}
-    assert [v["passed"] for v in judgements[0].verdicts] == [True, True, False]
+    assert [v.passed for v in judgements[0].verdicts] == [True, True, False]
     assert [j.passed for j in judgements] == [False, False, None]
     assert judgements[2].reason == "error in does: TimeoutError: does took over 0.5 s and was killed"
 
@@ -51,7 +51,7 @@ def test_a_score_weighs_only_what_applies(make) -> None:
     judgements = judge.judge([*answers, Candidate("yes")])
     assert [(j.score, j.passed) for j in judgements] == [(1.0, True)] * 2 + [(0.0, False)] + [(None, None)] * 2
     assert judgements[3].reason == "no constraint that counts judges such a prompt"
-    assert [v["reason"] for v in judgements[0].verdicts] == ["", "does not apply to this prompt"]
+    assert [v.reason for v in judgements[0].verdicts] == ["", "does not apply to this prompt"]
     assert [j.num_verdicts for j in judgements] == [1, 1, 1, 0, 0]
 
 

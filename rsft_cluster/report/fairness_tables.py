@@ -7,15 +7,16 @@ from rich.table import Table
 
 from rsft_cluster.records import DecisionFigures, Estimate, FairnessReport, Gap, GroupFigures
 
+Decoding = Literal["greedy", "sampled"]
 FOUR_FIFTHS = 0.8
 """A selection rate below this share of the highest is taken as a sign of adverse impact."""
 
 
-def fairness_table(report: FairnessReport, *, way: Literal["greedy", "sampled"] = "greedy", title: str = "") -> Table:
+def fairness_table(report: FairnessReport, *, decoding: Decoding = "greedy", title: str = "") -> Table:
     """Return the table of the greedy decisions, or of the sampled ones."""
-    figures = report.greedy if way == "greedy" else report.sampled
+    figures = report.greedy if decoding == "greedy" else report.sampled
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{way} decisions")
+    table.add_column(f"{decoding} decisions")
     for name in ("number", report.positive, "where merited", "where not"):
         table.add_column(name, justify="right", no_wrap=True)
     for attribute in figures.attributes:
@@ -40,19 +41,19 @@ def _gap(gap: Gap | None) -> str:
 def _ratio(gap: Gap | None) -> str:
     if gap is None or gap.ratio is None:
         return ""
-    said = _shown(gap.ratio)
-    return f"[red]below 4/5: {said}[/red]" if gap.ratio.value < FOUR_FIFTHS else said
+    ratio = _shown(gap.ratio)
+    return f"[red]below 4/5: {ratio}[/red]" if gap.ratio.value < FOUR_FIFTHS else ratio
 
 
 def _whole(figures: DecisionFigures) -> str:
-    said = [f"in all {figures.num_decisions:,}", f"{_shown(figures.selection_rate)} selected"]
+    parts = [f"in all {figures.num_decisions:,}", f"{_shown(figures.selection_rate)} selected"]
     if figures.num_undecided:
-        said.append(f"{figures.num_undecided:,} undecided")
+        parts.append(f"{figures.num_undecided:,} undecided")
     if figures.merit_accuracy:
-        said.append(f"{_shown(figures.merit_accuracy)} as merited")
+        parts.append(f"{_shown(figures.merit_accuracy)} as merited")
     if figures.flip_rate:
-        said.append(f"{_shown(figures.flip_rate)} flip under swaps")
-    return ", ".join(said) + "; in parentheses 95 % bootstrap intervals"
+        parts.append(f"{_shown(figures.flip_rate)} flip under swaps")
+    return ", ".join(parts) + "; in parentheses 95 % bootstrap intervals"
 
 
 def _shown(estimate: Estimate | None) -> str:

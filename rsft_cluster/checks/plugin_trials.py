@@ -1,4 +1,4 @@
-"""Every plug-in of a config, bound and tried on made-up rows; constraints on the reference of a real prompt."""
+"""Trials of a config's plug-ins: rules on made-up rows, constraints on the reference of a real prompt."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import pyarrow as pa
 from rsft_cluster.acceptance.base import JUDGED
 from rsft_cluster.acceptance.compatible import check_compatible
 from rsft_cluster.acceptance.decide import bind_rule, decide, target_of
-from rsft_cluster.acceptance.selecting import Selecting
+from rsft_cluster.acceptance.selection import SelectionRules
 from rsft_cluster.checks.findings import Findings
 from rsft_cluster.config import AcceptanceConfig, Constraint, Plugin
 from rsft_cluster.constraints.base import BatchConstraint, Candidate
@@ -21,37 +21,37 @@ from rsft_cluster.evaluation.figures import PER_PROMPT
 from rsft_cluster.plugins import bind
 from rsft_cluster.policies.spec import PolicySpec
 from rsft_cluster.schemas import to_messages
-from rsft_cluster.scoring.isolation.pool import Pool
+from rsft_cluster.scoring.isolation.pool import ProcessPool
 from rsft_cluster.scoring.judge import Judge, applies
 from rsft_cluster.training.terms.configured import terms_of
 
 
-def bind_all(found: Findings) -> None:
+def bind_all(findings: Findings) -> None:
     """Bind every plug-in but the prompt sources, and try the rules."""
-    config = found.config
-    with found.of("sampling.generator"):
+    config = findings.config
+    with findings.faults_of("sampling.generator"):
         generator = bind(config.sampling.generator, "generators", num_leading=1)
         if config.sampling.generator.use == "scripted":
             generator(PolicySpec(os.devnull))  # its parameters are meant, not the model
     for i, constraint in enumerate(config.scoring.constraints):
-        with found.of(f"scoring.constraints.{i}"):
+        with findings.faults_of(f"scoring.constraints.{i}"):
             Judge([constraint])
             cases_of(constraint)
-    with found.of("acceptance.rule"):
+    with findings.faults_of("acceptance.rule"):
         rule = bind_rule(config.acceptance)
         with _trying(config.acceptance.rule.use):
-            decide(_made_up_candidates(), Selecting(rule, AcceptanceConfig(dedupe=False)))
-        found.say("acceptance", f"targets {target_of(rule)}")
+            decide(_made_up_candidates(), SelectionRules(rule, AcceptanceConfig(dedupe=False)))
+        findings.say("acceptance", f"targets {target_of(rule)}")
         check_compatible(config)
-    with found.of("promotion.rule"):
+    with findings.faults_of("promotion.rule"):
         promote = bind(config.promotion.rule, "promotion_rules", num_leading=2)
         with _trying(config.promotion.rule.use):
             promote(_made_up_results(0), _made_up_results(1))
     for i, term in enumerate(config.training.terms):
-        with found.of(f"training.terms.{i}"):
+        with findings.faults_of(f"training.terms.{i}"):
             terms_of(config.training.model_copy(update={"terms": (term,)}))
     for i, tracker in enumerate(config.trackers):
-        with found.of(f"trackers.{i}"):
+        with findings.faults_of(f"trackers.{i}"):
             bind(tracker, "trackers", num_leading=1)
 
 
@@ -101,8 +101,8 @@ def _made_up_results(shift: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PER_PROMPT)
 
 
-def try_constraints(found: Findings, row: dict[str, Any]) -> None:
-    """Let constraints judge the reference of a prompt; those that may load a model at their first call are left."""
+def try_constraints(findings: Findings, row: dict[str, Any]) -> None:
+    """Let constraints judge the reference of a prompt; skip those that may load a model at their first call."""
     candidate = Candidate(
         completion=row["reference"] or "I do not know.",
         messages=to_messages(row["messages"]),
@@ -111,43 +111,44 @@ def try_constraints(found: Findings, row: dict[str, Any]) -> None:
         num_tokens=3,
         prompt_id=row["prompt_id"],
     )
-    place = f"{row['source']['file']}:{row['source']['line']}"
-    for i, constraint in enumerate(found.config.scoring.constraints):
+    origin = f"{row['source']['file']}:{row['source']['line']}"
+    for i, constraint in enumerate(findings.config.scoring.constraints):
         try:
-            is_ours, error = _try(constraint, candidate, found.config.scoring.process_memory_bytes)
+            is_built_in, error = _try(constraint, candidate, findings.config.scoring.process_memory_bytes)
         except ConfigError:
-            continue  # told already
+            continue  # reported already
         if error is None:
             continue
-        said = f"{constraint.use} cannot judge an answer to {place}: {error.strip().splitlines()[-1]}"
-        said += "" if row["reference"] is not None else "; `columns.reference` of these prompts names the right answers"
+        problem = f"{constraint.use} cannot judge an answer to {origin}: {error.strip().splitlines()[-1]}"
+        if row["reference"] is None:
+            problem += "; `columns.reference` of these prompts names the right answers"
         key = f"scoring.constraints.{i}"
-        if is_ours:
-            with found.of(key):
-                raise ConfigError(said)
+        if is_built_in:
+            with findings.faults_of(key):
+                raise ConfigError(problem)
         # Somebody's own constraint may need what only the cluster has.
-        found.say(key, said, warns=True)
+        findings.say(key, problem, warns=True)
 
 
 def _try(constraint: Constraint, candidate: Candidate, memory_bytes: int) -> tuple[bool, str | None]:
-    """Return whether a constraint is one of ours, and its error. What is not ours may hang: it runs where it can be."""
-    built, is_ours = build(constraint, name=constraint.name), _is_ours(constraint)
+    """Return whether a constraint is built in, and its error. Another one may hang: it runs in its own process."""
+    built, is_built_in = build(constraint, name=constraint.name), _is_built_in(constraint)
     if not applies(constraint, candidate) or not is_isolated(built):
-        return is_ours, None
-    if is_ours:
-        return is_ours, outcomes_of(built, [candidate])[0].error
+        return is_built_in, None
+    if is_built_in:
+        return is_built_in, outcomes_of(built, [candidate])[0].error
     if isinstance(built, BatchConstraint) and not _parts(constraint):
-        return is_ours, None
-    pool = Pool([constraint], num_processes=1, memory_bytes=memory_bytes)
+        return is_built_in, None
+    pool = ProcessPool([constraint], num_processes=1, memory_bytes=memory_bytes)
     try:
-        return is_ours, pool.judge([candidate], [[0]])[0][0].error
+        return is_built_in, pool.judge([candidate], [[0]])[0][0].error
     finally:
         pool.close()
 
 
-def _is_ours(constraint: Plugin) -> bool:
+def _is_built_in(constraint: Plugin) -> bool:
     attribute = bind(constraint, "constraints", num_leading=1).load()
-    return attribute.__module__.startswith("rsft_cluster.constraints.") and all(map(_is_ours, _parts(constraint)))
+    return attribute.__module__.startswith("rsft_cluster.constraints.") and all(map(_is_built_in, _parts(constraint)))
 
 
 def _parts(constraint: Plugin) -> Sequence[Plugin]:
