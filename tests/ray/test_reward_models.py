@@ -32,7 +32,9 @@ def worker(_: Candidate) -> Verdict:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray that believes in two GPUs, so that their shares are handed out as on a machine that has them."""
     home = os.environ.get("HOME")
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))  # Ray writes an access token there
+    own = tmp_path_factory.getbasetemp() / "home"  # Ray writes an access token there, once a process
+    own.mkdir(exist_ok=True)
+    os.environ["HOME"] = str(own)
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "ray")))
     ray.init(
         address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False,

@@ -52,7 +52,9 @@ SEED = 3
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = os.environ.get("HOME")
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))  # Ray writes an access token there
+    own = tmp_path_factory.getbasetemp() / "home"  # Ray writes an access token there, once a process
+    own.mkdir(exist_ok=True)
+    os.environ["HOME"] = str(own)
     tests = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}}
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=tests)
     yield
