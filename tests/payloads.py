@@ -6,7 +6,7 @@ stands ready on the machine: a folder with a canary, ports, sockets, a process, 
 
 from dataclasses import dataclass
 
-from rsft_cluster.constraints.programs.sandbox.program import Limits, Outcome
+from rsft_cluster.constraints.programs.sandbox.program import Limits, ProgramResult
 
 TRIED = b"tried\n"
 WAIT = "time.sleep(5)\nprint('ESCAPED')"
@@ -25,7 +25,7 @@ class Payload:
     ends: tuple[int, ...] = (0,)
     says: bytes | None = TRIED
 
-    def check(self, outcome: Outcome) -> None:
+    def check(self, outcome: ProgramResult) -> None:
         """Assert that the program got nothing, and that its end is told as it was."""
         assert b"ESCAPED" not in outcome.stdout, outcome
         assert self.stopped in (None, outcome.stopped), outcome

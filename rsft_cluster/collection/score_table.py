@@ -68,15 +68,7 @@ def undecided_table(
 
 def verdict_row(verdict: ConstraintVerdict) -> dict[str, object]:
     """Return a verdict as SCORE rows hold it: a row of schemas.VERDICT."""
-    return {
-        "constraint": verdict.constraint,
-        "score": verdict.score,
-        "passed": verdict.passed,
-        "reason": verdict.reason,
-        "error": verdict.error,
-        "fatal_at": verdict.fatal_at,
-        "duration_s": verdict.duration_s,
-    }
+    return verdict._asdict()
 
 
 def attributes_of(prompts: pa.Table) -> Attributes:

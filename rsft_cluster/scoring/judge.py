@@ -5,6 +5,7 @@ A constraint that fails gives an error verdict with its traceback, never a score
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rsft_cluster import config
 from rsft_cluster.constraints.base import Candidate
@@ -14,8 +15,7 @@ from rsft_cluster.scoring.evaluator import Evaluator, InProcessEvaluator
 MAX_REASON_CHARACTERS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class ConstraintVerdict:
+class ConstraintVerdict(NamedTuple):
     """The verdict or the error of one constraint on one candidate, ready to be stored; see schemas.VERDICT."""
 
     constraint: str
@@ -134,4 +134,4 @@ def _text(reason: str) -> str:
 
 def _storable(text: str) -> str:
     """Return the text without lone surrogates: a completion may bring them in, and Arrow refuses them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
