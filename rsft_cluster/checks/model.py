@@ -14,11 +14,6 @@ NUM_ROWS = 16
 NUM_TOKENS = 32
 
 
-def is_model(path: Path) -> bool:
-    """Say whether a path is a model's folder."""
-    return (path / "config.json").is_file()
-
-
 def check_model(folder: Path) -> list[Finding]:
     """Load a model, on one CPU thread, and return what sampling with it will be like; ConfigError where it fails."""
     # torch and transformers take seconds to import, and a check of a config needs neither.

@@ -46,9 +46,10 @@ def check(
     Given a model's folder: load it, and say whether the engine decodes it, and how fast.
     """
     from rsft_cluster.checks.check import check as run_checks
-    from rsft_cluster.checks.model import check_model, is_model
+    from rsft_cluster.checks.model import check_model
+    from rsft_cluster.policies.files import is_model_folder
 
-    if is_model(config):
+    if is_model_folder(config):
         findings = check_model(config)
     else:
         loaded, nodes = load(config, set_), None

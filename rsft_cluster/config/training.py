@@ -60,9 +60,9 @@ class TrainingConfig(Part):
     """Learn from the accepted candidates of all rounds so far, not only of this one."""
     per_prompt: bool = True
     """Weight each example by 1 / (accepted candidates of its prompt), so that prompts count equally."""
-    end_stopped: bool = True
+    end_stopped: bool = False
     """Learn an end-of-sequence token after completions that a stop string ended, so that the policy also ends where
-    nothing stops it. false learns them as they were sampled."""
+    nothing stops it. By default they are learned as they were sampled."""
     replay: str | None = None
     """A JSONL or Parquet file of worked examples (prompt or messages, and completion), mixed into training."""
     replay_weight: float = Field(default=1.0, gt=0)

@@ -113,3 +113,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: there is no such file") from error
     except Exception as error:  # tokenizers raises nothing more precise, safetensors a type of its own
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def is_model_folder(path: Path) -> bool:
+    """Return whether a path is a model's folder."""
+    return (path / "config.json").is_file()

@@ -64,13 +64,14 @@ def claim_run(store: Store, parts: dict[str, object]) -> str:
 
 def differing_keys(recorded: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
     """Return the keys under which two flat configurations differ, sorted."""
-    return [k for k in sorted(recorded.keys() | current.keys()) if _given(recorded, k) != _given(current, k)]
+    keys = [key for key in recorded.keys() | current.keys() if not is_operational(key.removeprefix("config."))]
+    return [key for key in sorted(keys) if _given(recorded, key) != _given(current, key)]
 
 
 def _given(parts: Mapping[str, object], key: str) -> object:
-    """Return a part's value; what is empty says no more than a key that an earlier version did not know."""
+    """Return a part's value; what is empty or off says no more than a key that an earlier version did not know."""
     value = parts.get(key)
-    return None if value in ([], {}) else value
+    return None if value is False or value in ([], {}) else value
 
 
 def _recorded(store: Store, path: str) -> dict[str, object]:
