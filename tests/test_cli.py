@@ -384,8 +384,8 @@ def test_constraints_are_listed_with_their_parameters(rsft):
 
 def test_the_cases_of_constraints_are_judged(project, rsft):
     found = rsft("constraints", "test")
-    assert (found.code, "words: 6 of 6 cases hold" in found.out) == (0, True)
-    assert rsft("constraints", "test", "words").out == "words: 6 of 6 cases hold\n"
+    assert (found.code, "words: 7 of 7 cases hold" in found.out) == (0, True)
+    assert rsft("constraints", "test", "words").out == "words: 7 of 7 cases hold\n"
     source = (
         "from rsft_cluster.constraints.base import Candidate, Case\ndef even(c): return len(c.completion) % 2 == 0\n"
     )

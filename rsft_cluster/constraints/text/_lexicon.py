@@ -45,8 +45,8 @@ _MIXED = regex.compile(
     r"(?<![\p{L}\p{N}@$])(?=[\p{L}\p{N}@$!]*\p{Latin})(?=[\p{L}\p{N}@$!]*[^\p{Latin}])[\p{L}\p{N}@$!]*[\p{L}\p{N}@$]"
 )
 _MAYBE = regex.compile(r"[a-zA-Z][013457@$!]\w|[013457@$][a-zA-Z]|[a-zA-Z][013457@$](?!\w)")
-_JOINER = regex.compile(r"[-_/\u00b7\u2010-\u2015]|\.\p{L}")
-_JOINT = regex.compile(r"(?<=\p{L})[-_./\u00b7\u2010-\u2015](?=\p{L})")
+_JOINER = regex.compile(r"[-/\u00b7\u2010-\u2015]|\.\p{L}")
+_JOINT = regex.compile(r"(?<=\p{L})[-./\u00b7\u2010-\u2015](?=\p{L})")
 
 
 class Folded:
