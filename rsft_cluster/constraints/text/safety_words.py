@@ -99,7 +99,7 @@ CASES = (
     Case(Candidate("I will\nfind you"), passes=False, params=_PARAMS),
     Case(Candidate("I will\nfind you"), passes=True, params={**_PARAMS, "categories": ["insult"]}),
     Case(Candidate("You 1di\u043et"), passes=False, params=_PARAMS),
-    Case(Candidate("I-will_find you"), passes=False, params=_PARAMS),
+    Case(Candidate("I-will-find you"), passes=False, params=_PARAMS),
     Case(Candidate("\u0438\u0434\u0438\u043e\u0442"), passes=True, params=_PARAMS),
     Case(Candidate("you i.d.i.o.t!"), passes=True, params=_PARAMS),
     Case(Candidate("you i.d.i.o.t!"), passes=False, params=_SPELLED),
